@@ -1,0 +1,240 @@
+"""The tables that cross a rule boundary, and the only way to read and write them.
+
+A table is Parquet (zstd). Writing checks the columns against the schema and replaces the file in
+one step, so that a killed job leaves either the old file or the whole new one. Reading checks
+again, so that a table made by hand or by another version is refused with its name.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+
+from agentsafe.errors import UserError
+
+METRICS = ("safety", "helpfulness")
+MAX_SCORE = 3
+STOP_REASONS = (
+    "final_answer",
+    "step_limit",
+    "token_limit",
+    "context_overflow",
+    "malformed",
+    "error",
+)
+
+_KEY = {"checkpoint": pl.String, "case_id": pl.String, "sample": pl.Int32}
+_MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
+
+ROLLOUTS = pl.Schema(
+    {
+        **_KEY,
+        "messages": pl.List(_MESSAGE),
+        "stop_reason": pl.String,
+        "error": pl.String,
+        "steps": pl.Int32,
+        "agent_tokens": pl.Int64,
+        "emulator_tokens": pl.Int64,
+        "seconds": pl.Float64,
+    }
+)
+LABELS = pl.Schema(
+    {
+        **_KEY,
+        "judge": pl.String,
+        "metric": pl.String,
+        "replicate": pl.Int32,
+        "score": pl.Int8,
+        "status": pl.String,
+        "rationale": pl.String,
+    }
+)
+#: One row per rollout: what is odd about it. The flags of `agentsafe.audits.FLAGS` are columns.
+AUDITS = pl.Schema(
+    {
+        **_KEY,
+        "folder": pl.String,
+        "quantization": pl.String,
+        "agent_chars": pl.Int64,
+        "invented_chars": pl.Int64,
+        "observation_chars": pl.Int64,
+        "no_tool_executed": pl.Boolean,
+        "invented_observation": pl.Boolean,
+        "token_limit": pl.Boolean,
+        "out_of_memory": pl.Boolean,
+        "repaired_action": pl.Boolean,
+        "malformed_action": pl.Boolean,
+        "empty_observation": pl.Boolean,
+        "leaked_thought": pl.Boolean,
+        "thinking": pl.Boolean,
+    }
+)
+#: One row per set, source and recipe: how many rollouts have each flag (see `agentsafe.audits`).
+AUDIT_SUMMARY = pl.Schema(
+    {
+        "set": pl.String,
+        "source": pl.String,
+        "recipe": pl.String,
+        "rollouts": pl.Int64,
+        **{name: pl.Int64 for name, dtype in AUDITS.items() if dtype == pl.Boolean},
+        "invented_chars_share": pl.Float64,
+    }
+)
+CASES = pl.Schema({"case_id": pl.String, "instruction": pl.String, "toolkits": pl.List(pl.String)})
+IMPORT_REPORT = pl.Schema(
+    {
+        "set": pl.String,
+        "kind": pl.String,
+        "file": pl.String,
+        "line": pl.Int64,
+        "detail": pl.String,
+    }
+)
+PAIRS = pl.Schema(
+    {
+        "case_id": pl.String,
+        "chosen_checkpoint": pl.String,
+        "chosen_sample": pl.Int32,
+        "rejected_checkpoint": pl.String,
+        "rejected_sample": pl.Int32,
+        **{f"{side}_{m}": pl.Float64 for m in METRICS for side in ("chosen", "rejected")},
+    }
+)
+#: What a preference set holds, long: one number a row (see `preference_summary.summary`).
+PREFERENCE_SUMMARY = pl.Schema(
+    {
+        "judge": pl.String,
+        "objective": pl.String,
+        "quantity": pl.String,
+        "key": pl.String,
+        "value": pl.Float64,
+    }
+)
+_INTERVAL = ("se", "low", "high")
+POINTS = pl.Schema(
+    {
+        "grain": pl.String,
+        "lineage": pl.String,
+        "source": pl.String,
+        "recipe": pl.String,
+        "beta": pl.Float64,
+        "seed": pl.Int32,
+        "judge": pl.String,
+        "cases": pl.Int32,
+        "labels": pl.Int32,
+        **{
+            f"{metric}{kind}{suffix}": pl.Float64
+            for metric in METRICS
+            for kind in ("", "_delta")
+            for suffix in ("", *(f"_{part}" for part in _INTERVAL))
+        },
+    }
+)
+DOMINANCE = pl.Schema(
+    {
+        "judge": pl.String,
+        "statement": pl.String,
+        "source": pl.String,
+        "lineage": pl.String,
+        "other": pl.String,
+        "helpfulness_margin": pl.Float64,
+        "safety_margin": pl.Float64,
+        "margin": pl.Float64,
+        "margin_low": pl.Float64,
+        "margin_high": pl.Float64,
+        "holds": pl.Boolean,
+        "probability": pl.Float64,
+        "equivalent": pl.Boolean,
+        "equivalence_p": pl.Float64,
+        "labels": pl.Int32,
+    }
+)
+PERSISTENCE = pl.Schema(
+    {
+        "metric": pl.String,
+        "source": pl.String,
+        "beta": pl.Float64,
+        "judge": pl.String,
+        "value": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "first_stage_effect": pl.Float64,
+        "first_stage_effect_low": pl.Float64,
+        "first_stage_effect_high": pl.Float64,
+        "labels": pl.Int32,
+        "flag": pl.String,
+    }
+)
+
+
+def write_table(table: pl.DataFrame, path: str | Path, schema: pl.Schema) -> None:
+    """Write `table` to `path` in the schema's column order, whole or not at all.
+
+    Args:
+        table: has at least the schema's columns, of castable types.
+        path: a `.parquet` file; its folder is made when missing.
+        schema: one of this module's schemas.
+
+    Raises:
+        ValueError: a column of the schema is missing: a defect of the caller, not of the data.
+    """
+    missing = [name for name in schema if name not in table.columns]
+    if missing:
+        raise ValueError(f"{path}: cannot write a table without column(s) {', '.join(missing)}")
+    checked = table.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+    with whole_file(path) as partial:
+        checked.write_parquet(partial, compression="zstd")
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A path to write to that becomes `path` when the block ends, and goes when it fails."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_table(
+    paths: str | Path | Iterable[str | Path],
+    schema: pl.Schema,
+    columns: Iterable[str] | None = None,
+) -> pl.DataFrame:
+    """Read one Parquet file, or several of the same schema one after the other.
+
+    Args:
+        paths: a file or files; no file at all gives an empty table.
+        schema: one of this module's schemas.
+        columns: read only these; all by default.
+
+    Returns:
+        The rows of all files in the given order.
+
+    Raises:
+        UserError: a file is missing, is no Parquet file, or lacks a column or has another type.
+    """
+    paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    wanted = {name: schema[name] for name in (columns or schema)}
+    tables = [_read_one(Path(path), wanted) for path in paths]
+    return pl.concat(tables) if tables else pl.DataFrame(schema=wanted)
+
+
+def _read_one(path: Path, wanted: dict[str, pl.DataType]) -> pl.DataFrame:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run the rule that makes it")
+    try:
+        found = pl.read_parquet_schema(path)
+        table = pl.read_parquet(path, columns=[name for name in wanted if name in found])
+    except (pl.exceptions.PolarsError, OSError) as error:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable Parquet file ({first_line})") from None
+    for name, dtype in wanted.items():
+        if found.get(name) != dtype:
+            raise UserError(f"{path}: column '{name}' is {found.get(name)}, not {dtype}")
+    return table.select(*wanted)
