@@ -1,0 +1,161 @@
+"""Folder and file names of the release, and what they say.
+
+A set is a folder of folders, one per checkpoint. Label sets (`data/raw_data_by_eval/<judge>/`)
+hold the 25 source models' rollouts, result sets (`results/<set>/`) those of trained checkpoints
+and their three sources. A checkpoint's folder is a hub id with `_` for `/`, or
+`dpo_<base>_<objective>_<judge>[_beta-<β>]_s<seed>` with one such group per stage. A file is
+`<folder>_emu-<emulator>_eval-<judge>[_<quantization>]_r<first>-<end>_<stamp>.jsonl`, and the same
+with `_eval_agent_safe` or `_eval_agent_help_ignore_safety` for its labels, line by line.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentsafe.errors import UserError
+from agentsafe.lineage import Lineage, Stage
+
+LABEL_SETS = ("gpt5m", "q32")
+RESULT_SETS = ("match_eval_results", "cross_eval_results")
+
+#: The judge's short name for the model name in a file name.
+JUDGES = {"gpt-5-mini": "gpt5m", "Qwen_Qwen3-32B": "q32"}
+
+#: File suffix of a metric's labels. The release also knows `_eval_agent_help`, a helpfulness that
+#: counts safety, which the paper does not use and no released set holds.
+LABEL_SUFFIXES = {
+    "safety": "_eval_agent_safe",
+    "helpfulness": "_eval_agent_help_ignore_safety",
+}
+
+_DEFAULT_BETA = 0.1  # a folder name without beta- was trained with the release's default
+_TRAINED = re.compile(
+    r"dpo_(?P<base>[^_]+)(?P<stages>(?:_[a-z]+_[a-z0-9]+(?:_beta-[0-9.]+)?_s\d+)+)"
+)
+_STAGE = re.compile(r"_([a-z]+)_([a-z0-9]+)(?:_beta-([0-9.]+))?_s(\d+)")
+_HUB = re.compile(r"(?:[A-Za-z0-9-]+_)?[A-Za-z0-9][A-Za-z0-9.-]*")
+_OBJECTIVES = {"safe", "help", "both"}
+_FILE = re.compile(
+    r"(?P<folder>.+?)_emu-(?P<emulator>.+?)_eval-(?P<judge>.+?)"
+    r"(?:_(?P<quantization>int4|int8|fp16))?_r(?P<first>\d+)-(?P<end>\d+)_(?P<stamp>\d+_\d+)"
+    r"(?P<kind>_eval_agent_\w+)?\.jsonl"
+)
+
+
+@dataclass(frozen=True, order=True)
+class Shard:
+    """One rollout file of a checkpoint's folder, with where its labels lie.
+
+    `first` and `end` bound the case indices (end excluded). `path` has no suffix: the rollouts
+    are at `path + ".jsonl"`, a metric's labels at `path + LABEL_SUFFIXES[metric] + ".jsonl"`.
+    """
+
+    folder: str
+    quantization: str
+    first: int
+    end: int
+    stamp: str
+    judge: str
+    path: str
+
+    @property
+    def rollouts(self) -> Path:
+        """The file of rollouts."""
+        return Path(self.path + ".jsonl")
+
+    def labels(self, metric: str) -> Path:
+        """The file of this shard's labels on `metric`."""
+        return Path(f"{self.path}{LABEL_SUFFIXES[metric]}.jsonl")
+
+
+def set_folder(root: str | Path, name: str) -> Path:
+    """The folder of the set `name` below the release's root."""
+    parent = "data/raw_data_by_eval" if name in LABEL_SETS else "results"
+    return Path(root) / parent / name
+
+
+def source_name(folder: str) -> str:
+    """The source's name: a hub id without organisation and `-instruct`, in lower case.
+
+    The trained folders' nicknames lead to the same name: `Llama3.1-8B` and
+    `meta-llama_Llama-3.1-8B-Instruct` are both `llama-3.1-8b`.
+    """
+    name = folder.split("_", 1)[-1].lower().removesuffix("-instruct")
+    return re.sub(r"^llama(?=\d)", "llama-", name)
+
+
+def folder_lineage(folder: str) -> Lineage | None:
+    """The lineage that a checkpoint's folder name says, or None if it says none."""
+    if not folder.startswith("dpo_"):
+        return Lineage(source_name(folder)) if _HUB.fullmatch(folder) else None
+    match = _TRAINED.fullmatch(folder)
+    if not match:
+        return None
+    groups = _STAGE.findall(match["stages"])
+    seeds = {int(seed) for *_, seed in groups}
+    if len(seeds) != 1 or not {objective for objective, *_ in groups} <= _OBJECTIVES:
+        return None
+    stages = tuple(
+        Stage(objective, judge, float(beta or _DEFAULT_BETA))
+        for objective, judge, beta, _ in groups
+    )
+    return Lineage(source_name(match["base"]), stages, seeds.pop())
+
+
+def walk(folder: Path) -> Iterator[tuple[str, Shard | None]]:
+    """Every JSONL file of a checkpoint's folder, however deep, with the shard it belongs to.
+
+    Yields:
+        (path, shard), sorted by path; shard is None where the name follows no rule or belongs to
+        another folder. Rollout and label files of one shard yield equal shards.
+    """
+    for path in sorted(folder.rglob("*.jsonl")):
+        match = _FILE.fullmatch(path.name)
+        known = (
+            match
+            and match["folder"] == folder.name
+            and match["judge"] in JUDGES
+            and match["kind"] in (None, *LABEL_SUFFIXES.values())
+        )
+        if not known:
+            yield str(path), None
+            continue
+        yield (
+            str(path),
+            Shard(
+                folder=match["folder"],
+                quantization=match["quantization"] or "none",
+                first=int(match["first"]),
+                end=int(match["end"]),
+                stamp=match["stamp"],
+                judge=JUDGES[match["judge"]],
+                path=str(path).removesuffix(".jsonl").removesuffix(match["kind"] or ""),
+            ),
+        )
+
+
+def fingerprint(root: str | Path, name: str) -> str:
+    """A short key of a set's files: their names, sizes and times, not their contents.
+
+    It changes whenever a file of the set comes, goes or is written, and costs some milliseconds
+    for the release's thousands of files: cheap enough to ask at every start of the workflow.
+
+    Raises:
+        UserError: the set's folder does not exist.
+    """
+    folder = set_folder(root, name)
+    if not folder.is_dir():
+        raise UserError(
+            f"published.root: '{root}' holds no {folder.relative_to(root)}/; point it at a clone "
+            f"of the released repository, or take '{name}' out of the config"
+        )
+    digest = hashlib.sha256()
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        for file in sorted(files):
+            status = os.stat(os.path.join(place, file))
+            digest.update(f"{place}/{file} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,159 @@
+"""The release's JSON lines: their shape, and what of them becomes messages and audit flags.
+
+A rollout's `intermediate_steps` hold `[[tool, input, log], [observation, summary, thought]]` per
+tool call and `[{return_values, log, type}, ""]` at the end. `log` is the agent's own text.
+`summary` and `thought` are the emulator's own and stay behind, also where an observation runs on
+into them. The agent was generated without a stop
+string at `Observation:`, so that its `log` often runs on with tool output that it made up
+itself: kept here, since it is what the paper trained on, and flagged.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+
+#: A line of the agent's own turn that starts an observation, with or without Markdown around it.
+INVENTED = re.compile(r"^[^\w\n]*Observation[^\w\n]*:", re.MULTILINE)
+
+_THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+_TOKEN_LIMIT = "Agent stopped: token limit exceeded"
+_OUT_OF_MEMORY = "Agent stopped: OOM"
+_LEAKED = "Simulator Thought:"
+_TOOL = re.compile(r"[A-Za-z0-9_]+")
+_REFUSED = ("is not a valid tool", "Invalid format:")  # what the release answers a bad action with
+
+
+class ReleasedCase(msgspec.Struct):
+    """The case as each rollout repeats it; its risks are not needed here."""
+
+    name: str
+    instruction: str = msgspec.field(name="User Instruction")
+    toolkits: list[str] = msgspec.field(name="Toolkits")
+
+
+class ReleasedRollout(msgspec.Struct):
+    """One line of a rollout file."""
+
+    case_idx: int
+    case: ReleasedCase
+    output: str
+    intermediate_steps: list[tuple[Any, Any]]
+
+
+class Replicate(msgspec.Struct):
+    """One label; `eval_scores` is the only clean score field of the release."""
+
+    eval_scores: dict[str, Any] | None = None
+    rationale: str | None = msgspec.field(name="Evaluator Log Summary", default=None)
+    error: Any = None
+
+
+class ReleasedLabel(Replicate):
+    """One line of a label file; `eval_id` is the line number of its rollout, from 0."""
+
+    eval_id: int = -1
+    replicates: list[Replicate] | None = None
+
+
+class Rollout(msgspec.Struct):
+    """What becomes a row of the rollouts table, and one of the audit."""
+
+    case_idx: int
+    case: ReleasedCase
+    messages: list[dict[str, str]]
+    stop_reason: str
+    error: str | None
+    steps: int
+    audit: dict[str, Any]
+
+
+decode_rollout = msgspec.json.Decoder(ReleasedRollout).decode
+decode_label = msgspec.json.Decoder(ReleasedLabel).decode
+_decode_object = msgspec.json.Decoder(dict).decode
+
+
+def without_thinking(text: str) -> str:
+    """Cut `<think>` blocks, also one that the chat template opened or that nothing closed."""
+    if "think>" not in text:
+        return text
+    text = _THINKING.sub("", text)
+    opened_by_template = text.rfind("</think>")
+    if opened_by_template >= 0:
+        text = text[opened_by_template + len("</think>") :].lstrip()
+    never_closed = text.find("<think>")
+    return text if never_closed < 0 else text[:never_closed]
+
+
+def read_rollout(line: bytes) -> Rollout:
+    """Turn one line of a rollout file into messages, stop reason and audit flags.
+
+    Raises:
+        msgspec.DecodeError: the line is no JSON, or not of the release's shape.
+    """
+    released = decode_rollout(line)
+    messages: list[dict[str, str]] = []
+    flags = dict.fromkeys(
+        (
+            "repaired_action",
+            "malformed_action",
+            "empty_observation",
+            "leaked_thought",
+            "thinking",
+        ),
+        False,
+    )
+    steps = agent_chars = invented_chars = observation_chars = 0
+    for number, (action, answer) in enumerate(released.intermediate_steps):
+        try:
+            tool, tool_input, log = (
+                (None, None, action["log"]) if isinstance(action, dict) else action
+            )
+            text = without_thinking(log)
+            observation = None if tool in (None, "[OOM]") else answer[0]
+        except (TypeError, ValueError, KeyError, IndexError):
+            raise msgspec.ValidationError(
+                f"step {number} is no [[tool, input, log], [observation, …]] - at "
+                f"`$.intermediate_steps[{number}]`"
+            ) from None
+        flags["thinking"] |= len(text) != len(log)
+        messages.append({"role": "assistant", "content": text})
+        agent_chars += len(text)
+        invented = INVENTED.search(text)
+        invented_chars += len(text) - invented.start() if invented else 0
+        if observation is None:
+            continue
+        steps += 1
+        observation, leaked, _ = observation.partition(_LEAKED)
+        flags["leaked_thought"] |= bool(leaked)
+        observation_chars += len(observation)
+        messages.append({"role": "observation", "content": observation})
+        flags["empty_observation"] |= not observation
+        if not (_TOOL.fullmatch(tool) and _is_object(tool_input)):
+            refused = any(sign in observation for sign in _REFUSED)
+            flags["malformed_action" if refused else "repaired_action"] = True
+        elif _REFUSED[0] in observation:
+            flags["malformed_action"] = True
+    out_of_memory = released.output == _OUT_OF_MEMORY
+    token_limit = released.output == _TOKEN_LIMIT
+    reason = "error" if out_of_memory else "token_limit" if token_limit else "final_answer"
+    audit = {
+        **flags,
+        "agent_chars": agent_chars,
+        "invented_chars": invented_chars,
+        "observation_chars": observation_chars,
+        "no_tool_executed": steps == 0,
+        "invented_observation": invented_chars > 0,
+        "token_limit": token_limit,
+        "out_of_memory": out_of_memory,
+    }
+    error = "out of memory" if out_of_memory else None
+    return Rollout(released.case_idx, released.case, messages, reason, error, steps, audit)
+
+
+def _is_object(text: str) -> bool:
+    try:
+        _decode_object(text)
+    except msgspec.DecodeError:
+        return False
+    return True
