@@ -1,0 +1,105 @@
+"""What the line and the verdict stand on: the same numbers under other choices.
+
+Two tables. The ladder fits the same line to single runs, to the paper's points and to recipe
+means: what is averaged first makes most of R². The robustness table leaves out what is odd in the
+rollouts, takes each source and each β alone, and draws cases the other way.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+
+from agentsafe.dominance import over_source
+from agentsafe.fits import Settings, line
+from agentsafe.scores import Sample, average
+
+#: What is averaged before the line is fitted, from single cells to recipe means.
+LADDER = {
+    "run x judge x seed": ("lineage", "judge", "seed"),
+    "run x judge": ("run", "judge"),
+    "run": ("run",),
+    "recipe x beta": ("recipe", "beta"),
+}
+
+_INVENTED = ("invented_observation",)
+_CUT = ("token_limit", "out_of_memory")
+_KEY = ("checkpoint", "case_id", "sample")
+
+
+def ladder(trained: Sample, settings: Settings) -> list[dict]:
+    """The same least-squares line at every grain, from trained cells."""
+    rungs = []
+    for grain, by in LADDER.items():
+        rungs.append({"grain": grain, **line(average(trained, by), settings)})
+    return rungs
+
+
+def variants(
+    labels: pl.DataFrame, audits: pl.DataFrame, settings: Settings
+) -> Iterator[tuple[str, Sample]]:
+    """The cells again under every choice that the claim might stand on.
+
+    Args:
+        labels: rows of `schemas.LABELS`.
+        audits: rows of `schemas.AUDITS`; without any, only the way of drawing varies.
+        settings: see `fits.Settings`.
+
+    Yields:
+        (name, cells). Leaving out rollouts leaves other cases to a run than to its source, so
+        that there is a paired delta, over the cases that both have left, and an unpaired one.
+    """
+    other = "cases_per_seed" if settings.resample == "cases" else "cases"
+    yield f"drawn by {other}", settings.sample(labels, resample=other)
+    if audits.is_empty():
+        return
+    for name, flags in {
+        "without invented observations": _INVENTED,
+        "without token-limit and stub rollouts": _CUT,
+        "without any of these": _INVENTED + _CUT,
+    }.items():
+        kept = without_flagged(labels, audits, flags)
+        if kept.filter(pl.col("status") == "ok").height:
+            yield name, settings.sample(kept)
+            yield f"{name}, not paired by case", settings.sample(kept, paired=False)
+
+
+def without_flagged(
+    labels: pl.DataFrame, audits: pl.DataFrame, flags: tuple[str, ...]
+) -> pl.DataFrame:
+    """The labels of rollouts that have none of the audit's `flags`."""
+    flagged = audits.filter(pl.any_horizontal(flags)).select(_KEY)
+    return labels.join(flagged, on=_KEY, how="anti")
+
+
+def robustness(runs: Sample, varied: dict[str, Sample], settings: Settings) -> list[dict]:
+    """One row per choice: the line, and the run that comes closest to dominating its source.
+
+    Args:
+        runs: the trained runs as released, over all judges or of one.
+        varied: the runs of each of `variants`, of the same judges.
+        settings: see `fits.Settings`.
+    """
+    chosen = {"as released": runs, **varied}
+    for column in ("source", "beta"):
+        for value in runs.rows[column].unique().drop_nulls().sort():
+            chosen[f"{column} {value} only"] = runs.filter(pl.col(column) == value)
+    total = max(int(runs.rows["labels"].sum()), 1)
+    rows = []
+    for name, sample in chosen.items():
+        compared = over_source(sample).sort("probability", descending=True)
+        closest = compared.row(0, named=True) if len(compared) else {}
+        rows.append(
+            {
+                "variant": name,
+                "share_of_labels": int(sample.rows["labels"].sum()) / total,
+                **line(sample, settings),
+                "closest": closest.get("run"),
+                "closest_probability": closest.get("probability"),
+                "dominating_as_estimated": int(compared["holds"].sum()),
+            }
+        )
+    scores = Sample(
+        runs.rows, np.tile(runs.estimate[:2], (2, 1)), np.tile(runs.draws[:2], (2, 1, 1))
+    )
+    return [*rows, {"variant": "raw scores instead of deltas", **line(scores, settings)}]
