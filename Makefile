@@ -1,0 +1,72 @@
+PYTHON ?= python3
+CONFIG ?= config/published.yaml
+ARGS ?=
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+# A conda environment made from environment.yml has the package and its tools; then it is used as
+# it is. Python's -I looks only at what is installed, not at the egg-info in this folder.
+HAS_TOOLS := from importlib.metadata import version; \
+	[version(name) for name in ("agentsafe", "snakemake", "pytest")]
+IN_CONDA := $(shell [ -n "$${CONDA_PREFIX:-}" ] && \
+	"$$CONDA_PREFIX/bin/python" -I -c '$(HAS_TOOLS)' 2>/dev/null && echo yes)
+
+ifeq ($(IN_CONDA),yes)
+BIN := $(CONDA_PREFIX)/bin
+else
+BIN := $(CURDIR)/.venv/bin
+INSTALLED := .venv/.installed
+# The stamp holds the folder it was made in: a copied or moved environment runs another's code.
+ifneq ($(shell [ -x .venv/bin/python ] && cat .venv/.installed 2>/dev/null),$(CURDIR))
+.PHONY: $(INSTALLED)
+endif
+endif
+
+# What a tool starts in its turn comes from the same environment.
+IN_ENVIRONMENT = PATH="$(BIN):$$PATH" "$(BIN)"
+SNAKEMAKE = $(IN_ENVIRONMENT)/snakemake --configfile "$(CONFIG)"
+
+.PHONY: help run test lint dag rulegraph report clean
+
+help: ## print this list
+	@echo 'make TARGET [CONFIG=$(CONFIG)] [ARGS="..."] [PYTHON=$(PYTHON)]'
+	@awk -F ':.*## ' '/^[a-z ]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(INSTALLED) ## run the workflow on CONFIG; ARGS go to Snakemake
+	@$(SNAKEMAKE) --cores all $(ARGS)
+
+test: $(INSTALLED) ## run the tests; ARGS go to pytest
+	@$(IN_ENVIRONMENT)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED) ## check style: ruff, snakefmt, Snakemake's own linter
+	@$(IN_ENVIRONMENT)/ruff check .
+	@$(IN_ENVIRONMENT)/ruff format --check .
+	@$(IN_ENVIRONMENT)/snakefmt --check Snakefile workflow
+	@$(SNAKEMAKE) --lint
+
+dag rulegraph: $(INSTALLED) ## draw the graph of jobs (dag) or of rules (rulegraph) as SVG
+	@command -v dot >/dev/null || \
+		{ echo "make $@ needs Graphviz's dot: install the package graphviz" >&2; exit 1; }
+	@mkdir -p results
+	@$(SNAKEMAKE) --$@ dot $(ARGS) > results/$@.dot
+	@dot -Tsvg -o results/$@.svg results/$@.dot
+	@echo results/$@.svg
+
+report: $(INSTALLED) ## write Snakemake's report of the last run to report.html
+	@$(SNAKEMAKE) --report report.html $(ARGS)
+
+clean: ## remove .venv, caches and report.html; results and resources stay
+	@rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis report.html
+	@find agentsafe tests workflow benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "$(PYTHON) is missing or older than 3.11; name another: make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: python3-venv)" >&2; exit 1; }
+	@echo "Installing agentsafe and its tools into .venv; this takes a few minutes."
+	@$(PYTHON) -m venv --clear .venv
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@echo "$(CURDIR)" > $@

@@ -1,0 +1,219 @@
+"""The config: checked against its schema, with every default filled in.
+
+The schema is the one home of keys, bounds, defaults and descriptions. A mistake is one line that
+names the key, what it may hold, and the nearest right spelling.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator, TypeChecker, ValidationError
+from jsonschema.validators import extend
+
+from agentsafe.errors import UserError
+
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+
+
+def check(config: dict, schema: dict | Path) -> dict:
+    """Check a config and fill in its defaults.
+
+    Args:
+        config: the config as Snakemake or YAML read it; left as it is.
+        schema: JSON schema (draft 2020-12) of nested sections, or the YAML file that has it.
+
+    Returns:
+        A new config with every key of the schema, in the schema's order.
+
+    Raises:
+        UserError: a key is unknown or missing, or a value is not allowed. Of several mistakes the
+            first is named and the rest are counted.
+    """
+    if not isinstance(schema, dict):
+        schema = yaml.safe_load(Path(schema).read_text(encoding="utf-8"))
+    config = _read_texts(config, schema)
+    # A misspelt key often explains why another one is missing, so unknown keys come first.
+    errors = sorted(
+        _Validator(schema).iter_errors(config),
+        key=lambda error: error.validator != "additionalProperties",
+    )
+    mistakes = list(dict.fromkeys(line for error in errors for line in _mistakes(error, schema)))
+    if mistakes:
+        more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+        raise UserError(f"config: {mistakes[0]}{more}")
+    return _with_defaults(config, schema)
+
+
+def allowed(schema: dict) -> str:
+    """Say in words what a key with this schema may hold, such as `a whole number >= 2`."""
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    types = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
+    bounds = " and ".join(f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema)
+    words = {
+        "object": f"a section with the keys {', '.join(schema.get('properties', ()))}",
+        "array": _allowed_list(schema),
+        "string": _allowed_text(schema),
+        "boolean": "true or false",
+        "integer": f"a whole number {bounds}".strip(),
+        "number": f"a number {bounds}".strip(),
+        "null": "null",
+    }
+    return ", or ".join(words[name] for name in types)
+
+
+def _allowed_list(schema: dict) -> str:
+    words = ", ".join(schema.get("items", {}).get("enum", ()))
+    least = "at least one of" if schema.get("minItems") else "any of"
+    once = ", each at most once" if schema.get("uniqueItems") else ""
+    return f"a list of {least} {words}{once}"
+
+
+def _allowed_text(schema: dict) -> str:
+    if "pattern" in schema:
+        return f"text that matches `{schema['pattern']}`"
+    return "text that is not empty" if schema.get("minLength") else "text"
+
+
+def _is_integer(_: TypeChecker, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)  # 1e4 is no count, 10000 is
+
+
+def _is_number(checker: TypeChecker, value: Any) -> bool:
+    return _is_integer(checker, value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_text(_: TypeChecker, value: Any) -> bool:
+    return isinstance(value, str) and "\n" not in value
+
+
+_Validator = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": _is_integer, "number": _is_number, "string": _is_text}
+    ),
+)
+
+
+def _read_texts(value: Any, schema: dict) -> Any:
+    """Copy a config, reading a text as YAML where its key holds numbers or truth values.
+
+    Snakemake hands over everything inside `--config 'scores={draws: 500}'` as text.
+    """
+    if isinstance(value, dict):
+        properties = schema.get("properties", {})
+        return {key: _read_texts(item, properties.get(key, {})) for key, item in value.items()}
+    if isinstance(value, str) and schema.get("type", "string") not in ("string", "array", "object"):
+        try:
+            read = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError):
+            return value
+        return read if isinstance(read, int | float | None) else value
+    return deepcopy(value)
+
+
+def _with_defaults(config: dict, schema: dict) -> dict:
+    """Copy a valid config in the schema's order, absent keys and sections from the defaults."""
+    filled = {}
+    for key, part in schema["properties"].items():
+        value = config[key] if key in config else part["default"]
+        filled[key] = _with_defaults(value, part) if "properties" in part else deepcopy(value)
+    return filled
+
+
+def _mistakes(error: ValidationError, schema: dict) -> Iterator[str]:
+    """One line for each mistake behind a validation error, without the leading `config:`."""
+    path = [step for step in error.absolute_path if isinstance(step, str)]
+    if error.validator == "additionalProperties":
+        unknown = [key for key in error.instance if key not in error.schema["properties"]]
+        yield from (_unknown_key(path, key, schema) for key in unknown)
+    elif error.validator == "required":
+        for key in error.validator_value:
+            if key not in error.instance:
+                part = error.schema["properties"][key]
+                yield f"{_name(*path, key)} is missing: it must be {allowed(part)}"
+    else:
+        yield _wrong_value(error, path, schema)
+
+
+def _wrong_value(error: ValidationError, path: list[str], schema: dict) -> str:
+    part = schema
+    for key in path:
+        part = part["properties"][key]
+    in_list = len(path) < len(error.absolute_path)
+    found = f"{'but it holds' if in_list else 'not'} {_shown(error.instance)}"
+    hint = _mend(error.instance, part["items"] if in_list else part)
+    return f"{_name(*path)} must be {allowed(part)}, {found}{hint}"
+
+
+def _unknown_key(path: list[str], key: Any, schema: dict) -> str:
+    """Name an unknown key and the known one that is nearest: in its section, else anywhere."""
+    name = ".".join([*path, str(key)])
+    section = ".".join(path)
+    known = list(_key_paths(schema))
+    if name in known:  # our own messages write keys with dots, so a reader may too
+        outer, _, inner = name.rpartition(".")
+        return f"unknown key {name!r}: write {inner!r} inside the section {outer!r}"
+    siblings = [path for path in known if path.rpartition(".")[0] == section]
+    for candidates, cutoff in ((siblings, 0.6), (known, 0.8)):
+        near = _nearest(str(key), (path.rpartition(".")[2] for path in candidates), cutoff)
+        if near:
+            right = [repr(path) for path in candidates if path.rpartition(".")[2] == near]
+            return f"unknown key {name!r}: did you mean {' or '.join(right)}?"
+    inner = ", ".join(path.rpartition(".")[2] for path in siblings)
+    return f"unknown key {name!r}: the keys here are {inner}"
+
+
+def _key_paths(schema: dict, section: str = "") -> Iterator[str]:
+    for key, part in schema.get("properties", {}).items():
+        yield section + key
+        yield from _key_paths(part, f"{section}{key}.")
+
+
+def _nearest(word: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
+    plain = word.lower().replace("-", "_")
+    return next(iter(difflib.get_close_matches(plain, list(candidates), 1, cutoff)), None)
+
+
+def _mend(value: Any, schema: dict) -> str:
+    """What to write instead of a wrong value, where that can be guessed; else nothing."""
+    if "enum" in schema:
+        near = _nearest(value, schema["enum"]) if isinstance(value, str) else None
+        return f": did you mean {near!r}?" if near else ""
+    if schema["type"] == "string":
+        return ": put it in quotes" if isinstance(value, int | float) else ""
+    if schema["type"] == "array" and isinstance(value, str):
+        words = [word.strip() for word in value.split(",")]
+        return f": write [{', '.join(words)}]" if _Validator(schema).is_valid(words) else ""
+    number = _whole(value)
+    if number is not None and _Validator(schema).is_valid(number):
+        return f": write {number}"
+    return ""
+
+
+def _whole(value: Any) -> int | float | None:
+    """The number that a text or a float says, as an int where it is whole."""
+    try:
+        number = float(value) if isinstance(value, str | float) else math.nan
+    except ValueError:
+        return None
+    if not math.isfinite(number):
+        return None
+    return int(number) if number.is_integer() else number
+
+
+def _name(*path: str) -> str:
+    return repr(".".join(path)) if path else "the config"
+
+
+def _shown(value: Any) -> str:
+    """A value as one short piece of text, with YAML's words for nothing, true and false."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
