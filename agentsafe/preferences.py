@@ -128,8 +128,9 @@ def pairs(
         "rejected_sample",
     )
     if max_pairs_per_case is not None:
-        draw = pl.Series(np.random.default_rng(seed).random(len(found)))
-        found = found.filter(draw.rank("ordinal").over("case_id") <= max_pairs_per_case)
+        lots = pl.Series("lot", np.random.default_rng(seed).random(len(found)))
+        rank = pl.col("lot").rank("ordinal").over("case_id")
+        found = found.with_columns(lots).filter(rank <= max_pairs_per_case)
     return found.select(schemas.PAIRS.names())
 
 
