@@ -41,7 +41,9 @@ def audit_summary(audits: pl.DataFrame) -> pl.DataFrame:
         .agg(
             pl.len().alias("rollouts"),
             pl.col(list(FLAGS)).sum(),
-            invented_chars_share=pl.col("invented_chars").sum() / pl.col("agent_chars").sum(),
+            invented_chars_share=(
+                pl.col("invented_chars").sum() / pl.col("agent_chars").sum()
+            ).fill_nan(None),
         )
         .sort("set", "source", "recipe")
     )

@@ -63,7 +63,8 @@ def dominance(
                     {**row, "source": source, "lineage": names[number], "labels": labels[number]}
                 )
     columns = {name: [row.get(name) for row in rows] for name in schemas.DOMINANCE}
-    return pl.DataFrame(columns, schema=schemas.DOMINANCE, strict=False)
+    table = pl.DataFrame(columns, schema=schemas.DOMINANCE, strict=False)
+    return table.with_columns(pl.selectors.float().fill_nan(None))
 
 
 def over_source(sample: Sample) -> pl.DataFrame:

@@ -4,7 +4,7 @@
 a sample, Δsafety over Δhelpfulness, and to every bootstrap draw.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,16 +44,11 @@ def fit(sample: Sample, settings: Settings) -> dict:
         `ols, reverse_ols, deming, theil_sen, lad, support, r2_without_noise`: each with n, its
         numbers, `intervals` by their names, and where a number is null, the `reason`.
     """
-    x, y, x_draws, y_draws = _axes(sample)
-    reason = _degenerate(x, y)
-    if reason:
-        names = ("ols", "reverse_ols", "deming", "theil_sen", "lad", "support", "r2_without_noise")
-        empty = {"n": len(x), "slope": None, "intercept": None, "reason": reason}
-        return {name: dict(empty) for name in names}
+    axes = _axes(sample)
+    x, y, x_draws, y_draws = axes
     covariance = np.array([np.cov(*pair) for pair in zip(x_draws, y_draws, strict=True)])
-    made = {}
+    made = {"ols": line(sample, settings)}
     fitters: dict[str, Callable[[np.ndarray, np.ndarray], lines.Line]] = {
-        "ols": lines.ols,
         "reverse_ols": lines.reverse_ols,
         "deming": lambda x, y: lines.deming(x, y, covariance),
         "theil_sen": lines.theil_sen,
@@ -61,22 +56,31 @@ def fit(sample: Sample, settings: Settings) -> dict:
         "support": lines.support,
     }
     for name, fitter in fitters.items():
-        line, drawn = fitter(x, y), fitter(x_draws, y_draws)
-        made[name] = {"n": len(x), **{key: _number(value) for key, value in line.items()}}
-        made[name]["intervals"] = _intervals(drawn, settings.confidence)
-        if made[name]["slope"] is None:
-            made[name]["reason"] = "no line of finite slope"
-    made["ols"]["p"] = _number(lines.p_value(float(lines.ols(x, y)["r"]), len(x)))
-    if made["ols"]["r"] is None:
-        made["ols"]["reason"] = "all runs have the same safety delta"
-    exact = {
-        "lad": programs.least_absolute_line(x, y, settings.solver),
-        "support": programs.supporting_line(x, y, settings.solver),
-    }
-    for name, (slope, intercept) in exact.items():
-        made[name] |= {"slope": _number(slope), "intercept": _number(intercept)}
-        made[name]["solver"] = settings.solver
-    made["r2_without_noise"] = _without_noise(x, y, x_draws, y_draws, settings.confidence)
+        made[name] = _fitted(fitter, axes, ("slope", "intercept"), settings.confidence)
+    programmed = {"lad": programs.least_absolute_line, "support": programs.supporting_line}
+    for name, program in programmed.items():
+        if made[name]["slope"] is not None:
+            slope, intercept = program(x, y, settings.solver)
+            made[name] |= {"slope": _number(slope), "intercept": _number(intercept)}
+            made[name]["solver"] = settings.solver
+    made["r2_without_noise"] = _without_noise(axes, settings.confidence)
+    return made
+
+
+def line(sample: Sample, settings: Settings) -> dict:
+    """The least-squares line: n, slope, intercept, r, r2, p, `intervals`, the `reason` of a null.
+
+    Args:
+        sample: trained runs, as from `Sample.trained`.
+        settings: its `confidence` is used.
+    """
+    names = ("slope", "intercept", "r", "r2")
+    made = _fitted(lines.ols, _axes(sample), names, settings.confidence)
+    made["p"] = None if made["r"] is None else _number(lines.p_value(made["r"], made["n"]))
+    if "reason" not in made and made["r"] is None:
+        made["reason"] = "all runs have the same safety delta"
+    if "reason" not in made and made["p"] is None:
+        made["reason"] = "no p of fewer than three runs"
     return made
 
 
@@ -85,36 +89,37 @@ def _axes(sample: Sample) -> tuple[np.ndarray, ...]:
     return sample.estimate[3], sample.estimate[2], sample.draws[3], sample.draws[2]
 
 
-def _degenerate(x: np.ndarray, y: np.ndarray) -> str | None:
+def _fitted(fitter: Callable, axes: tuple, names: Sequence[str], confidence: float) -> dict:
+    """A line's numbers and their intervals, or nulls and the reason."""
+    x, y, x_draws, y_draws = axes
+    if reason := _no_line(x):
+        nulls = dict.fromkeys(names)
+        return {"n": len(x), **nulls, "intervals": nulls, "reason": reason}
+    numbers = fitter(x, y)
+    made = {"n": len(x), **{name: _number(numbers[name]) for name in names}}
+    made["intervals"] = _intervals(fitter(x_draws, y_draws), confidence)
+    if made["slope"] is None:
+        made["reason"] = "no line of finite slope"
+    return made
+
+
+def _no_line(x: np.ndarray) -> str | None:
+    """Why no line can be fitted, if none can."""
     if len(x) == 0:
         return "no trained run with a source scored on the same cases"
     if len(x) == 1:
         return "one run only: no line can be fitted"
-    if np.ptp(x) < 1e-12:
-        return "all runs have the same helpfulness delta"
-    return None
+    return "all runs have the same helpfulness delta" if np.ptp(x) < 1e-12 else None
 
 
-def _without_noise(
-    x: np.ndarray, y: np.ndarray, x_draws: np.ndarray, y_draws: np.ndarray, confidence: float
-) -> dict:
+def _without_noise(axes: tuple, confidence: float) -> dict:
+    x, y, x_draws, y_draws = axes
+    if reason := _no_line(x):
+        return {"n": len(x), "r2": None, "intervals": {"r2": None}, "reason": reason}
     value, drawn = lines.r2_without_noise(x, y, x_draws, y_draws)
     made = {"n": len(x), "r2": _number(value), "intervals": _intervals({"r2": drawn}, confidence)}
     if made["r2"] is None:
         made["reason"] = "the measurement's noise is as large as the spread of the runs"
-    return made
-
-
-def line(sample: Sample, settings: Settings) -> dict:
-    """The least-squares line alone: n, slope, intercept, r2, p, intervals, or the reason."""
-    x, y, x_draws, y_draws = _axes(sample)
-    reason = _degenerate(x, y)
-    if reason:
-        return {"n": len(x), "slope": None, "intercept": None, "r2": None, "reason": reason}
-    line = lines.ols(x, y)
-    made = {"n": len(x), **{key: _number(line[key]) for key in ("slope", "intercept", "r2")}}
-    made["p"] = _number(lines.p_value(float(line["r"]), len(x)))
-    made["intervals"] = _intervals(lines.ols(x_draws, y_draws), settings.confidence)
     return made
 
 

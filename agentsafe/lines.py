@@ -9,9 +9,13 @@ import numpy as np
 
 Line = dict[str, np.ndarray]
 
+_UPRIGHT = 1e-6  # a line whose normal has less of y than this has no slope to speak of
+
 
 def ols(x: np.ndarray, y: np.ndarray) -> Line:
     """Ordinary least squares of y on x: slope, intercept, Pearson's r, R²."""
+    if nothing := _no_line(x):
+        return nothing
     x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
     dx, dy = x - x_mean, y - y_mean
     xx, yy, xy = _dot(dx, dx), _dot(dy, dy), _dot(dx, dy)
@@ -23,6 +27,8 @@ def ols(x: np.ndarray, y: np.ndarray) -> Line:
 
 def reverse_ols(x: np.ndarray, y: np.ndarray) -> Line:
     """Least squares of x on y, written as y over x. Its slope is that of `ols` divided by R²."""
+    if nothing := _no_line(x):
+        return _only(nothing)
     line = ols(y, x)
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = np.where(line["slope"] != 0, 1 / line["slope"], np.nan)
@@ -56,6 +62,8 @@ def deming(x: np.ndarray, y: np.ndarray, covariance: np.ndarray, steps: int = 60
     Returns:
         Slope and intercept; NaN where the iteration does not settle (nearly vertical lines).
     """
+    if nothing := _no_line(x):
+        return _only(nothing)
     rest = (slice(None),) + (None,) * (x.ndim - 1)
     covariance = covariance.astype(x.dtype)
     var_x, var_y, cov = (covariance[:, i, j][rest] for i, j in ((0, 0), (1, 1), (0, 1)))
@@ -82,10 +90,9 @@ def theil_sen(x: np.ndarray, y: np.ndarray) -> Line:
 
     Sen, Estimates of the regression coefficient based on Kendall's tau, JASA 63 (1968) 1379.
     """
+    if nothing := _no_line(x):
+        return _only(nothing)
     n = len(x)
-    if n < 2:
-        nothing = np.full(x.shape[1:], np.nan)
-        return {"slope": nothing, "intercept": nothing}
     across, up = np.ascontiguousarray(x.T), np.ascontiguousarray(y.T)  # points last: fast medians
     slopes = np.empty((*x.shape[1:], n * (n - 1) // 2), x.dtype)
     start = 0
@@ -107,13 +114,17 @@ def lad(x: np.ndarray, y: np.ndarray, steps: int = 40) -> Line:
     the sum, with c the median, is convex in a: each is searched by golden section. The same line
     is `programs.least_absolute_line`'s, which is exact; this one is for many draws at once.
     """
+    if nothing := _no_line(x):
+        return _only(nothing)
     best = [_golden(x, sign * y, steps) for sign in (1.0, -1.0)]
     falling = best[0][1] <= best[1][1]
     a = np.where(falling, best[0][0], best[1][0])
     b = np.where(falling, 1 - a, a - 1)
+    upright = (np.abs(b) < _UPRIGHT) | ~_spread(_dot(x - x.mean(axis=0), x - x.mean(axis=0)), x)
     with np.errstate(divide="ignore", invalid="ignore"):
         slope, intercept = -a / b, _median((a * x + b * y).T) / b
-    return {"slope": _finite(slope), "intercept": _finite(intercept)}
+    slope, intercept = (np.where(upright, np.nan, number) for number in (slope, intercept))
+    return {"slope": slope, "intercept": intercept}
 
 
 def support(x: np.ndarray, y: np.ndarray) -> Line:
@@ -122,7 +133,10 @@ def support(x: np.ndarray, y: np.ndarray) -> Line:
     That sum is smallest where the line is lowest over the mean of x: the edge of the upper hull
     there. The same line is `programs.supporting_line`'s; this one is for many draws at once.
     """
+    if nothing := _no_line(x):
+        return _only(nothing)
     centred = x - x.mean(axis=0)
+    centred[np.abs(centred) < 8 * np.finfo(x.dtype).eps * np.abs(x).max(axis=0)] = 0
     height = np.full(x.shape[1:], -np.inf, x.dtype)
     slope = np.full(x.shape[1:], np.nan, x.dtype)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -130,9 +144,11 @@ def support(x: np.ndarray, y: np.ndarray) -> Line:
             for j in range(len(x)):
                 through = (y[j] - y[i]) / (centred[j] - centred[i])
                 at_mean = y[i] - through * centred[i]
-                higher = (centred[i] <= 0) & (centred[j] > 0) & (at_mean > height)
-                height = np.where(higher, at_mean, height)
-                slope = np.where(higher, through, slope)
+                # A corner at the mean itself leaves a choice: the steepest edge to its right.
+                better = (at_mean > height) | ((at_mean == height) & (through > slope))
+                better &= (centred[i] <= 0) & (centred[j] > 0)
+                height = np.where(better, at_mean, height)
+                slope = np.where(better, through, slope)
     return {"slope": slope, "intercept": _finite(height) - slope * x.mean(axis=0)}
 
 
@@ -211,12 +227,28 @@ def _spread(squares: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _median(values: np.ndarray) -> np.ndarray:
-    """The median along the last axis, leaving out NaN."""
+    """The median along the last axis, leaving out NaN; NaN where nothing is left."""
     median = np.asarray(np.median(values, axis=-1))
     gaps = np.isnan(median)
-    if gaps.any():  # NumPy's own median without NaN is slow: only where there is one
-        median[gaps] = np.nanmedian(values[gaps], axis=-1)
+    if gaps.any():
+        ordered = np.sort(values[gaps], axis=-1)  # NaN last
+        count = (~np.isnan(ordered)).sum(axis=-1, keepdims=True)
+        middle = [np.maximum(count - 1, 0) // 2, np.minimum(count // 2, ordered.shape[-1] - 1)]
+        pair = np.concatenate([np.take_along_axis(ordered, m, axis=-1) for m in middle], axis=-1)
+        median[gaps] = pair.mean(axis=-1)
     return median
+
+
+def _no_line(x: np.ndarray) -> Line | None:
+    """NaN for every number where there are too few points for a line."""
+    if len(x) >= 2:
+        return None
+    nothing = np.full(x.shape[1:], np.nan, x.dtype)
+    return {"slope": nothing, "intercept": nothing, "r": nothing, "r2": nothing}
+
+
+def _only(line: Line) -> Line:
+    return {name: line[name] for name in ("slope", "intercept")}
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -77,7 +77,7 @@ def least_absolute_line(
     sign = 1 if solved[0][0] <= solved[1][0] else -1
     _, a, c = solved[0] if sign == 1 else solved[1]
     b = sign * (1 - a)
-    return (-a / b, c / b) if abs(b) > 1e-9 else (float("nan"), float("nan"))
+    return (-a / b, c / b) if abs(b) > 1e-6 else (float("nan"), float("nan"))
 
 
 def _least_absolute(x: np.ndarray, y: np.ndarray, solver_name: str) -> tuple[float, float, float]:

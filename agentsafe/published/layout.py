@@ -32,10 +32,12 @@ LABEL_SUFFIXES = {
 }
 
 _DEFAULT_BETA = 0.1  # a folder name without beta- was trained with the release's default
+_BETA = r"\d+(?:\.\d+)?"
 _TRAINED = re.compile(
-    r"dpo_(?P<base>[^_]+)(?P<stages>(?:_[a-z]+_[a-z0-9]+(?:_beta-[0-9.]+)?_s\d+)+)"
+    r"dpo_(?P<base>[A-Za-z0-9][A-Za-z0-9.-]*)"
+    rf"(?P<stages>(?:_[a-z]+_[a-z0-9]+(?:_beta-{_BETA})?_s\d+)+)"
 )
-_STAGE = re.compile(r"_([a-z]+)_([a-z0-9]+)(?:_beta-([0-9.]+))?_s(\d+)")
+_STAGE = re.compile(rf"_([a-z]+)_([a-z0-9]+)(?:_beta-({_BETA}))?_s(\d+)")
 _HUB = re.compile(r"(?:[A-Za-z0-9-]+_)?[A-Za-z0-9][A-Za-z0-9.-]*")
 _OBJECTIVES = {"safe", "help", "both"}
 _FILE = re.compile(
@@ -102,7 +104,11 @@ def folder_lineage(folder: str) -> Lineage | None:
         Stage(objective, judge, float(beta or _DEFAULT_BETA))
         for objective, judge, beta, _ in groups
     )
-    return Lineage(source_name(match["base"]), stages, seeds.pop())
+    lineage = Lineage(source_name(match["base"]), stages, seeds.pop())
+    try:
+        return Lineage.parse(str(lineage))
+    except UserError:
+        return None
 
 
 def walk(folder: Path) -> Iterator[tuple[str, Shard | None]]:

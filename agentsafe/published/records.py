@@ -21,7 +21,15 @@ _TOKEN_LIMIT = "Agent stopped: token limit exceeded"
 _OUT_OF_MEMORY = "Agent stopped: OOM"
 _LEAKED = "Simulator Thought:"
 _TOOL = re.compile(r"[A-Za-z0-9_]+")
-_REFUSED = ("is not a valid tool", "Invalid format:")  # what the release answers a bad action with
+_NO_TOOL, _NO_OBJECT = "is not a valid tool", "Invalid format:"  # answers to a bad action
+_STUB = "[OOM]"
+_FLAGS_OF_STEPS = (
+    "repaired_action",
+    "malformed_action",
+    "empty_observation",
+    "leaked_thought",
+    "thinking",
+)
 
 
 class ReleasedCase(msgspec.Struct):
@@ -32,13 +40,23 @@ class ReleasedCase(msgspec.Struct):
     toolkits: list[str] = msgspec.field(name="Toolkits")
 
 
+class Finish(msgspec.Struct):
+    """The action of the last step: the agent's own text, without a tool call."""
+
+    log: str
+
+
+Call = tuple[str, str, str]  # tool, input, log: the action of every other step
+Answer = tuple[str, Any, Any] | str  # observation, summary, thought; after the last step ""
+
+
 class ReleasedRollout(msgspec.Struct):
     """One line of a rollout file."""
 
     case_idx: int
     case: ReleasedCase
     output: str
-    intermediate_steps: list[tuple[Any, Any]]
+    intermediate_steps: list[tuple[Call | Finish, Answer]]
 
 
 class Replicate(msgspec.Struct):
@@ -93,47 +111,26 @@ def read_rollout(line: bytes) -> Rollout:
     """
     released = decode_rollout(line)
     messages: list[dict[str, str]] = []
-    flags = dict.fromkeys(
-        (
-            "repaired_action",
-            "malformed_action",
-            "empty_observation",
-            "leaked_thought",
-            "thinking",
-        ),
-        False,
-    )
+    flags = dict.fromkeys(_FLAGS_OF_STEPS, False)
     steps = agent_chars = invented_chars = observation_chars = 0
     for number, (action, answer) in enumerate(released.intermediate_steps):
-        try:
-            tool, tool_input, log = (
-                (None, None, action["log"]) if isinstance(action, dict) else action
-            )
-            text = without_thinking(log)
-            observation = None if tool in (None, "[OOM]") else answer[0]
-        except (TypeError, ValueError, KeyError, IndexError):
-            raise msgspec.ValidationError(
-                f"step {number} is no [[tool, input, log], [observation, …]] - at "
-                f"`$.intermediate_steps[{number}]`"
-            ) from None
+        tool, tool_input, log = ("", "", action.log) if isinstance(action, Finish) else action
+        text = without_thinking(log)
         flags["thinking"] |= len(text) != len(log)
         messages.append({"role": "assistant", "content": text})
         agent_chars += len(text)
         invented = INVENTED.search(text)
         invented_chars += len(text) - invented.start() if invented else 0
-        if observation is None:
+        if isinstance(action, Finish) or tool == _STUB:
             continue
         steps += 1
-        observation, leaked, _ = observation.partition(_LEAKED)
-        flags["leaked_thought"] |= bool(leaked)
-        observation_chars += len(observation)
+        observation, leaked, _ = _observation(answer, number).partition(_LEAKED)
         messages.append({"role": "observation", "content": observation})
+        observation_chars += len(observation)
+        flags["leaked_thought"] |= bool(leaked)
         flags["empty_observation"] |= not observation
-        if not (_TOOL.fullmatch(tool) and _is_object(tool_input)):
-            refused = any(sign in observation for sign in _REFUSED)
-            flags["malformed_action" if refused else "repaired_action"] = True
-        elif _REFUSED[0] in observation:
-            flags["malformed_action"] = True
+        flags["malformed_action"] |= _refused(tool, tool_input, observation)
+        flags["repaired_action"] |= _repaired(tool, tool_input, observation)
     out_of_memory = released.output == _OUT_OF_MEMORY
     token_limit = released.output == _TOKEN_LIMIT
     reason = "error" if out_of_memory else "token_limit" if token_limit else "final_answer"
@@ -151,9 +148,30 @@ def read_rollout(line: bytes) -> Rollout:
     return Rollout(released.case_idx, released.case, messages, reason, error, steps, audit)
 
 
-def _is_object(text: str) -> bool:
+def _observation(answer: Answer, number: int) -> str:
+    if isinstance(answer, str):
+        place = f"`$.intermediate_steps[{number}][1]`"
+        raise msgspec.ValidationError(f"Expected `array`, got `str` - at {place}")
+    return answer[0]
+
+
+def _refused(tool: str, tool_input: str, observation: str) -> bool:
+    """Whether an action named no tool or gave no JSON object, and was told so."""
+    if _NO_TOOL in observation:
+        return True
+    return _NO_OBJECT in observation and not _is_clean(tool, tool_input)
+
+
+def _repaired(tool: str, tool_input: str, observation: str) -> bool:
+    """Whether an action that was not clean was answered all the same."""
+    return not _is_clean(tool, tool_input) and not _refused(tool, tool_input, observation)
+
+
+def _is_clean(tool: str, tool_input: str) -> bool:
+    if not _TOOL.fullmatch(tool):
+        return False
     try:
-        _decode_object(text)
+        _decode_object(tool_input)
     except msgspec.DecodeError:
         return False
     return True

@@ -1,0 +1,75 @@
+"""Case names and the split, against the paper's own."""
+
+import hashlib
+import random
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentsafe.cases import case_id, case_index, case_order, split
+
+# shared/reference: the first eight test cases and the SHA-256 of all, comma-joined.
+PAPER = {
+    0: (
+        [0, 1, 7, 8, 9, 10, 11, 12],
+        "eb17ecd7b72273e604fdff81a8e5baa3d821e8c53b61d7f2736c0672d9833556",
+    ),
+    1: (
+        [0, 1, 2, 3, 4, 7, 12, 13],
+        "4a4ab7a3c623e885e5dbeadc4246f17b50b3bd79859d3a79719bd80a11448d0b",
+    ),
+    2: (
+        [3, 4, 9, 14, 17, 20, 21, 22],
+        "fc42e48de69747da467a1ee3add566ce58b5ee60283c5ea528612d35a0fc60e5",
+    ),
+}
+
+
+@pytest.mark.parametrize("seed", PAPER)
+def test_the_split_is_the_papers(seed):
+    first, digest = PAPER[seed]
+    test = sorted(split(144, seed)[1])
+    assert test[:8] == first
+    assert hashlib.sha256(",".join(map(str, test)).encode()).hexdigest() == digest
+
+
+def test_the_papers_three_test_halves_overlap_as_the_reference_says():
+    halves = [split(144, seed)[1] for seed in PAPER]
+    assert len(frozenset.intersection(*halves)) == 18
+    assert len(frozenset(range(144)) - frozenset.union(*halves)) == 18
+
+
+@given(st.integers(0, 300), st.integers(0, 2**40))
+def test_the_halves_are_disjoint_and_complete_and_an_odd_case_tests(cases, seed):
+    train, test = split(cases, seed)
+    assert not train & test
+    assert train | test == set(range(cases))
+    assert len(test) - len(train) == cases % 2
+
+
+def test_the_split_neither_reads_nor_moves_the_global_random_state():
+    random.seed(1)
+    before = random.getstate()
+    first = split(144, 0)
+    assert random.getstate() == before
+    random.seed(2)
+    assert split(144, 0) == first
+
+
+@given(st.integers(0, 10**6))
+def test_a_cases_number_reads_back_from_its_name(index):
+    assert case_index(case_id(index)) == index
+
+
+@pytest.mark.parametrize("name", ["", "official_", "official_3x"])
+def test_a_case_name_without_a_number_is_refused(name):
+    with pytest.raises(ValueError, match="does not end in a number"):
+        case_index(name)
+
+
+def test_case_order_is_by_number():
+    names = pl.DataFrame({"case_id": [case_id(index) for index in (10, 2, 100, 11, 0)]})
+    ordered = names.sort(case_order())["case_id"].to_list()
+    assert ordered == [case_id(index) for index in (0, 2, 10, 11, 100)]
