@@ -1,0 +1,28 @@
+# agentsafe: checkpoints -> rollouts -> labels -> preference sets -> DPO runs -> frontier.
+# Table of contents; the rules are in workflow/rules, one file per verb.
+
+from snakemake.utils import min_version
+
+min_version("9.11")
+
+# A file given with --configfile replaces the default one: keys of two experiments never mix.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/published.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/published.smk"
+include: "workflow/rules/preferences.smk"
+include: "workflow/rules/scores.smk"
+include: "workflow/rules/frontier.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        targets(),

@@ -1,0 +1,103 @@
+# What people look at: figures, the paper's tables, and one page that stands on its own.
+
+
+rule plot_frontier:
+    input:
+        points=f"{RESULTS}/points.parquet",
+        document=f"{RESULTS}/frontier.json",
+        persistence=f"{RESULTS}/persistence.parquet",
+    output:
+        report(
+            figures("frontier", "paths", "persistence"),
+            category="Frontier",
+            caption="../report/frontier.rst",
+        ),
+    log:
+        f"{LOGS}/plot_frontier.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plot_frontier.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    message:
+        "Drawing the frontier"
+    script:
+        "../scripts/plot_frontier.py"
+
+
+rule plot_audit:
+    input:
+        f"{RESULTS}/audit.parquet",
+    output:
+        report(figures("audit"), category="Data", caption="../report/audit.rst"),
+    log:
+        f"{LOGS}/plot_audit.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plot_audit.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    message:
+        "Drawing the audit"
+    script:
+        "../scripts/plot_audit.py"
+
+
+rule plot_preferences:
+    input:
+        preference_sets(".summary"),
+    output:
+        report(figures("preferences"), category="Data", caption="../report/preferences.rst"),
+    log:
+        f"{LOGS}/plot_preferences.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plot_preferences.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    message:
+        "Drawing the preference sets"
+    script:
+        "../scripts/plot_preferences.py"
+
+
+rule write_tables:
+    input:
+        points=f"{RESULTS}/points.parquet",
+        document=f"{RESULTS}/frontier.json",
+        persistence=f"{RESULTS}/persistence.parquet",
+        audit=f"{RESULTS}/audit.parquet",
+    output:
+        directory(f"{RESULTS}/tables"),
+    log:
+        f"{LOGS}/write_tables.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/write_tables.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    message:
+        "Writing LaTeX and CSV tables"
+    script:
+        "../scripts/write_tables.py"
+
+
+rule write_report:
+    input:
+        audit=f"{RESULTS}/audit.parquet",
+        import_report=f"{RESULTS}/import_report.parquet",
+        summaries=preference_sets(".summary"),
+        points=if_scored(f"{RESULTS}/points.parquet"),
+        document=if_scored(f"{RESULTS}/frontier.json"),
+        dominance=if_scored(f"{RESULTS}/dominance.parquet"),
+        persistence=if_scored(f"{RESULTS}/persistence.parquet"),
+    output:
+        report(f"{RESULTS}/report.html", category="Report", caption="../report/report.rst"),
+    log:
+        f"{LOGS}/write_report.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/write_report.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    params:
+        config=config,
+    message:
+        "Writing the report"
+    script:
+        "../scripts/write_report.py"

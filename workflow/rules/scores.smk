@@ -1,0 +1,24 @@
+# Labels of the test cases, into points: each run's scores and its distance from its source.
+
+
+rule score_runs:
+    input:
+        labels=of_sets("labels", RESULT_SETS),
+    output:
+        f"{RESULTS}/points.parquet",
+    log:
+        f"{LOGS}/score_runs.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/score_runs.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    params:
+        cases=config["split"]["cases"],
+        draws=config["scores"]["draws"],
+        seed=config["scores"]["seed"],
+        resample=config["scores"]["resample"],
+        confidence=config["scores"]["confidence"],
+    message:
+        "Scoring all runs on their test cases"
+    script:
+        "../scripts/score_runs.py"

@@ -1,0 +1,31 @@
+"""Make one judge's preference set for one objective, and describe it."""
+
+import polars as pl
+
+from agentsafe import schemas
+from agentsafe.job import job
+from agentsafe.preference_summary import summary
+from agentsafe.preferences import ROLLOUT, clean_rollouts, pairs, rollout_scores
+
+with job(snakemake.log[0]):
+    options, wildcards = snakemake.params, snakemake.wildcards
+    labels = schemas.read_table(snakemake.input.labels, schemas.LABELS)
+    audits = schemas.read_table(snakemake.input.audits, schemas.AUDITS)
+    labels = labels.filter(pl.col("judge") == wildcards.judge)
+    scores = rollout_scores(labels, consistency=options.consistency)
+    if options.pairs_from == "clean":
+        scores = scores.join(clean_rollouts(audits), on=ROLLOUT, how="semi")
+    chosen = pairs(
+        scores,
+        wildcards.objective,
+        min_gap=options.min_gap,
+        min_chosen=options.min_chosen,
+        mode=options.mode,
+        max_pairs_per_case=options.max_pairs_per_case,
+        seed=options.seed,
+    )
+    described = summary(
+        chosen, scores, audits, judge=wildcards.judge, objective=wildcards.objective
+    )
+    schemas.write_table(chosen, snakemake.output.pairs, schemas.PAIRS)
+    schemas.write_table(described, snakemake.output.summary, schemas.PREFERENCE_SUMMARY)

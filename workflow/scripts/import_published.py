@@ -1,0 +1,16 @@
+"""Read one released set into rollouts, labels, audits and the import report."""
+
+from agentsafe import schemas
+from agentsafe.job import job
+from agentsafe.published import import_set
+
+with job(snakemake.log[0]):
+    options = snakemake.params
+    read = import_set(
+        options.root, snakemake.wildcards.set, cases=options.cases, strict=options.strict
+    )
+    schemas.write_table(read.rollouts, snakemake.output.rollouts, schemas.ROLLOUTS)
+    schemas.write_table(read.labels, snakemake.output.labels, schemas.LABELS)
+    schemas.write_table(read.audits, snakemake.output.audits, schemas.AUDITS)
+    schemas.write_table(read.cases, snakemake.output.cases, schemas.CASES)
+    schemas.write_table(read.report, snakemake.output.report, schemas.IMPORT_REPORT)

@@ -1,0 +1,30 @@
+"""Write the page that stands on its own."""
+
+import json
+from pathlib import Path
+
+from agentsafe import charts, schemas
+from agentsafe.job import job
+from agentsafe.report import report
+
+with job(snakemake.log[0]):
+    found = snakemake.input
+    audit = schemas.read_table(found.audit, schemas.AUDIT_SUMMARY)
+    import_report = schemas.read_table(found.import_report, schemas.IMPORT_REPORT)
+    document = points = dominance = persistence = summary = None
+    drawn = {"audit": charts.audit(audit)}
+    if found.summaries:
+        summary = schemas.read_table(found.summaries, schemas.PREFERENCE_SUMMARY)
+        drawn["preferences"] = charts.preferences(summary)
+    if found.document:
+        document = json.loads(Path(found.document[0]).read_text())
+        points = schemas.read_table(found.points, schemas.POINTS)
+        dominance = schemas.read_table(found.dominance, schemas.DOMINANCE)
+        persistence = schemas.read_table(found.persistence, schemas.PERSISTENCE)
+        drawn["frontier"] = charts.frontier(points, document)
+        drawn["paths"] = charts.paths(points)
+        drawn["persistence"] = charts.persistence(persistence)
+    config = dict(snakemake.params.config)
+    tables = document, points, dominance, persistence, summary, audit, import_report
+    with schemas.whole_file(snakemake.output[0]) as partial:
+        partial.write_text(report(*tables, drawn, config), encoding="utf-8")
