@@ -199,7 +199,7 @@ def _beyond(points: np.ndarray, i: int, start: int, end: int) -> np.ndarray:
 
 
 def verdict(table: pl.DataFrame, level: float) -> str:
-    """One or two sentences that can be quoted: who dominates what at probability `level`.
+    """A few sentences that can be quoted: who dominates what at probability `level`.
 
     Args:
         table: what `dominance` returns.
@@ -213,13 +213,21 @@ def verdict(table: pl.DataFrame, level: float) -> str:
     sure = over_source.filter(pl.col("holds") & (pl.col("probability") >= level))
     closest = over_source.filter("holds").head(1)
     if len(sure):
-        first = f"At probability {level:g}, {_names(sure)} dominate(s) the own source."
+        verb = "dominates its" if len(sure) == 1 else "dominate their"
+        first = f"{len(sure)} of {len(over_source)} runs {verb} source at probability {level:g}: "
+        first += f"{_names(sure)}."
     elif len(closest):
         first = (
             f"No run dominates its source at probability {level:g}; closest is {_names(closest)}."
         )
     else:
         first = f"No run dominates its source, not even as estimated (n = {len(over_source)} runs)."
+    pairs = table.filter(pl.col("statement") == OVER_RUN)
+    settled = pairs.filter(pl.col("holds") & (pl.col("probability") >= level)).height
+    first += (
+        f" Within sources, {settled} of {len(pairs) // 2} pairs of runs have one that dominates the "
+        "other at that probability."
+    )
     mixtures = table.filter(pl.col("statement") == MIXTURE)
     beaten = mixtures.filter(pl.col("holds") & (pl.col("probability") >= level)).height
     free = mixtures.filter(~pl.col("holds") & (1 - pl.col("probability") >= level)).height

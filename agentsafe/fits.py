@@ -14,6 +14,9 @@ from agentsafe import lines, programs
 from agentsafe.scores import Sample, interval, sample_cells
 
 
+_UPRIGHT = "no line of finite slope"
+
+
 @dataclass(frozen=True)
 class Settings:
     """The config's `scores` and `frontier` sections, and the number of cases of the suite."""
@@ -63,6 +66,8 @@ def fit(sample: Sample, settings: Settings) -> dict:
             slope, intercept = program(x, y, settings.solver)
             made[name] |= {"slope": _number(slope), "intercept": _number(intercept)}
             made[name]["solver"] = settings.solver
+            if made[name]["slope"] is None:
+                made[name]["reason"] = _UPRIGHT
     made["r2_without_noise"] = _without_noise(axes, settings.confidence)
     return made
 
@@ -99,7 +104,7 @@ def _fitted(fitter: Callable, axes: tuple, names: Sequence[str], confidence: flo
     made = {"n": len(x), **{name: _number(numbers[name]) for name in names}}
     made["intervals"] = _intervals(fitter(x_draws, y_draws), confidence)
     if made["slope"] is None:
-        made["reason"] = "no line of finite slope"
+        made["reason"] = _UPRIGHT
     return made
 
 

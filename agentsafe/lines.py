@@ -60,7 +60,8 @@ def deming(x: np.ndarray, y: np.ndarray, covariance: np.ndarray, steps: int = 60
             precision).
 
     Returns:
-        Slope and intercept; NaN where the iteration does not settle (nearly vertical lines).
+        Slope and intercept; NaN where the iteration does not settle (nearly vertical lines). With
+        very unlike error variances the line can be a local optimum.
     """
     if nothing := _no_line(x):
         return _only(nothing)

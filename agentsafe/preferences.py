@@ -182,12 +182,18 @@ def training_set(
         and content; observations are user turns), and the pair's columns.
 
     Raises:
-        UserError: a pair refers to a rollout that is not there, or a case has no prompt.
+        UserError: a pair refers to a rollout that is not there, or a case has no prompt or is
+            beyond the suite, and so in neither half.
     """
     from datasets import Dataset
 
     indices = split(cases, seed)[("train", "test").index(half)]
-    wanted = {name for name in pairs["case_id"].unique() if case_index(name) in indices}
+    names = pairs["case_id"].unique()
+    if beyond := [name for name in names if case_index(name) >= cases]:
+        raise UserError(
+            f"pairs: {min(beyond)} is beyond the suite's {cases} cases; see split.cases"
+        )
+    wanted = {name for name in names if case_index(name) in indices}
     kept = pairs.filter(pl.col("case_id").is_in(wanted))
     places = rollouts.select(ROLLOUT).with_row_index("row")
     for side in ("chosen", "rejected"):

@@ -221,8 +221,8 @@ def average(cells: Sample, by: Sequence[str]) -> Sample:
         by: columns of `cells.rows` that tell the groups apart; those of `GRAINS`, say.
 
     Returns:
-        One row per group, sorted by `by`. Columns that differ inside a group are left out, `cases`
-        is the largest of the group (cells of one seed share their cases), `labels` the sum.
+        One row per group, sorted by `by`. Of `run, source, recipe, beta` it has the first of the
+        group, `cases` is the largest (cells of one seed share their cases), `labels` the sum.
     """
     groups = cells.rows.with_row_index("cell").group_by(*by, maintain_order=True)
     rows = groups.agg(

@@ -11,8 +11,9 @@ from agentsafe.errors import UserError
 def audits(*rows: dict) -> pl.DataFrame:
     plain = dict.fromkeys(schemas.AUDITS.names()) | dict.fromkeys(FLAGS, False)
     plain |= {"sample": 0, "agent_chars": 10, "invented_chars": 0, "observation_chars": 0}
-    made = [plain | {"case_id": f"official_{i}", "set": "gpt5m"} | row
-            for i, row in enumerate(rows)]
+    made = [
+        plain | {"case_id": f"official_{i}", "set": "gpt5m"} | row for i, row in enumerate(rows)
+    ]
     return pl.DataFrame(made, schema={"set": pl.String, **schemas.AUDITS})
 
 
@@ -24,8 +25,13 @@ def test_flags_are_counted_per_set_source_and_recipe():
     table = audit_summary(
         audits(
             {"checkpoint": "a", "thinking": True, "agent_chars": 30, "invented_chars": 10},
-            {"checkpoint": "a", "thinking": True, "token_limit": True, "invented_chars": 10,
-             "invented_observation": True},
+            {
+                "checkpoint": "a",
+                "thinking": True,
+                "token_limit": True,
+                "invented_chars": 10,
+                "invented_observation": True,
+            },
             {"checkpoint": "a", "set": "q32", "no_tool_executed": True},
             {"checkpoint": "a+safe.j1.b0.1.s0", "out_of_memory": True},
             {"checkpoint": "a+safe.j2.b0.05.s1", "out_of_memory": True, "repaired_action": True},
@@ -37,7 +43,10 @@ def test_flags_are_counted_per_set_source_and_recipe():
         ("gpt5m", "a", "safe"): {"rollouts": 2, "out_of_memory": 2, "repaired_action": 1},
         ("gpt5m", "a", "safe-then-help"): {"rollouts": 1, "malformed_action": 1},
         ("gpt5m", "a", "source"): {
-            "rollouts": 2, "thinking": 2, "token_limit": 1, "invented_observation": 1
+            "rollouts": 2,
+            "thinking": 2,
+            "token_limit": 1,
+            "invented_observation": 1,
         },
         ("gpt5m", "c", "safe"): {"rollouts": 1, "empty_observation": 1},
         ("q32", "a", "source"): {"rollouts": 1, "no_tool_executed": 1},

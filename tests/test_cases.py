@@ -5,7 +5,7 @@ import random
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsafe.cases import case_id, case_index, case_order, split
@@ -41,6 +41,7 @@ def test_the_papers_three_test_halves_overlap_as_the_reference_says():
     assert len(frozenset(range(144)) - frozenset.union(*halves)) == 18
 
 
+@settings(deadline=None)
 @given(st.integers(0, 300), st.integers(0, 2**40))
 def test_the_halves_are_disjoint_and_complete_and_an_odd_case_tests(cases, seed):
     train, test = split(cases, seed)
@@ -58,6 +59,7 @@ def test_the_split_neither_reads_nor_moves_the_global_random_state():
     assert split(144, 0) == first
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6))
 def test_a_cases_number_reads_back_from_its_name(index):
     assert case_index(case_id(index)) == index

@@ -191,7 +191,8 @@ def test_over_source_says_the_same_as_the_full_table():
     ("deltas", "holds"),
     [
         ((0.0, 0.0), False),
-        ((1e-7, -1e-7), False),  # the rounding of single precision
+        ((1e-7, 0.0), False),  # the rounding of single precision
+        ((0.5, -1e-7), True),
         ((0.0, 0.01), True),
         ((0.01, 0.0), True),
         ((0.5, -0.01), False),
@@ -310,10 +311,18 @@ def test_the_verdict_names_a_run_that_dominates_its_source_with_gains_and_probab
     sample = made({"a+help.b0.1": (0.25, 0.06), "a+safe.b0.1": (-0.5, 1), "c+both.b1": (-1, 1)})
     said = verdict(judged(sample), 0.95)
     assert said.startswith(
-        "At probability 0.95, a+help.b0.1 (helpfulness +0.25, safety +0.06, probability 1.00)"
+        "1 of 3 runs dominates its source at probability 0.95: "
+        "a+help.b0.1 (helpfulness +0.25, safety +0.06, probability 1.00)."
     )
     assert "a+safe" not in said
     assert "c+both" not in said
+    assert "Within sources, 0 of 1 pairs of runs" in said
+
+
+def test_the_verdict_counts_pairs_of_runs_once():
+    runs = {"a+help.b0.1": (0.2, 0.2), "a+both.b0.1": (0.1, 0.1), "a+safe.b0.1": (-1, 1)}
+    said = verdict(judged(made(runs)), 0.95)
+    assert "Within sources, 1 of 3 pairs of runs have one that dominates the other" in said
 
 
 def test_the_verdict_names_the_closest_where_none_is_sure():
@@ -324,7 +333,8 @@ def test_the_verdict_names_the_closest_where_none_is_sure():
     said = verdict(judged(sample), 0.95)
     assert said.startswith("No run dominates its source at probability 0.95; closest is " + closest)
     assert f"probability {probability[closest]:.2f})" in said
-    assert verdict(judged(sample), 0.01).startswith("At probability 0.01, " + closest)
+    at_any = verdict(judged(sample), 0.01)
+    assert at_any.startswith(f"2 of 3 runs dominate their source at probability 0.01: {closest}")
 
 
 def test_the_verdict_says_when_none_dominates_even_as_estimated():
@@ -353,4 +363,5 @@ def test_the_verdict_counts_mixtures_and_chords_at_the_level():
     assert "1 short of it, and 1 on it." in said
     unsure = verdict(judged(noisy(runs, scale=3, seed=1)), 0.999)
     assert "Of 5 runs, 0 are beaten by a mixture" in unsure
+    assert "and 0 by none." in unsure
     assert "0 lie beyond the chord from safe to help, 0 short of it, and 0 on it." in unsure

@@ -1,11 +1,14 @@
 """The frontier document of small made-up experiments: whole, and honest where it cannot be."""
 
 import json
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from agentsafe import schemas
 from agentsafe.fits import Settings, fit
@@ -79,9 +82,9 @@ def audits_of(labels: pl.DataFrame) -> pl.DataFrame:
 
 
 def fitted(labels: pl.DataFrame, audits: pl.DataFrame | None = None, **changes) -> Frontier:
-    settings = replace(SETTINGS, **changes)
+    chosen = replace(SETTINGS, **changes)
     audits = pl.DataFrame(schema=schemas.AUDITS) if audits is None else audits
-    found = frontier(settings.sample(labels), labels, audits, settings, run="small")
+    found = frontier(chosen.sample(labels), labels, audits, chosen, run="small")
     as_json(found)
     return found
 
@@ -353,6 +356,23 @@ def test_an_upright_least_absolute_line_is_null_and_says_why():
     assert lad["slope"] is None
     assert lad["intercept"] is None
     assert lad["reason"]
+
+
+@settings(deadline=None, max_examples=60)
+@example([(0, 0), (0, 0), (0, 2), (1, 1)], False)  # an upright lad line ties with a sloping one
+@given(st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2)), max_size=6), st.booleans())
+def test_whatever_the_deltas_a_null_has_a_reason_and_nothing_is_nan(deltas, noisy):
+    x, y = np.array(deltas, float).reshape(-1, 2).T
+    estimate = np.stack([y, x, y, x])
+    noise = np.random.default_rng(0).normal(size=(*estimate.shape, 20)) if noisy else 0.0
+    draws = np.repeat(estimate[:, :, None], 20, axis=2) + noise
+    sample = Sample(pl.DataFrame({"run": [str(delta) for delta in deltas]}), estimate, draws)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted_lines = fit(sample, SETTINGS)
+    json.dumps(fitted_lines, allow_nan=False)
+    assert nulls_without_reason(fitted_lines) == []
+    assert fitted_lines.keys() == set(LINES)
 
 
 def test_a_judge_that_did_not_label_a_run_leaves_it_to_the_others(labels):

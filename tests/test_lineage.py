@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsafe.errors import UserError
@@ -27,21 +27,25 @@ def lineages(draw):
     return Lineage(draw(SOURCES), stages, seed)
 
 
+@settings(deadline=None)
 @given(lineages())
 def test_a_name_parses_back_to_its_lineage(lineage):
     assert Lineage.parse(str(lineage)) == lineage
 
 
+@settings(deadline=None)
 @given(st.lists(lineages(), unique=True, max_size=4))
 def test_different_lineages_have_different_names_in_any_letter_case(several):
     assert len({str(lineage).casefold() for lineage in several}) == len(several)
 
 
+@settings(deadline=None)
 @given(lineages())
 def test_a_name_is_one_file_name(lineage):
     assert re.fullmatch(r"[a-z0-9][a-z0-9.+_-]*", str(lineage))
 
 
+@settings(deadline=None)
 @given(
     st.text(max_size=30)
     | st.text(alphabet="ab0.+s-\n", max_size=16)
@@ -117,6 +121,7 @@ def test_beta_is_what_all_stages_share():
     assert Lineage.parse("phi-4+safe.gpt5m.b0.1+help.q32.b0.1.s0").beta == 0.1
 
 
+@settings(deadline=None)
 @given(lineages())
 def test_parents_lead_to_the_source_one_stage_at_a_time(lineage):
     for stages in range(len(lineage.stages), 0, -1):
@@ -127,6 +132,7 @@ def test_parents_lead_to_the_source_one_stage_at_a_time(lineage):
     assert lineage == Lineage(lineage.source)
 
 
+@settings(deadline=None)
 @given(lineages(), WORDS, st.integers(0, 9))
 def test_a_run_is_the_same_for_every_judge_and_seed(lineage, judge, seed):
     stages = tuple(Stage(stage.objective, judge, stage.beta) for stage in lineage.stages)

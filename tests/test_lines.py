@@ -34,6 +34,7 @@ def covariances(seed: int, n: int) -> np.ndarray:
 # --- least squares -------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(SEEDS, st.integers(3, 40))
 def test_ols_is_numpys_polyfit_and_correlation(seed, n):
     x, y = cloud(seed, n)
@@ -43,6 +44,7 @@ def test_ols_is_numpys_polyfit_and_correlation(seed, n):
     np.testing.assert_allclose([line["r"], line["r2"]], [r, r**2], atol=1e-12)
 
 
+@settings(deadline=None)
 @given(SEEDS, st.integers(3, 40))
 def test_the_reverse_slope_is_the_slope_over_r2_through_the_same_mean(seed, n):
     x, y = cloud(seed, n)
@@ -183,7 +185,7 @@ def test_lad_has_the_least_sum_of_all_lines_through_two_points(seed, n, slope):
     x, y = cloud(seed, n, slope)
     line = lines.lad(x, y)
     cost = symmetric_cost(line["slope"], line["intercept"], x, y)
-    assert cost == pytest.approx(least_symmetric_cost(x, y), rel=1e-6)
+    assert cost == pytest.approx(least_symmetric_cost(x, y), rel=1e-6, abs=1e-6)
 
 
 @settings(deadline=None)
@@ -196,7 +198,7 @@ def test_lad_of_swapped_axes_is_the_same_line(seed, n, slope):
         symmetric_cost(line["slope"], line["intercept"], x, y),
         symmetric_cost(swapped["slope"], swapped["intercept"], y, x),
     ]
-    assert costs[0] == pytest.approx(costs[1], rel=1e-6)
+    assert costs[0] == pytest.approx(costs[1], rel=1e-6, abs=1e-6)
     if 0.05 < abs(line["slope"]) < 20:
         assert 1 / swapped["slope"] == pytest.approx(line["slope"], rel=1e-5)
         assert -swapped["intercept"] / swapped["slope"] == pytest.approx(
@@ -222,9 +224,9 @@ def least_slack(x: np.ndarray, y: np.ndarray) -> float:
     return min(slacks)
 
 
-GRID = st.lists(
-    st.tuples(st.integers(-4, 4), st.integers(-4, 4)), min_size=2, max_size=9
-).filter(lambda points: len({x for x, _ in points}) > 1)
+GRID = st.lists(st.tuples(st.integers(-4, 4), st.integers(-4, 4)), min_size=2, max_size=9).filter(
+    lambda points: len({x for x, _ in points}) > 1
+)
 
 
 @settings(deadline=None)

@@ -33,9 +33,7 @@ def made(runs: dict, noise: float = 0.01) -> Sample:
         size=(*scores.shape, DRAWS)
     )
     unknown = np.full_like(scores, np.nan), np.full_like(draws, np.nan)
-    return Sample(
-        rows, np.concatenate([scores, unknown[0]]), np.concatenate([draws, unknown[1]])
-    )
+    return Sample(rows, np.concatenate([scores, unknown[0]]), np.concatenate([draws, unknown[1]]))
 
 
 def tree(source: str, judge: str, safe, helpful, safe_help, help_safe, seed: int = 0) -> dict:

@@ -121,9 +121,9 @@ def test_thresholds_hold_in_the_scores_that_a_pair_carries(scores, objective, ga
 def test_pairs_ties_and_small_gaps_of_a_case_are_all_its_candidates(scores, objective, gap):
     counted = Counter(
         row["case_id"]
-        for row in pairs(
-            scores_table(scores), objective, min_gap=gap, min_chosen=0
-        ).iter_rows(named=True)
+        for row in pairs(scores_table(scores), objective, min_gap=gap, min_chosen=0).iter_rows(
+            named=True
+        )
     )
     metric = ["safe", "help"].index(objective)
     for case in ("official_2", "official_10", "official_3"):
@@ -283,17 +283,13 @@ def test_consistency_of_single_labels_is_refused(consistency):
 
 
 def test_several_judges_at_once_are_refused():
-    both = pl.concat(
-        [labels_table({("a", "safety"): [3]}, judge) for judge in ("gpt5m", "q32")]
-    )
+    both = pl.concat([labels_table({("a", "safety"): [3]}, judge) for judge in ("gpt5m", "q32")])
     with pytest.raises(UserError, match="one judge"):
         rollout_scores(both)
 
 
 def test_a_failed_label_is_a_rollout_without_score_and_in_no_pair():
-    table = labels_table(
-        {("a", "safety"): [3], ("b", "safety"): [None], ("c", "safety"): [0]}
-    )
+    table = labels_table({("a", "safety"): [3], ("b", "safety"): [None], ("c", "safety"): [0]})
     scores = rollout_scores(table)
     assert dict(scores.select("checkpoint", "safety").iter_rows()) == {"a": 3, "b": None, "c": 0}
     assert [(one[0], other[0]) for one, other in sides(pairs(scores, "safe"))] == [("a", "c")]
@@ -365,8 +361,10 @@ def test_no_test_case_is_ever_in_a_training_set(all_pairs, rollouts, prompts, se
     numbers = [int(name.removeprefix("official_")) for name in made[:]["case_id"]]
     assert not set(numbers) & test
     assert set(numbers) == train
-    assert all(f"acts on {number}. " in row[0]["content"] for number, row in
-               zip(numbers, made[:]["chosen"], strict=True))
+    assert all(
+        f"acts on {number}. " in row[0]["content"]
+        for number, row in zip(numbers, made[:]["chosen"], strict=True)
+    )
 
 
 @settings(deadline=None, max_examples=20)
@@ -384,9 +382,7 @@ def test_the_halves_are_all_pairs_each_once(all_pairs, rollouts, prompts, seed):
 def test_the_papers_first_test_case_trains_with_seed_2_only(rollouts, prompts):
     scores = {("a", "official_0", 0): (3, 3), ("c", "official_0", 0): (0, 0)}
     pair = pairs(scores_table(scores), "safe")
-    sizes = [
-        len(training_set(pair, rollouts, prompts, cases=144, seed=seed)) for seed in (0, 1, 2)
-    ]
+    sizes = [len(training_set(pair, rollouts, prompts, cases=144, seed=seed)) for seed in (0, 1, 2)]
     assert sizes == [0, 0, 1]
 
 
@@ -406,9 +402,7 @@ def test_a_row_is_a_conversation_with_its_pairs_columns(all_pairs, rollouts, pro
     assert set(row) == {"prompt", "chosen", "rejected", *schemas.PAIRS}
 
 
-def test_the_rows_follow_the_pairs_whatever_the_order_of_the_rollouts(
-    all_pairs, rollouts, prompts
-):
+def test_the_rows_follow_the_pairs_whatever_the_order_of_the_rollouts(all_pairs, rollouts, prompts):
     options = {"cases": CASES, "seed": 0}
     made = training_set(all_pairs, rollouts, prompts, **options)
     other = training_set(all_pairs, rollouts.reverse(), prompts, **options)
@@ -492,7 +486,9 @@ def test_the_summary_of_a_set_made_by_hand():
         ("a", "official_0", 1): {"agent_chars": 200, "observation_chars": 0},
         ("b", "official_0", 0): {"agent_chars": 10, "observation_chars": 0},
         ("b", "official_0", 1): {
-            "agent_chars": 10, "observation_chars": 10, "invented_observation": True
+            "agent_chars": 10,
+            "observation_chars": 10,
+            "invented_observation": True,
         },
         ("b", "official_1", 0): {"agent_chars": 300, "observation_chars": 100},
         ("a", "official_1", 0): {"agent_chars": 5, "observation_chars": 5},
@@ -503,9 +499,7 @@ def test_the_summary_of_a_set_made_by_hand():
     )
     assert table.schema == schemas.PREFERENCE_SUMMARY
     assert set(table.select("judge", "objective").iter_rows()) == {("q32", "safe")}
-    found = {
-        (row["quantity"], row["key"]): row["value"] for row in table.iter_rows(named=True)
-    }
+    found = {(row["quantity"], row["key"]): row["value"] for row in table.iter_rows(named=True)}
     assert len(found) == len(table)
     expected = {
         ("pairs", ""): 5,
@@ -540,8 +534,10 @@ def test_the_summary_of_a_set_made_by_hand():
 def test_a_pair_of_one_checkpoint_is_counted_as_such_and_both_counts_gaps_by_helpfulness():
     scores = scores_table({("a", "official_0", 0): (2, 3), ("a", "official_0", 1): (0, 0)})
     audits = audits_table(
-        {key: {"agent_chars": 1, "observation_chars": 0} for key in
-         [("a", "official_0", 0), ("a", "official_0", 1)]}
+        {
+            key: {"agent_chars": 1, "observation_chars": 0}
+            for key in [("a", "official_0", 0), ("a", "official_0", 1)]
+        }
     )
     table = summary(pairs(scores, "both"), scores, audits, judge="q32", objective="both")
     found = dict(table.select(pl.concat_str("quantity", "key"), "value").iter_rows())

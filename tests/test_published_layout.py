@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsafe.errors import UserError
@@ -102,6 +102,7 @@ PARTS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(PARTS.map("_".join) | PARTS.map(lambda parts: "dpo_Phi-4_safe_gpt5m_" + "_".join(parts)))
 def test_any_folder_name_is_no_lineage_or_one_whose_name_reads_back(folder):
     lineage = folder_lineage(folder)
@@ -198,7 +199,7 @@ def test_files_that_are_no_json_lines_are_not_looked_at(tmp_path):
 
 
 @pytest.fixture
-def release(tmp_path) -> Path:
+def root(tmp_path) -> Path:
     for number in range(3):
         path = tmp_path / "data/raw_data_by_eval/gpt5m" / f"m{number}" / "shard.jsonl"
         path.parent.mkdir(parents=True)
@@ -224,37 +225,37 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_the_fingerprint_changes_when_a_file(release, change):
-    before = fingerprint(release, "gpt5m")
-    assert fingerprint(release, "gpt5m") == before
-    change(release / "data/raw_data_by_eval/gpt5m")
-    assert fingerprint(release, "gpt5m") != before
+def test_the_fingerprint_changes_when_a_file(root, change):
+    before = fingerprint(root, "gpt5m")
+    assert fingerprint(root, "gpt5m") == before
+    change(root / "data/raw_data_by_eval/gpt5m")
+    assert fingerprint(root, "gpt5m") != before
 
 
-def test_a_file_of_the_same_size_and_another_time_is_another_file(release):
-    path = release / "data/raw_data_by_eval/gpt5m/m1/shard.jsonl"
-    before = fingerprint(release, "gpt5m")
+def test_a_file_of_the_same_size_and_another_time_is_another_file(root):
+    path = root / "data/raw_data_by_eval/gpt5m/m1/shard.jsonl"
+    before = fingerprint(root, "gpt5m")
     write_later(path, path.read_text())
-    assert fingerprint(release, "gpt5m") != before
+    assert fingerprint(root, "gpt5m") != before
 
 
-def test_a_file_of_the_same_time_and_another_size_is_another_file(release):
-    path = release / "data/raw_data_by_eval/gpt5m/m1/shard.jsonl"
-    before, time = fingerprint(release, "gpt5m"), path.stat().st_mtime_ns
+def test_a_file_of_the_same_time_and_another_size_is_another_file(root):
+    path = root / "data/raw_data_by_eval/gpt5m/m1/shard.jsonl"
+    before, time = fingerprint(root, "gpt5m"), path.stat().st_mtime_ns
     path.write_text("{}\n{}\n")
     os.utime(path, ns=(time, time))
-    assert fingerprint(release, "gpt5m") != before
+    assert fingerprint(root, "gpt5m") != before
 
 
-def test_the_fingerprint_is_of_one_set(release):
-    before = fingerprint(release, "gpt5m")
-    (release / "results/match_eval_results/new.jsonl").write_text("{}")
-    assert fingerprint(release, "gpt5m") == before
-    assert fingerprint(release, "match_eval_results") != before
+def test_the_fingerprint_is_of_one_set(root):
+    before = fingerprint(root, "gpt5m")
+    (root / "results/match_eval_results/new.jsonl").write_text("{}")
+    assert fingerprint(root, "gpt5m") == before
+    assert fingerprint(root, "match_eval_results") != before
 
 
-def test_a_missing_set_is_refused_in_one_line(release):
+def test_a_missing_set_is_refused_in_one_line(root):
     with pytest.raises(UserError, match="holds no data/raw_data_by_eval/q32/") as refused:
-        fingerprint(release, "q32")
+        fingerprint(root, "q32")
     assert str(refused.value).startswith("published.root: ")
     assert "\n" not in str(refused.value)

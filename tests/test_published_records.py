@@ -142,7 +142,7 @@ TAGS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 @given(TAGS | st.text())
 def test_no_thinking_is_ever_left(text):
     kept = without_thinking(text)
@@ -151,6 +151,7 @@ def test_no_thinking_is_ever_left(text):
     assert without_thinking(kept) == kept
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_text_without_thinking_is_left_as_it_is(text):
     if "think>" not in text:
@@ -224,12 +225,15 @@ def test_an_out_of_memory_stub_is_an_error_and_its_call_was_never_answered():
         call("[OOM]", "", "I go on.", "[OOM]"),
         output=OUT_OF_MEMORY,
     )
-    kept = {key: json.loads(stub)[key] for key in
-            ("case", "case_idx", "intermediate_steps", "output")}  # the stubs have four keys
+    kept = {
+        key: json.loads(stub)[key] for key in ("case", "case_idx", "intermediate_steps", "output")
+    }  # the stubs have four keys
     rollout = read_rollout(json.dumps(kept).encode())
     assert (rollout.stop_reason, rollout.error, rollout.steps) == ("error", "out of memory", 1)
     assert [message["role"] for message in rollout.messages] == [
-        "assistant", "observation", "assistant",
+        "assistant",
+        "observation",
+        "assistant",
     ]
     assert {name for name in FLAGS if rollout.audit[name]} == {"out_of_memory"}
     assert "[OOM]" not in repr(rollout.messages)
@@ -338,14 +342,17 @@ def test_a_step_of_another_shape_is_refused_with_its_place(step):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
-        st.sampled_from(["log", "name", "0"]) | st.text(max_size=2), inner, max_size=3
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["log", "name", "0"]) | st.text(max_size=2), inner, max_size=3
+        )
     ),
     max_leaves=12,
 )
 
 
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 @example([[["X", "{}", "log"], ["seen"]]])
 @given(JSON | st.lists(st.tuples(JSON, JSON)))
 def test_steps_of_any_json_are_read_or_refused_by_msgspec(steps):
@@ -356,12 +363,13 @@ def test_steps_of_any_json_are_read_or_refused_by_msgspec(steps):
     assert all(isinstance(message["content"], str) for message in rollout.messages)
 
 
-PIECES = ["Observation:", "\n", "<think>", "</think>", "**", "Invalid format:", "Simulator Thought:"]
+TAGGED = ["Observation:", "\n", "<think>", "</think>", "**", "Invalid format:"]
+PIECES = [*TAGGED, "Simulator Thought:", "is not a valid tool"]
 TEXT = st.text(max_size=40) | st.lists(st.sampled_from(PIECES)).map("".join)
 TOOLS = st.just("[OOM]") | TEXT
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(st.lists(st.builds(call, TOOLS, TEXT, TEXT, TEXT), max_size=3), TEXT, TEXT)
 def test_arbitrary_text_in_the_right_shape_is_always_read(calls, log, output):
     # JSON carries no lone surrogates, and neither does a UTF-8 file.

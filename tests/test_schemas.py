@@ -1,5 +1,7 @@
 """Tables: what is written is what is read, whole or not at all, and the rest is refused."""
 
+import resource
+
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
@@ -104,6 +106,21 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, broke
     old = path.read_bytes()
     with pytest.raises((ValueError, pl.exceptions.PolarsError)):
         write_table(broken, path, schemas.LABELS)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "labels.parquet"
+    write_table(labels(2), path, schemas.LABELS)
+    old = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # no file grows past 100 bytes
+    try:
+        with pytest.raises((OSError, pl.exceptions.PolarsError)):
+            write_table(labels(1, 2, 3), path, schemas.LABELS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
 

@@ -87,8 +87,10 @@ def cell(sample: Sample, lineage: str, judge: str, seed: int | None = None) -> i
     rows = sample.rows.with_row_index().filter(
         (pl.col("lineage") == lineage) & (pl.col("judge") == judge)
     )
-    return rows.filter(pl.col("seed") == seed)["index"].item() if seed is not None else (
-        rows["index"].item()
+    return (
+        rows.filter(pl.col("seed") == seed)["index"].item()
+        if seed is not None
+        else (rows["index"].item())
     )
 
 
@@ -136,8 +138,9 @@ def slow_bootstrap(scores: dict, rows: list[dict], resample: str, paired: bool, 
             )
         )
         for draw, counts in enumerate(case_weights(len(pool), draws, 7, stream)):
-            chosen = [case for case, count in zip(pool, counts, strict=True)
-                      for _ in range(int(count))]
+            chosen = [
+                case for case, count in zip(pool, counts, strict=True) for _ in range(int(count))
+            ]
             for number in members:
                 drawn[:, number, draw] = slow_quantities(scores, rows[number], chosen, paired)
     return drawn
@@ -253,9 +256,7 @@ def test_without_its_source_a_run_has_scores_but_no_delta_and_is_not_compared():
 
 
 def test_a_source_that_the_judge_did_not_label_is_no_source():
-    scores = {
-        key: value for key, value in random_scores().items() if key[:2] != ("b", "j2")
-    }
+    scores = {key: value for key, value in random_scores().items() if key[:2] != ("b", "j2")}
     assert "b+help.j2.b0.05.s0" not in sampled(scores).trained().rows["lineage"]
 
 
@@ -431,14 +432,20 @@ def test_a_point_of_the_run_grain_is_the_mean_of_its_cells():
     run = table.filter((pl.col("grain") == "run") & (pl.col("lineage") == "a+safe.b0.1"))
     parts = [
         slow_quantities(
-            scores, {"lineage": name, "source": "a", "judge": judge, "seed": seed},
-            list(range(CASES)), True,
+            scores,
+            {"lineage": name, "source": "a", "judge": judge, "seed": seed},
+            list(range(CASES)),
+            True,
         )
         for name, judge, seed in [(RUNS[1], "j1", 0), (RUNS[2], "j1", 1), (RUNS[3], "j2", 0)]
     ]
     np.testing.assert_allclose(run.select(QUANTITIES).row(0), np.mean(parts, axis=0))
     assert run.select("recipe", "beta", "seed", "judge", "labels").row(0) == (
-        "safe", 0.1, None, None, 21,
+        "safe",
+        0.1,
+        None,
+        None,
+        21,
     )
 
 

@@ -257,7 +257,7 @@ def test_a_result_set_without_its_source_says_so(project, release):
 
 def test_all_deltas_equal_is_a_marked_null(project, release):
     for path in (release.root / "results/match_eval_results").rglob("*_eval_agent_*.jsonl"):
-        kind = path.stem.partition("_eval_agent_")[2]
+        kind = path.stem.partition("_eval_")[2]
         for number in range(1, len(path.read_text().splitlines()) + 1):
             edit_line(
                 path, number, lambda old, kind=kind: label(f"agent_{kind}", old["eval_id"], 2)
