@@ -225,8 +225,8 @@ def verdict(table: pl.DataFrame, level: float) -> str:
     pairs = table.filter(pl.col("statement") == OVER_RUN)
     settled = pairs.filter(pl.col("holds") & (pl.col("probability") >= level)).height
     first += (
-        f" Within sources, {settled} of {len(pairs) // 2} pairs of runs have one that dominates the "
-        "other at that probability."
+        f" Within sources, {settled} of {len(pairs) // 2} pairs of runs have one that dominates "
+        "the other at that probability."
     )
     mixtures = table.filter(pl.col("statement") == MIXTURE)
     beaten = mixtures.filter(pl.col("holds") & (pl.col("probability") >= level)).height

@@ -13,7 +13,6 @@ import polars as pl
 from agentsafe import lines, programs
 from agentsafe.scores import Sample, interval, sample_cells
 
-
 _UPRIGHT = "no line of finite slope"
 
 
