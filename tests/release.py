@@ -2,6 +2,7 @@
 
 import json
 import random
+import subprocess
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -139,3 +140,20 @@ def edit_line(path: Path, number: int, change) -> None:
     changed = change(json.loads(lines[number - 1]))
     lines[number - 1] = changed if isinstance(changed, str) else json.dumps(changed)
     path.write_text("\n".join(lines) + "\n")
+
+
+def as_repository(root: Path) -> tuple[str, str]:
+    """Commit a release to a git repository of its own: its address, and the commit to fetch."""
+
+    def git(*arguments: str) -> str:
+        author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", "-C", str(root), *author, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    git("config", "uploadpack.allowFilter", "true")
+    git("add", ".")
+    git("commit", "-qm", "release")
+    commit = git("rev-parse", "HEAD")
+    git("commit", "-qm", "later", "--allow-empty")
+    return root.as_uri(), commit

@@ -1,12 +1,12 @@
 """Fetching with real git from a real repository on this disk."""
 
 import shutil
-import subprocess
 
 import pytest
 
 from agentsafe.errors import UserError
 from agentsafe.published import fetch, fetched
+from tests.release import as_repository
 
 RESULTS = "results/match_eval_results"
 LABELS = "data/raw_data_by_eval/gpt5m"
@@ -17,21 +17,7 @@ def upstream(release):
     """The small release as a git repository, and the commit to fetch."""
     (release.root / "src").mkdir()
     (release.root / "src/code.py").write_text("print('not wanted')\n")
-    for command in (
-        ["init", "-q"],
-        ["config", "uploadpack.allowFilter", "true"],
-        ["add", "."],
-        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "release"],
-        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "later", "--allow-empty"],
-    ):
-        subprocess.run(["git", "-C", str(release.root), *command], check=True)
-    done = subprocess.run(
-        ["git", "-C", str(release.root), "rev-parse", "HEAD~"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return release.root.as_uri(), done.stdout.strip()
+    return as_repository(release.root)
 
 
 def test_only_the_folders_asked_for_come(upstream, tmp_path, release):

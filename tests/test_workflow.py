@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 import yaml
 
-from tests.release import Release, edit_line, label
+from tests.release import Release, as_repository, edit_line, label
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 #: Holds when and where something was made, so that it differs from run to run.
@@ -298,20 +298,8 @@ def test_graphs_and_report_of_snakemake(finished, tmp_path):
 
 
 def test_an_absent_release_is_fetched_with_git(tmp_path, release):
-    for command in (
-        ["init", "-q"],
-        ["config", "uploadpack.allowFilter", "true"],
-        ["add", "."],
-        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "release"],
-    ):
-        subprocess.run(["git", "-C", str(release.root), *command], check=True)
-    head = subprocess.run(
-        ["git", "-C", str(release.root), "rev-parse", "HEAD"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    there = {"root": "resources/published", "url": release.root.as_uri(), "commit": head}
+    url, commit = as_repository(release.root)
+    there = {"root": "resources/published", "url": url, "commit": commit}
     project = Project(tmp_path / "project", release, published=there)
     done = project.run("results/small/import_report.parquet")
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,86 @@
+"""A made-up experiment carried through to every table, small enough to draw in a test."""
+
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+
+from agentsafe import schemas, scores
+from agentsafe.fits import Settings
+from agentsafe.frontier import frontier
+
+CASES = 12
+EFFECTS = {  # of a recipe on (safety, helpfulness)
+    "": (0.0, 0.0),
+    "+safe.j.b0.1": (1.0, -0.8),
+    "+help.j.b0.1": (0.1, 0.4),
+    "+both.j.b0.1": (0.7, -0.3),
+    "+safe.j.b0.1+help.j.b0.1": (0.8, -0.5),
+    "+help.j.b0.1+safe.j.b0.1": (0.6, -0.2),
+}
+
+
+def labels(names: list[str], judges: tuple[str, ...]) -> pl.DataFrame:
+    """Labels of checkpoints by every judge, on all cases; seed 0."""
+    generator = np.random.default_rng(1)
+    rows = []
+    for name in names:
+        _, *stages = name.split("+")
+        effect = EFFECTS["".join(f"+{stage}" for stage in stages)]
+        for judge in judges:
+            checkpoint = name.replace(".j.", f".{judge}.") + (".s0" if stages else "")
+            noise = generator.normal(1.3, 0.6, (CASES, 2)) + effect
+            for case, pair in enumerate(noise.round().clip(0, 3).astype(int)):
+                for metric, score in zip(schemas.METRICS, pair, strict=True):
+                    key = (checkpoint, f"official_{case}", 0, judge, metric, 0)
+                    rows.append((*key, int(score), "ok", None))
+    return pl.DataFrame(rows, schema=schemas.LABELS, orient="row")
+
+
+@cache
+def results(
+    sources: tuple[str, ...] = ("ape", "bee"),
+    recipes: tuple[str, ...] = tuple(EFFECTS),
+    judges: tuple[str, ...] = ("one", "two"),
+) -> SimpleNamespace:
+    """`points, document, dominance, persistence` of the named sources, recipes and judges."""
+    names = [source + recipe for source in sources for recipe in recipes]
+    labelled = labels(names, judges)
+    settings = Settings(cases=CASES, draws=60, solver="highs")
+    cells = settings.sample(labelled)
+    audits = pl.DataFrame(schema=schemas.AUDITS)
+    found = frontier(cells, labelled, audits, settings, run="small")
+    return SimpleNamespace(
+        points=scores.points(cells, confidence=0.95),
+        document=found.document,
+        dominance=found.dominance,
+        persistence=found.persistence,
+    )
+
+
+def audit_table(source: str = "ape") -> pl.DataFrame:
+    """An audit of a label set and of a result set."""
+    rows = [("labels", source, "source", 10, 4), ("results", source, "safe", 1200, 1199)]
+    table = pl.DataFrame(
+        rows,
+        schema=["set", "source", "recipe", "rollouts", "invented_observation"],
+        orient="row",
+    )
+    flags = [name for name in schemas.AUDIT_SUMMARY if name not in table.columns]
+    return table.with_columns(pl.lit(0).alias(name) for name in flags).cast(schemas.AUDIT_SUMMARY)
+
+
+def preference_summary(checkpoint: str = "ape") -> pl.DataFrame:
+    """A summary of two sets of one judge."""
+    rows = []
+    for objective, pairs in (("safe", 5), ("help", 3)):
+        numbers = [
+            *(("pairs", "", pairs), ("clean_pairs", "", 1), ("cases", "", 2), ("rollouts", "", 4)),
+            *(("gap", "2", pairs - 1), ("gap", "3", 1)),
+            *(("per_case", "official_0", 1), ("per_case", "official_1", pairs - 1)),
+            *(("chosen", checkpoint, pairs), ("rejected", "bee", pairs)),
+            *(("chosen_chars", "p50", 900), ("invented_share", "chosen", 0.25)),
+        ]
+        rows += [("one", objective, *number) for number in numbers]
+    return pl.DataFrame(rows, schema=schemas.PREFERENCE_SUMMARY, orient="row")

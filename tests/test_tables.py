@@ -1,0 +1,157 @@
+"""The paper's tables: numbers as in the data, text as LaTeX can print it."""
+
+import json
+
+import polars as pl
+import pytest
+
+from agentsafe import latex, tables, wording
+from tests.small_results import audit_table, results
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, pl.DataFrame]:
+    whole = results()
+    return tables.tables(whole.points, whole.document, whole.persistence, audit_table())
+
+
+def test_all_tables_are_there(made):
+    assert set(made) == set(tables.CAPTIONS)
+
+
+def test_deltas_are_those_of_the_points(made):
+    expected = results().points.filter(pl.col("grain") == "run", pl.col("recipe") != "source")
+    by = ["source", "recipe", "beta"]
+    columns = [*by, "safety_delta", "safety_delta_low", "safety_delta_high", "labels"]
+    assert made["deltas"].select(columns).equals(expected.select(columns).sort(by))
+
+
+def test_recipe_means_are_over_sources(made):
+    row = made["recipe_means"].row(by_predicate=pl.col("recipe") == "safe", named=True)
+    deltas = made["deltas"].filter(pl.col("recipe") == "safe")["safety_delta"]
+    assert row["sources"] == 2
+    assert row["safety_delta"] == pytest.approx(deltas.mean())
+    assert (row["safety_delta_least"], row["safety_delta_most"]) == (deltas.min(), deltas.max())
+
+
+def test_fits_have_every_line_of_every_judge(made):
+    fits = made["fits"]
+    assert fits["judge"].unique(maintain_order=True).to_list() == ["all", "one", "two"]
+    expected = results().document["judges"]["two"]["ols"]
+    row = fits.filter(pl.col("judge") == "two").row(0, named=True)
+    assert (row["slope"], row["r2"], row["n"]) == (expected["slope"], expected["r2"], 10)
+    assert [row["slope_low"], row["slope_high"]] == expected["intervals"]["slope"]
+
+
+def test_what_there_is_no_data_for_is_left_out():
+    assert tables.tables(None, None, None, None) == {}
+    assert list(tables.tables(None, None, None, audit_table())) == ["audit"]
+    none = results(sources=("ape",), recipes=("",))
+    made = tables.tables(none.points, none.document, none.persistence, None)
+    assert "deltas" not in made
+    assert made["fits"]["reason"].drop_nulls().unique().to_list() == [
+        "no trained run with a source scored on the same cases"
+    ]
+
+
+def test_a_line_that_cannot_be_had_is_printed_with_its_reason():
+    one = results(sources=("ape",), recipes=("", "+safe.j.b0.1"))
+    made = tables.tables(one.points, one.document, one.persistence, None)
+    heads, rows = tables.printed(made["ladder"].filter(averaged="run", judge="all"))
+    assert dict(zip(heads, rows[0], strict=True))["reason"] == "one run only: no line can be fitted"
+    for name, table in made.items():
+        for row in tables.printed(table)[1]:
+            assert not {"nan", "None", "inf"} & set(row), name
+
+
+def test_print_is_rounded_and_csv_is_not(made, tmp_path):
+    heads, rows = tables.printed(made["deltas"])
+    assert heads == ["source", "recipe", "β", "cases", "labels", "Δsafety", "Δhelpfulness"]
+    assert rows[0][5] == wording.with_interval(
+        made["deltas"].row(0, named=True), "safety_delta", 2, sign=True
+    )
+    tables.write(made, tmp_path)
+    again = pl.read_csv(tmp_path / "deltas.csv")
+    assert again["safety_delta"].to_list() == made["deltas"]["safety_delta"].to_list()
+
+
+def test_files_are_whole_and_the_same_each_time(made, tmp_path):
+    paths = tables.write(made, tmp_path / "new")
+    assert sorted((tmp_path / "new").iterdir()) == sorted(paths)
+    before = [path.read_bytes() for path in paths]
+    assert [path.read_bytes() for path in tables.write(made, tmp_path / "new")] == before
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a_b & 5% of $x #1", r"a\_b \& 5\% of \$x \#1"),
+        (r"\input{x}^~", r"\textbackslash{}input\{x\}\textasciicircum{}\textasciitilde{}"),
+        ("−0.5 [−1, 0]", "$-$0.5 [$-$1, 0]"),
+        ("Δ, β, R², <1%", r"$\Delta$, $\beta$, R$^2$, $<$1\%"),
+        ("line\nbreak\x00", "line break "),
+    ],
+)
+def test_latex_text_is_escaped(text, expected):
+    assert latex.escape(text) == expected
+
+
+def test_latex_of_hostile_names_has_balanced_braces(tmp_path):
+    hostile = audit_table(source=r"\end{table} % } & _")
+    text = tables.write(tables.tables(None, None, None, hostile), tmp_path)[1].read_text()
+    assert text.count(r"\end{table}") == 1
+    plain = text.replace(r"\{", "").replace(r"\}", "")
+    assert plain.count("{") == plain.count("}")
+    widths = {line.count(" & ") for line in text.splitlines() if line.endswith(r"\\")}
+    assert len(widths - {0}) == 1  # escaped ampersands are no columns
+
+
+def test_long_tables_go_over_pages_and_groups_have_a_line():
+    rows = [["all" if i < 60 else "one", f"run {i}", "0.5"] for i in range(70)]
+    text = latex.table(["judge", "run", "x"], rows, caption="c", label="tab:x", grouped=True)
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2
+    assert text.count(r"\label") == 1
+    assert "(1 of 2)" in text
+    assert r"\multicolumn{2}{@{}l}{judge: one}" in text
+    assert "{@{}lr@{}}" in text
+
+
+def test_a_table_without_rows_can_be_typeset():
+    text = latex.table(["a", "b"], [], caption="nothing", label="tab:none")
+    assert r"a & b \\" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "expected"),
+    [
+        (-0.8567, {"decimals": 3}, "−0.857"),
+        (-0.001, {}, "0.00"),
+        (-0.001, {"sign": True}, "−0.00"),
+        (1234567, {"decimals": 0}, "1,234,567"),
+        (None, {}, "–"),
+        (float("nan"), {}, "–"),
+        (float("inf"), {}, "–"),
+    ],
+)
+def test_numbers_are_written_for_people(value, options, expected):
+    assert wording.number(value, **options) == expected
+
+
+def test_shares_and_p_values_never_round_to_a_lie():
+    shares = (0, 0.001, 0.5, 0.999, 1, None)
+    assert [wording.percent(share) for share in shares] == ["0", "<1%", "50%", ">99%", "100%", "–"]
+    assert wording.p_value(2.6e-10) == "2.6e−10"
+    assert wording.p_value(0.0412) == "0.041"
+
+
+def test_what_is_a_number_is_told_from_what_only_begins_like_one():
+    numbers = ("–", "−0.86 [−1.04, −0.67]", "+0.10", "<1%", "2.6e−10", "1,296")
+    assert all(map(wording.is_number, numbers))
+    assert not any(map(wording.is_number, ("0.99 ape + 0.01 bee", "phi-4", "", "3 runs")))
+
+
+def test_the_document_of_a_file_gives_the_same_tables(made):
+    whole = results()
+    document = json.loads(json.dumps(whole.document))
+    again = tables.tables(whole.points, document, whole.persistence, audit_table())
+    assert all(again[name].equals(table) for name, table in made.items())
