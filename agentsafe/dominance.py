@@ -68,9 +68,9 @@ def dominance(
 
 
 def over_source(sample: Sample) -> pl.DataFrame:
-    """Which runs dominate their own source: columns `run, holds, probability`, a row per run."""
+    """Which runs dominate their own source: `run, labels, holds, probability`, a row per run."""
     axes = [3, 2]
-    return sample.rows.select("run").with_columns(
+    return sample.rows.select("run", "labels").with_columns(
         holds=pl.Series(_dominates(sample.estimate[axes]), dtype=pl.Boolean),
         probability=pl.Series(_share(_dominates(sample.draws[axes]), sample.draws[2:])),
     )
@@ -250,6 +250,6 @@ def verdict(table: pl.DataFrame, level: float) -> str:
 def _names(rows: pl.DataFrame) -> str:
     return ", ".join(
         f"{row['lineage']} (helpfulness {row['helpfulness_margin']:+.2f}, safety "
-        f"{row['safety_margin']:+.2f}, probability {row['probability']:.2f})"
+        f"{row['safety_margin']:+.2f}, probability {row['probability']:.3f})"
         for row in rows.iter_rows(named=True)
     )

@@ -13,7 +13,7 @@ import polars as pl
 from agentsafe.dominance import CHORD, MIXTURE, OVER_RUN, OVER_SOURCE, dominance, verdict
 from agentsafe.fits import Settings, fit
 from agentsafe.persistence import persistence
-from agentsafe.robustness import ladder, robustness, variants
+from agentsafe.robustness import ladder, recipe_means, robustness, variants
 from agentsafe.schemas import whole_file
 from agentsafe.scores import Sample, average
 
@@ -65,6 +65,7 @@ def frontier(
         tables.append(table)
         judges[judge] = {
             **fit(sample, settings),
+            "recipe_means": recipe_means(trained, settings),
             "ladder": ladder(trained, settings),
             "robustness": robustness(
                 sample,

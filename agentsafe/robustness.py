@@ -12,14 +12,14 @@ import polars as pl
 
 from agentsafe.dominance import over_source
 from agentsafe.fits import Settings, line
-from agentsafe.scores import Sample, average
+from agentsafe.scores import QUANTITIES, Sample, average, interval
 
 #: What is averaged before the line is fitted, from single cells to recipe means.
 LADDER = {
-    "run x judge x seed": ("lineage", "judge", "seed"),
-    "run x judge": ("run", "judge"),
+    "run × judge × seed": ("lineage", "judge", "seed"),
+    "run × judge": ("run", "judge"),
     "run": ("run",),
-    "recipe x beta": ("recipe", "beta"),
+    "recipe × β": ("recipe", "beta"),
 }
 
 _INVENTED = ("invented_observation",)
@@ -33,6 +33,26 @@ def ladder(trained: Sample, settings: Settings) -> list[dict]:
     for grain, by in LADDER.items():
         rungs.append({"grain": grain, **line(average(trained, by), settings)})
     return rungs
+
+
+def recipe_means(trained: Sample, settings: Settings) -> list[dict]:
+    """What each recipe changes on average over sources, from trained cells, with intervals."""
+    sample = average(trained, ("recipe", "beta"))
+    sources = trained.rows.group_by("recipe", "beta").agg(pl.col("source").n_unique())
+    rows = sample.rows.select("recipe", "beta", "labels").join(
+        sources, on=["recipe", "beta"], how="left", nulls_equal=True, maintain_order="left"
+    )
+    made = []
+    for number, row in enumerate(rows.iter_rows(named=True)):
+        means, intervals = {}, {}
+        for name in ("helpfulness_delta", "safety_delta"):
+            quantity = QUANTITIES.index(name)
+            means[name] = float(sample.estimate[quantity, number])
+            _, low, high = interval(sample.draws[quantity, number], settings.confidence)
+            intervals[name] = [float(low), float(high)] if np.isfinite(low) else None
+        key = {"recipe": row["recipe"], "beta": row["beta"], "sources": row["source"]}
+        made.append({**key, "labels": row["labels"], **means, "intervals": intervals})
+    return made
 
 
 def variants(
@@ -81,9 +101,9 @@ def robustness(runs: Sample, varied: dict[str, Sample], settings: Settings) -> l
         settings: see `fits.Settings`.
     """
     chosen = {"as released": runs, **varied}
-    for column in ("source", "beta"):
+    for column, name in (("source", "source"), ("beta", "β")):
         for value in runs.rows[column].unique().drop_nulls().sort():
-            chosen[f"{column} {value} only"] = runs.filter(pl.col(column) == value)
+            chosen[f"{name} {value} only"] = runs.filter(pl.col(column) == value)
     total = max(int(runs.rows["labels"].sum()), 1)
     rows = []
     for name, sample in chosen.items():
@@ -96,6 +116,7 @@ def robustness(runs: Sample, varied: dict[str, Sample], settings: Settings) -> l
                 **line(sample, settings),
                 "closest": closest.get("run"),
                 "closest_probability": closest.get("probability"),
+                "closest_labels": closest.get("labels"),
                 "dominating_as_estimated": int(compared["holds"].sum()),
             }
         )

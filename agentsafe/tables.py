@@ -12,7 +12,7 @@ import polars as pl
 from agentsafe import latex, wording
 from agentsafe.audits import FLAGS
 from agentsafe.lineage import SOURCE
-from agentsafe.schemas import METRICS, whole_file
+from agentsafe.schemas import whole_file
 
 #: What each table shows, and over what its numbers are.
 CAPTIONS = {
@@ -20,8 +20,7 @@ CAPTIONS = {
     "scores": "Scores of every run on its test cases, means of judges and seeds.",
     "deltas": "What training changed: every run's scores less its source's, on the same judges, "
     "seeds and cases.",
-    "recipe_means": "Change from the source per recipe and β: the mean over sources, and the least "
-    "and the most of any source.",
+    "recipe_means": "Change from the source per recipe and β, the mean over sources.",
     "fits": "Lines through the runs, Δsafety over Δhelpfulness.",
     "ladder": "The same least-squares line at every grain: what is averaged before the fit.",
     "robustness": "The same least-squares line and the run closest to dominating its source, under "
@@ -47,12 +46,12 @@ _HEADS = {
     "dominating_as_estimated": "dominating as estimated",
     "closest": "closest run",
     "closest_probability": "its probability",
-    **{f"{metric}_delta_{part}": part for metric in METRICS for part in ("least", "most")},
+    "closest_labels": "its labels",
     "first_stage_effect": "first stage's effect",
     "invented_chars_share": "invented characters",
 }
 _GROUPS = ("judge", "set", "metric")
-_SIGNED = ("delta", "margin", "effect", "least", "most")
+_SIGNED = ("delta", "margin", "effect")
 _THREE_DECIMALS = ("slope", "intercept", "r", "r2", "probability")
 _LINES = {
     "ols": "least squares, Δsafety on Δhelpfulness",
@@ -92,7 +91,6 @@ def tables(
         )
         made["scores"] = trained.select(*key, *_with_interval("safety", "helpfulness"))
         made["deltas"] = trained.select(*key, *_with_interval("safety_delta", "helpfulness_delta"))
-        made["recipe_means"] = _recipe_means(trained)
     if document is not None:
         made |= _of_document(document)
     if persistence is not None:
@@ -154,17 +152,6 @@ def _with_interval(*names: str) -> list[str]:
     return [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
 
 
-def _recipe_means(trained: pl.DataFrame) -> pl.DataFrame:
-    names = ("helpfulness_delta", "safety_delta")
-    known = trained.filter(pl.all_horizontal(pl.col(names).is_not_null()))
-    parts = {"": pl.Expr.mean, "_least": pl.Expr.min, "_most": pl.Expr.max}
-    numbers = [
-        part(pl.col(name)).alias(name + suffix) for name in names for suffix, part in parts.items()
-    ]
-    means = known.group_by("recipe", "beta").agg(pl.len().alias("sources"), *numbers)
-    return means.sort("recipe", "beta")
-
-
 def _of_document(document: dict) -> dict[str, pl.DataFrame]:
     """The document's lists as tables, the judge first in every row."""
     rows: dict[str, list[dict]] = {}
@@ -173,6 +160,7 @@ def _of_document(document: dict) -> dict[str, pl.DataFrame]:
         ladder = [{**rung, "averaged": rung["grain"]} for rung in part.get("ladder", [])]
         over_source = part.get("dominance", {}).get("run_over_source", [])
         for name, records in (
+            ("recipe_means", part.get("recipe_means", [])),
             ("fits", fits),
             ("ladder", ladder),
             ("robustness", part.get("robustness", [])),
@@ -182,9 +170,17 @@ def _of_document(document: dict) -> dict[str, pl.DataFrame]:
     line = {"n": pl.Int64, **dict.fromkeys(_with_interval("slope", "intercept"), pl.Float64)}
     quality = {**dict.fromkeys(_with_interval("r2"), pl.Float64), "p": pl.Float64}
     reason = {"reason": pl.String}
-    closest = {"closest": pl.String, "closest_probability": pl.Float64}
+    closest = {
+        "closest": pl.String,
+        "closest_probability": pl.Float64,
+        "closest_labels": pl.Int64,
+    }
     margin = dict.fromkeys(_with_interval("margin"), pl.Float64)
     schemas = {
+        "recipe_means": {
+            **{"recipe": pl.String, "beta": pl.Float64, "sources": pl.Int64, "labels": pl.Int64},
+            **dict.fromkeys(_with_interval("helpfulness_delta", "safety_delta"), pl.Float64),
+        },
         "fits": {"line": pl.String, **line, **quality, **reason},
         "ladder": {"averaged": pl.String, **line, **quality, **reason},
         "robustness": {

@@ -312,7 +312,7 @@ def test_the_verdict_names_a_run_that_dominates_its_source_with_gains_and_probab
     said = verdict(judged(sample), 0.95)
     assert said.startswith(
         "1 of 3 runs dominates its source at probability 0.95: "
-        "a+help.b0.1 (helpfulness +0.25, safety +0.06, probability 1.00)."
+        "a+help.b0.1 (helpfulness +0.25, safety +0.06, probability 1.000)."
     )
     assert "a+safe" not in said
     assert "c+both" not in said
@@ -332,7 +332,7 @@ def test_the_verdict_names_the_closest_where_none_is_sure():
     closest = max(("a+help.b0.1", "a+both.b0.1"), key=probability.get)
     said = verdict(judged(sample), 0.95)
     assert said.startswith("No run dominates its source at probability 0.95; closest is " + closest)
-    assert f"probability {probability[closest]:.2f})" in said
+    assert f"probability {probability[closest]:.3f})" in said
     at_any = verdict(judged(sample), 0.01)
     assert at_any.startswith(f"2 of 3 runs dominate their source at probability 0.01: {closest}")
 

@@ -184,11 +184,11 @@ def test_robustness_has_a_row_for_every_choice(whole):
         *(f"{name}, not paired by case" for name in left_out),
         "source a only",
         "source c only",
-        "beta 0.1 only",
+        "β 0.1 only",
         "raw scores instead of deltas",
     }
     ols = whole.document["judges"]["all"]["ols"]
-    for name in ("as released", "drawn by cases_per_seed", "beta 0.1 only"):
+    for name in ("as released", "drawn by cases_per_seed", "β 0.1 only"):
         assert rows[name]["r2"] == pytest.approx(ols["r2"]), name
     assert rows["drawn by cases_per_seed"]["intervals"] != rows["as released"]["intervals"]
     assert rows["source a only"]["n"] == 5

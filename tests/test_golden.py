@@ -210,8 +210,8 @@ def test_ladder_and_subsets(document):
     assert rows["source llama-3.1-8b only"] == pytest.approx(0.8103, abs=5e-5)
     assert rows["source phi-4 only"] == pytest.approx(0.9076, abs=5e-5)
     assert rows["source qwen2.5-7b only"] == pytest.approx(0.6719, abs=5e-5)
-    assert rows["beta 0.05 only"] == pytest.approx(0.7618, abs=5e-5)
-    assert rows["beta 0.1 only"] == pytest.approx(0.7728, abs=5e-5)
+    assert rows["β 0.05 only"] == pytest.approx(0.7618, abs=5e-5)
+    assert rows["β 0.1 only"] == pytest.approx(0.7728, abs=5e-5)
     assert rows["raw scores instead of deltas"] == pytest.approx(0.2704, abs=5e-5)
     unpaired = rows["without token-limit and stub rollouts, not paired by case"]
     assert unpaired == pytest.approx(0.84, abs=0.005)
