@@ -50,7 +50,8 @@ dag rulegraph: $(INSTALLED) ## draw the graph of jobs (dag) or of rules (rulegra
 	@command -v dot >/dev/null || \
 		{ echo "make $@ needs Graphviz's dot: install the package graphviz" >&2; exit 1; }
 	@mkdir -p results
-	@$(SNAKEMAKE) --$@ dot $(ARGS) > results/$@.dot
+	@$(SNAKEMAKE) --$@ dot $(ARGS) | sed 's/fontname=sans/fontname="Helvetica,Arial,sans-serif"/' \
+		> results/$@.dot
 	@dot -Tsvg -o results/$@.svg results/$@.dot
 	@echo results/$@.svg
 

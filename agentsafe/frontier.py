@@ -48,7 +48,7 @@ def frontier(
         run: the name of the results folder, for the document.
 
     Returns:
-        The document (config/README.md explains its keys) and the full tables.
+        The document, whose keys the README explains, and the full tables.
     """
     varied = dict(variants(labels, audits, settings))
     persisting = persistence(cells, confidence=settings.confidence)

@@ -22,6 +22,10 @@ LADDER = {
     "recipe × β": ("recipe", "beta"),
 }
 
+_DRAWN = {
+    "cases": "each case drawn once for all seeds",
+    "cases_per_seed": "each seed's cases drawn on their own",
+}
 _INVENTED = ("invented_observation",)
 _CUT = ("token_limit", "out_of_memory")
 _KEY = ("checkpoint", "case_id", "sample")
@@ -70,7 +74,7 @@ def variants(
         that there is a paired delta, over the cases that both have left, and an unpaired one.
     """
     other = "cases_per_seed" if settings.resample == "cases" else "cases"
-    yield f"drawn by {other}", settings.sample(labels, resample=other)
+    yield _DRAWN[other], settings.sample(labels, resample=other)
     if audits.is_empty():
         return
     for name, flags in {

@@ -179,7 +179,7 @@ def test_robustness_has_a_row_for_every_choice(whole):
     ]
     assert set(rows) == {
         "as released",
-        "drawn by cases_per_seed",
+        "each seed's cases drawn on their own",
         *left_out,
         *(f"{name}, not paired by case" for name in left_out),
         "source a only",
@@ -188,9 +188,9 @@ def test_robustness_has_a_row_for_every_choice(whole):
         "raw scores instead of deltas",
     }
     ols = whole.document["judges"]["all"]["ols"]
-    for name in ("as released", "drawn by cases_per_seed", "β 0.1 only"):
+    for name in ("as released", "each seed's cases drawn on their own", "β 0.1 only"):
         assert rows[name]["r2"] == pytest.approx(ols["r2"]), name
-    assert rows["drawn by cases_per_seed"]["intervals"] != rows["as released"]["intervals"]
+    assert rows["each seed's cases drawn on their own"]["intervals"] != rows["as released"]["intervals"]
     assert rows["source a only"]["n"] == 5
     assert rows["as released"]["share_of_labels"] == 1
     # Of the labels 1 in 3 and 1 in 7 go with their rollouts.
