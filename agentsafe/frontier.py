@@ -5,17 +5,22 @@ the paper's number stands beside the same number under other choices, with its n
 """
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from agentsafe.dominance import CHORD, MIXTURE, OVER_RUN, OVER_SOURCE, dominance, verdict
 from agentsafe.fits import Settings, fit
+from agentsafe.lineage import SOURCE
 from agentsafe.persistence import persistence
 from agentsafe.robustness import ladder, recipe_means, robustness, variants
 from agentsafe.schemas import whole_file
 from agentsafe.scores import Sample, average
+
+log = logging.getLogger(__name__)
 
 ALL = "all"  # judges
 
@@ -79,6 +84,7 @@ def frontier(
         "run": run,
         "verdict": judges[ALL]["dominance"]["verdict"],
         "settings": asdict(settings),
+        "left_out": _left_out(cells),
         "judges": judges,
     }
     return Frontier(document, pl.concat(tables), persisting)
@@ -89,6 +95,16 @@ def write_document(document: dict, path: str | Path) -> None:
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
     with whole_file(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
+
+
+def _left_out(cells: Sample) -> list[dict]:
+    """The trained cells that are in no fit, since there is nothing to take their delta from."""
+    unknown = pl.Series(np.isnan(cells.estimate[2:]).any(axis=0))
+    rows = cells.filter((pl.col("recipe") != SOURCE) & unknown).rows.select("lineage", "judge")
+    for lineage, judge in rows.iter_rows():
+        log.warning("%s: its source has no label of %s on the same cases", lineage, judge)
+    reason = "its source has no label of this judge on the same cases"
+    return [row | {"reason": reason} for row in rows.to_dicts()]
 
 
 def _trained(cells: Sample, judge: str) -> Sample:

@@ -86,6 +86,7 @@ def report(
         by_judge={
             name: _by_judge(table) for name, table in made.items() if "judge" in table.columns
         },
+        left_out=(document or {}).get("left_out", []),
         plain={name: _shown(table) for name, table in made.items()},
         captions=paper.CAPTIONS,
         dominance=_dominance(dominance, document),

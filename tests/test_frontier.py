@@ -190,7 +190,10 @@ def test_robustness_has_a_row_for_every_choice(whole):
     ols = whole.document["judges"]["all"]["ols"]
     for name in ("as released", "each seed's cases drawn on their own", "β 0.1 only"):
         assert rows[name]["r2"] == pytest.approx(ols["r2"]), name
-    assert rows["each seed's cases drawn on their own"]["intervals"] != rows["as released"]["intervals"]
+    assert (
+        rows["each seed's cases drawn on their own"]["intervals"]
+        != rows["as released"]["intervals"]
+    )
     assert rows["source a only"]["n"] == 5
     assert rows["as released"]["share_of_labels"] == 1
     # Of the labels 1 in 3 and 1 in 7 go with their rollouts.
@@ -304,6 +307,8 @@ def test_runs_whose_source_is_missing_are_no_runs():
     orphans = labels_table().filter(~pl.col("checkpoint").is_in(["a", "c"]))
     found = fitted(orphans)
     check_empty(found, 0, "no trained run")
+    assert {row["lineage"] for row in found.document["left_out"]} == set(orphans["checkpoint"])
+    assert fitted(labels_table()).document["left_out"] == []
     assert found.document["verdict"].startswith("No verdict")
 
 

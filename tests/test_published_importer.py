@@ -167,6 +167,12 @@ def test_two_folders_of_one_checkpoint_are_a_duplicate(release):
     assert "Qwen2.5-7B-Instruct" in report["detail"][0]
 
 
+def test_a_suite_of_another_size_is_a_finding_since_the_split_would_be_wrong(release):
+    report = import_set(release.root, "gpt5m", cases=release.cases + 1).report
+    assert report["kind"].to_list() == ["case_count"]
+    assert "split.cases is 13" in report["detail"][0]
+
+
 def test_missing_and_empty_sets_are_one_line(release, tmp_path):
     with pytest.raises(UserError, match=r"holds no data/raw_data_by_eval/q32/.*clone"):
         import_set(release.root, "q32")

@@ -63,7 +63,7 @@ def test_every_section_of_a_whole_run_is_there():
     ):
         assert f'<section id="{section}">' in text
     assert "run × judge × seed" in text
-    assert "drawn by cases_per_seed" in text
+    assert "cases drawn on their own" in text
     assert "the first 50 of 60 findings" in text
     assert text.count("not_json") == 51  # once by kind, and the first fifty
     assert "Sources, judges and" in text
