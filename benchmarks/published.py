@@ -137,7 +137,7 @@ def measure(command: list[str], cwd: Path = REPOSITORY) -> tuple[float, float, f
 def workflow(root: str) -> float:
     """Wall seconds of the whole published config from a cold start, in a copy of the project."""
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("Snakefile", "agentsafe", "config", "workflow"):
+        for name in ("Snakefile", "agentsafe", "config", "profiles", "workflow"):
             copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
             copy(REPOSITORY / name, Path(folder, name))
         command = [sys.executable, "-m", "snakemake", "--cores", "2", "--quiet", "all"]

@@ -27,7 +27,7 @@ class Project:
     def __init__(self, folder: Path, release: Release, **changes):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("Snakefile", "workflow", "config", "agentsafe"):
+        for name in ("Snakefile", "workflow", "config", "agentsafe", "profiles"):
             copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
             copy(REPOSITORY / name, folder / name)
         self.config = {
@@ -205,7 +205,8 @@ def test_bad_config_is_one_line_at_parse_time(project, changes, message):
     assert time.perf_counter() - started < 20
     assert done.returncode == 1
     assert message in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line and "Config file" not in line]
+    said = ("Using workflow specific profile", "Config file")
+    lines = [line for line in done.stderr.splitlines() if line and not line.startswith(said)]
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
 
@@ -259,9 +260,7 @@ def test_all_deltas_equal_is_a_marked_null(project, release):
     for path in (release.root / "results/match_eval_results").rglob("*_eval_agent_*.jsonl"):
         kind = path.stem.partition("_eval_")[2]
         for number in range(1, len(path.read_text().splitlines()) + 1):
-            edit_line(
-                path, number, lambda old, kind=kind: label(f"agent_{kind}", old["eval_id"], 2)
-            )
+            edit_line(path, number, lambda old, kind=kind: label(kind, old["eval_id"], 2))
     done = project.run()
     assert done.returncode == 0, done.stderr
     document = json.loads((project.folder / "results/small/frontier.json").read_text())
