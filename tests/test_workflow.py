@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 import yaml
 
-from tests.release import Release, as_repository, edit_line, label
+from tests.release import BASES, RECIPES, Release, as_repository, edit_line, label
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 #: Holds when and where something was made, so that it differs from run to run.
@@ -282,6 +282,36 @@ def test_only_label_sets_or_only_result_sets(project):
     project.change(published={"result_sets": ["match_eval_results"], "label_sets": []})
     assert "build_preferences" not in project.planned()
     assert "fit_frontier" in project.planned()
+
+
+def test_all_sets_of_the_release_together(project, release):
+    """Labels of both judges on the sources, and both judges on every trained run."""
+    other = {"gpt5m": "q32", "q32": "gpt5m"}
+    cross = release.root / "results/cross_eval_results"
+    hub, nickname = BASES["qwen2.5-7b"]
+    for judge in other:
+        release.checkpoint(cross, hub, judge, "source")
+        for recipe in RECIPES:
+            folder = release.trained_name(nickname, recipe, judge, seed=0)
+            release.checkpoint(cross, folder, other[judge], recipe)
+    for folder in ("gpt-4.1", "Qwen_Qwen3-8B"):
+        release.checkpoint(release.root / "data/raw_data_by_eval/q32", folder, "q32", "source")
+    both = {
+        "label_sets": ["gpt5m", "q32"],
+        "result_sets": ["match_eval_results", "cross_eval_results"],
+    }
+    project.change(published=both)
+    wanted = ["frontier.json", "points.parquet", "preferences/q32/help.parquet", "audit.parquet"]
+    done = project.run(*(f"results/small/{name}" for name in wanted))
+    assert done.returncode == 0, done.stderr
+    points = pl.read_parquet(project.folder / "results/small/points.parquet")
+    run = points.filter((pl.col("grain") == "run") & (pl.col("recipe") == "safe"))
+    tested = release.cases // 2
+    assert run["labels"].item() == tested * 2 * 2  # two judges of two trainings
+    source = points.filter((pl.col("grain") == "run") & (pl.col("recipe") == "source"))
+    assert source["labels"].item() == tested * 2  # the source's labels are in both sets once
+    audit = pl.read_parquet(project.folder / "results/small/audit.parquet")
+    assert set(audit["set"]) == {*both["label_sets"], *both["result_sets"]}
 
 
 def test_graphs_and_report_of_snakemake(finished, tmp_path):
