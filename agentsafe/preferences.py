@@ -29,6 +29,7 @@ MODES = ("each", "mean")
 CONSISTENCIES = ("none", "majority", "all_but_one", "exact")
 
 ROLLOUT = ("checkpoint", "case_id", "sample")
+_ROWS = ("chosen_row", "rejected_row")  # of the rollouts table, in place of the text
 
 
 def rollout_scores(labels: pl.DataFrame, *, consistency: str = "none") -> pl.DataFrame:
@@ -214,11 +215,14 @@ def training_set(
     messages = rollouts["messages"]
 
     def with_text(batch: dict[str, list]) -> dict[str, list]:
+        if not {"case_id", *_ROWS} <= batch.keys():  # one column, or what a trainer made
+            return batch
+        chosen, rejected = ([_conversation(messages[row]) for row in batch[name]] for name in _ROWS)
         return {
             "prompt": [list(prompts[name]) for name in batch["case_id"]],
-            "chosen": [_conversation(messages[row]) for row in batch.pop("chosen_row")],
-            "rejected": [_conversation(messages[row]) for row in batch.pop("rejected_row")],
-            **batch,
+            "chosen": chosen,
+            "rejected": rejected,
+            **{name: values for name, values in batch.items() if name not in _ROWS},
         }
 
     return Dataset(kept.to_arrow()).with_transform(with_text)

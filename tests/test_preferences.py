@@ -411,10 +411,23 @@ def test_the_rows_follow_the_pairs_whatever_the_order_of_the_rollouts(all_pairs,
     assert made[:]["case_id"] == kept["case_id"].to_list()
 
 
+IDS = ("prompt_ids", "chosen_ids", "rejected_ids")  # as TRL's trainers call them
+
+
 def test_a_training_set_holds_no_text_until_a_row_is_read(all_pairs, rollouts, prompts):
     made = training_set(all_pairs, rollouts, prompts, cases=CASES, seed=0)
     assert not {"prompt", "chosen", "rejected", "messages"} & set(made.column_names)
     assert made.data.nbytes < len(TEXT) < len(made[0]["chosen"][0]["content"])
+
+
+def test_a_trainer_can_map_it_and_read_only_what_it_made(all_pairs, rollouts, prompts):
+    made = training_set(all_pairs, rollouts, prompts, cases=CASES, seed=0)
+    mapped = made.map(
+        lambda row: {side: [len(turn["content"]) for turn in row[side[:-4]]] for side in IDS}
+    )
+    tokens = mapped.select_columns(list(IDS))[0]
+    assert tokens == {side: [len(turn["content"]) for turn in made[0][side[:-4]]] for side in IDS}
+    assert made["case_id"][0] == made[0]["case_id"]
 
 
 def test_a_prompt_may_be_what_the_agent_saw(all_pairs, rollouts):
