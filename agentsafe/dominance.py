@@ -43,7 +43,7 @@ def dominance(
         on the safe and helpful side. A chord row also tests equivalence (two one-sided tests at
         1 - confidence): `equivalence_p` is the larger share of draws at or past either bound.
     """
-    rows = []
+    rows, drawn_margins = [], []
     for (source,) in sample.rows.select("source").unique(maintain_order=True).iter_rows():
         part = sample.filter(pl.col("source") == source)
         axes = [3, 2]  # helpfulness, then safety, each run's distance from the source
@@ -58,11 +58,13 @@ def dominance(
         )
         for maker in makers:
             for number, row, margins in maker:
-                _, row["margin_low"], row["margin_high"] = interval(margins, confidence)
-                rows.append(
-                    {**row, "source": source, "lineage": names[number], "labels": labels[number]}
-                )
+                key = {"source": source, "lineage": names[number], "labels": labels[number]}
+                rows.append(row | key)
+                drawn_margins.append(margins)
     columns = {name: [row.get(name) for row in rows] for name in schemas.DOMINANCE}
+    if rows:
+        _, *ends = interval(np.array(drawn_margins), confidence)
+        columns["margin_low"], columns["margin_high"] = ends
     table = pl.DataFrame(columns, schema=schemas.DOMINANCE, strict=False)
     return table.with_columns(pl.selectors.float().fill_nan(None))
 

@@ -48,7 +48,9 @@ def fit(sample: Sample, settings: Settings) -> dict:
     """
     axes = _axes(sample)
     x, y, x_draws, y_draws = axes
-    covariance = np.array([np.cov(*pair) for pair in zip(x_draws, y_draws, strict=True)])
+    noise = np.stack([x_draws, y_draws])
+    noise = noise - noise.mean(axis=-1, keepdims=True)
+    covariance = np.einsum("ind,jnd->nij", noise, noise) / max(noise.shape[-1] - 1, 1)
     made = {"ols": line(sample, settings)}
     fitters: dict[str, Callable[[np.ndarray, np.ndarray], lines.Line]] = {
         "reverse_ols": lines.reverse_ols,

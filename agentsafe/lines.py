@@ -107,7 +107,7 @@ def theil_sen(x: np.ndarray, y: np.ndarray) -> Line:
     return {"slope": slope, "intercept": _median(up - slope[..., None] * across)}
 
 
-def lad(x: np.ndarray, y: np.ndarray, steps: int = 40) -> Line:
+def lad(x: np.ndarray, y: np.ndarray) -> Line:
     """The line of least absolute deviations that treats both axes alike.
 
     It minimises the sum of |a x + b y - c| with |a| + |b| = 1, the points' distance to the line
@@ -117,6 +117,7 @@ def lad(x: np.ndarray, y: np.ndarray, steps: int = 40) -> Line:
     """
     if nothing := _no_line(x):
         return _only(nothing)
+    steps = 40 if x.dtype == np.float64 else 24  # what the precision can tell apart
     best = [_golden(x, sign * y, steps) for sign in (1.0, -1.0)]
     falling = best[0][1] <= best[1][1]
     a = np.where(falling, best[0][0], best[1][0])
@@ -228,8 +229,8 @@ def _spread(squares: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _median(values: np.ndarray) -> np.ndarray:
-    """The median along the last axis, leaving out NaN; NaN where nothing is left."""
-    median = np.asarray(np.median(values, axis=-1))
+    """The median along the last axis without NaN, NaN where nothing is left; reorders `values`."""
+    median = np.asarray(np.median(values, axis=-1, overwrite_input=True))
     gaps = np.isnan(median)
     if gaps.any():
         ordered = np.sort(values[gaps], axis=-1)  # NaN last

@@ -102,14 +102,14 @@ class _SetReader:
 
     def read_folder(self, folder: Path, checkpoint: str) -> None:
         """Read every shard of a checkpoint's folder."""
-        shards: dict[layout.Shard, set[str]] = defaultdict(set)
+        shards: set[layout.Shard] = set()
         for path, shard in layout.walk(folder):
             if shard is None:
                 self.find(
                     "unknown_file", Path(path), None, "the name follows no rule of the release"
                 )
             else:
-                shards[shard].add(path)
+                shards.add(shard)
         if not shards:
             self.find("unknown_folder", folder, None, "it holds no rollout file")
         samples = sorted({shard.quantization for shard in shards})
