@@ -12,7 +12,7 @@ import polars as pl
 
 from agentsafe.dominance import over_source
 from agentsafe.fits import Settings, line
-from agentsafe.scores import QUANTITIES, Sample, average, interval
+from agentsafe.scores import QUANTITIES, Sample, average, interval, unpaired
 
 #: What is averaged before the line is fitted, from single cells to recipe means.
 LADDER = {
@@ -84,8 +84,9 @@ def variants(
     }.items():
         kept = without_flagged(labels, audits, flags)
         if kept.filter(pl.col("status") == "ok").height:
-            yield name, settings.sample(kept)
-            yield f"{name}, not paired by case", settings.sample(kept, paired=False)
+            sample = settings.sample(kept)
+            yield name, sample
+            yield f"{name}, not paired by case", unpaired(sample)
 
 
 def without_flagged(

@@ -225,6 +225,17 @@ def read_table(
     return pl.concat(tables) if tables else pl.DataFrame(schema=wanted)
 
 
+def read_labels(paths: Iterable[str | Path]) -> pl.DataFrame:
+    """Read the labels of several sets; one that stands in two of them counts once.
+
+    Returns:
+        Rows of `LABELS` without their rationale, sorted. A judge's two different scores
+        of one rollout are both there, as replicates are.
+    """
+    columns = [name for name in LABELS if name != "rationale"]
+    return read_table(paths, LABELS, columns).unique().sort(columns)
+
+
 def _read_one(path: Path, wanted: dict[str, pl.DataType]) -> pl.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: no such file; run the rule that makes it")

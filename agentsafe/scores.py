@@ -12,10 +12,9 @@ The paper's released code draws each seed's test half on its own, as if a case t
 halves were several cases; its intervals are narrower (`resample="cases_per_seed"`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -69,17 +68,6 @@ class Sample:
         return self.filter(chosen if among is None else chosen & among)
 
 
-def read_labels(paths: Iterable[str | Path]) -> pl.DataFrame:
-    """Read the labels of several sets; one that stands in two of them counts once.
-
-    Returns:
-        Rows of `schemas.LABELS` without their rationale, sorted. A judge's two different scores
-        of one rollout are both there, as replicates are.
-    """
-    columns = [name for name in schemas.LABELS if name != "rationale"]
-    return schemas.read_table(paths, schemas.LABELS, columns).unique().sort(columns)
-
-
 @lru_cache(maxsize=8)
 def case_weights(cases: int, draws: int, seed: int, stream: int = 0) -> np.ndarray:
     """How often each case is drawn: shape (draws, cases), each row summing to `cases`.
@@ -98,7 +86,6 @@ def sample_cells(
     draws: int,
     seed: int,
     resample: str = "cases",
-    paired: bool = True,
 ) -> Sample:
     """Score every cell on its test cases, as estimated and under every draw.
 
@@ -109,9 +96,6 @@ def sample_cells(
         draws: number of bootstrap draws.
         seed: of the draws.
         resample: what is drawn, one of `RESAMPLE`.
-        paired: take deltas case by case, over the cases that both the run and its source have;
-            otherwise as the difference of two means, each over its own cases. The same where
-            every case is labelled.
 
     Returns:
         One row per cell with `lineage, run, source, recipe, beta, seed, judge, cases, labels`.
@@ -129,8 +113,7 @@ def sample_cells(
         raise UserError("no label with a score: check label_sets, result_sets and import_report")
     case_ids = scored.select("case_id").unique().sort(case_order())["case_id"].to_list()
     cells, scores, source_scores = _cells(scored, case_ids, cases)
-    reference = scores - source_scores if paired else source_scores
-    values = np.concatenate([scores, reference])  # (4, cells, cases)
+    values = np.concatenate([scores, scores - source_scores])  # (4, cells, cases)
     estimate = np.empty(values.shape[:2])
     drawn = np.empty((*values.shape[:2], draws), np.float32)
     blocks = [np.full(len(cells), True)]
@@ -143,9 +126,6 @@ def sample_cells(
         weights = case_weights(part.shape[-1], draws, seed, stream)
         estimate[:, block] = _weighted_means(part, np.ones((1, part.shape[-1])))[..., 0]
         drawn[:, block] = _weighted_means(part.astype(np.float32), weights)
-    if not paired:
-        estimate[2:] = estimate[:2] - estimate[2:]
-        drawn[2:] = drawn[:2] - drawn[2:]
     labelled = ~np.isnan(scores)
     rows = pl.DataFrame(cells, infer_schema_length=None).with_columns(
         pl.col("seed").cast(pl.Int32),
@@ -211,6 +191,24 @@ def _weighted_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         means = np.nan_to_num(flat) @ weights.T
         means /= totals[which]
     return means.reshape(*values.shape[:2], -1)
+
+
+def unpaired(cells: Sample) -> Sample:
+    """The cells with deltas as differences of two means, each over its own cases.
+
+    `sample_cells` takes them case by case, over the cases that both a run and its source have
+    labels of. Where every case is labelled the two are the same.
+    """
+    keys = list(cells.rows.select("source", "judge", "seed").iter_rows())
+    sources = {
+        key: number for number, key in enumerate(keys) if cells.rows["recipe"][number] == SOURCE
+    }
+    known = np.array([key in sources for key in keys])
+    places = [sources[key] for key in keys if key in sources]
+    estimate, draws = cells.estimate.copy(), cells.draws.copy()
+    for values in (estimate, draws):
+        values[2:, known] = values[:2, known] - values[:2, places]
+    return replace(cells, estimate=estimate, draws=draws)
 
 
 def average(cells: Sample, by: Sequence[str]) -> Sample:

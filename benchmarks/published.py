@@ -56,10 +56,11 @@ def prepare(root: str, folder: Path) -> None:
 
 def persistence_only(root: str, folder: Path) -> None:
     """Persistence of both metrics with 10,000 draws: what the released code's 300 s buy."""
+    from agentsafe import schemas
     from agentsafe.persistence import persistence
-    from agentsafe.scores import read_labels, sample_cells
+    from agentsafe.scores import sample_cells
 
-    labels = read_labels([folder / "runs.labels.parquet"])
+    labels = schemas.read_labels([folder / "runs.labels.parquet"])
     persistence(sample_cells(labels, cases=144, draws=DRAWS, seed=0), confidence=0.95)
 
 
@@ -67,11 +68,11 @@ def all_intervals(root: str, folder: Path) -> None:
     """Persistence, every point at three grains, and the paper's line, each with intervals."""
     import polars as pl
 
-    from agentsafe import lines
+    from agentsafe import lines, schemas
     from agentsafe.persistence import persistence
-    from agentsafe.scores import average, interval, points, read_labels, sample_cells
+    from agentsafe.scores import average, interval, points, sample_cells
 
-    labels = read_labels([folder / "runs.labels.parquet"])
+    labels = schemas.read_labels([folder / "runs.labels.parquet"])
     cells = sample_cells(labels, cases=144, draws=DRAWS, seed=0)
     persistence(cells, confidence=0.95)
     points(cells, confidence=0.95)
@@ -88,9 +89,8 @@ def whole_frontier(root: str, folder: Path) -> None:
     from agentsafe import schemas
     from agentsafe.fits import Settings
     from agentsafe.frontier import frontier, write_document
-    from agentsafe.scores import read_labels
 
-    labels = read_labels([folder / "runs.labels.parquet"])
+    labels = schemas.read_labels([folder / "runs.labels.parquet"])
     audits = schemas.read_table(folder / "runs.audits.parquet", schemas.AUDITS)
     settings = Settings(draws=DRAWS)
     found = frontier(settings.sample(labels), labels, audits, settings)

@@ -20,8 +20,8 @@ from agentsafe.scores import (
     case_weights,
     interval,
     points,
-    read_labels,
     sample_cells,
+    unpaired,
 )
 
 CASES = 13
@@ -77,9 +77,10 @@ def random_scores(missing: float = 0.0) -> dict:
     return scores
 
 
-def sampled(scores: dict, **changes) -> Sample:
+def sampled(scores: dict, paired: bool = True, **changes) -> Sample:
     options = {"cases": CASES, "draws": 200, "seed": 7} | changes
-    return sample_cells(labels_table(scores), **options)
+    sample = sample_cells(labels_table(scores), **options)
+    return sample if paired else unpaired(sample)
 
 
 def cell(sample: Sample, lineage: str, judge: str, seed: int | None = None) -> int:
@@ -325,10 +326,10 @@ def test_reading_counts_a_label_of_two_sets_once(tmp_path):
     write_table(
         table.with_columns(rationale=pl.lit("why")).reverse(), tmp_path / "two", schemas.LABELS
     )
-    read = read_labels([tmp_path / "one", tmp_path / "two"])
+    read = schemas.read_labels([tmp_path / "one", tmp_path / "two"])
     assert len(read) == 4
     assert "rationale" not in read.columns
-    assert read.equals(read_labels([tmp_path / "two"]))
+    assert read.equals(schemas.read_labels([tmp_path / "two"]))
 
 
 # --- groups, intervals, points -------------------------------------------------------------------

@@ -4,13 +4,12 @@ from agentsafe import schemas
 from agentsafe.fits import Settings
 from agentsafe.frontier import frontier, write_document
 from agentsafe.job import job
-from agentsafe.scores import read_labels
 
 with job(snakemake.log[0]):
     options = dict(snakemake.params.items())
     run = options.pop("run")
     settings = Settings(**options)
-    labels = read_labels(snakemake.input.labels)
+    labels = schemas.read_labels(snakemake.input.labels)
     audits = schemas.read_table(snakemake.input.audits, schemas.AUDITS)
     found = frontier(settings.sample(labels), labels, audits, settings, run=run)
     schemas.write_table(found.dominance, snakemake.output.dominance, schemas.DOMINANCE)

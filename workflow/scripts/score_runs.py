@@ -2,12 +2,12 @@
 
 from agentsafe import schemas
 from agentsafe.job import job
-from agentsafe.scores import points, read_labels, sample_cells
+from agentsafe.scores import points, sample_cells
 
 with job(snakemake.log[0]):
     options = snakemake.params
     cells = sample_cells(
-        read_labels(snakemake.input.labels),
+        schemas.read_labels(snakemake.input.labels),
         cases=options.cases,
         draws=options.draws,
         seed=options.seed,
