@@ -14,6 +14,7 @@ from altair.typing import ChartType
 from agentsafe import chart_style as style
 from agentsafe import wording
 from agentsafe.lineage import SOURCE
+from agentsafe.persistence import ALL
 
 _X, _Y = "helpfulness_delta", "safety_delta"
 _WORDS = ("run", "source", "recipe", "beta", "judge")
@@ -44,10 +45,10 @@ def runs(points: pl.DataFrame, judge: str | None, document: dict | None = None) 
         pl.col(_X).is_not_null(),
         pl.col(_Y).is_not_null(),
     )
-    summary = (document or {}).get("judges", {}).get(judge or "all", {}).get("dominance", {})
+    summary = (document or {}).get("judges", {}).get(judge or ALL, {}).get("dominance", {})
     probability = {row["lineage"]: row["probability"] for row in summary.get("run_over_source", [])}
     rows = [
-        _run(row, judge or "all", probability.get(row["lineage"]))
+        _run(row, judge or ALL, probability.get(row["lineage"]))
         for row in table.iter_rows(named=True)
     ]
     schema = dict.fromkeys((*_WORDS, *_NUMBERS), pl.String) | dict.fromkeys(_PLACES, pl.Float64)

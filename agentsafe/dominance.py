@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from agentsafe import programs, schemas
-from agentsafe.scores import Sample, interval
+from agentsafe.scores import PLANE, Sample, interval
 
 OVER_RUN = "run_over_run"
 OVER_SOURCE = "run_over_source"
@@ -46,9 +46,8 @@ def dominance(
     rows, drawn_margins = [], []
     for (source,) in sample.rows.select("source").unique(maintain_order=True).iter_rows():
         part = sample.filter(pl.col("source") == source)
-        axes = [3, 2]  # helpfulness, then safety, each run's distance from the source
-        estimate = np.vstack([part.estimate[axes].T, [[0.0, 0.0]]])
-        draws = np.append(part.draws[axes], np.zeros_like(part.draws[axes, :1]), axis=1)
+        estimate = np.vstack([part.estimate[PLANE].T, [[0.0, 0.0]]])  # the source is the origin
+        draws = np.append(part.draws[PLANE], np.zeros_like(part.draws[PLANE, :1]), axis=1)
         names = [*part.rows["run"], source]
         labels = [*part.rows["labels"], 0]
         makers = (
@@ -71,10 +70,10 @@ def dominance(
 
 def over_source(sample: Sample) -> pl.DataFrame:
     """Which runs dominate their own source: `run, labels, holds, probability`, a row per run."""
-    axes = [3, 2]
+    draws = sample.draws[PLANE]
     return sample.rows.select("run", "labels").with_columns(
-        holds=pl.Series(_dominates(sample.estimate[axes]), dtype=pl.Boolean),
-        probability=pl.Series(_share(_dominates(sample.draws[axes]), sample.draws[2:])),
+        holds=pl.Series(_dominates(sample.estimate[PLANE]), dtype=pl.Boolean),
+        probability=pl.Series(_share(_dominates(draws), draws)),
     )
 
 
@@ -200,6 +199,11 @@ def _beyond(points: np.ndarray, i: int, start: int, end: int) -> np.ndarray:
         return (normal * (points[:, i] - points[:, start])).sum(axis=0) / np.hypot(*along)
 
 
+def at_level(level: float) -> pl.Expr:
+    """Which rows count at bootstrap probability `level`: they hold as estimated, and so surely."""
+    return pl.col("holds") & (pl.col("probability") >= level)
+
+
 def verdict(table: pl.DataFrame, level: float) -> str:
     """A few sentences that can be quoted: who dominates what at probability `level`.
 
@@ -212,7 +216,7 @@ def verdict(table: pl.DataFrame, level: float) -> str:
     )
     if over_source.is_empty():
         return "No verdict: there is no trained run whose source is scored on the same cases."
-    sure = over_source.filter(pl.col("holds") & (pl.col("probability") >= level))
+    sure = over_source.filter(at_level(level))
     closest = over_source.filter("holds").head(1)
     if len(sure):
         verb = "dominates its" if len(sure) == 1 else "dominate their"
@@ -225,13 +229,13 @@ def verdict(table: pl.DataFrame, level: float) -> str:
     else:
         first = f"No run dominates its source, not even as estimated (n = {len(over_source)} runs)."
     pairs = table.filter(pl.col("statement") == OVER_RUN)
-    settled = pairs.filter(pl.col("holds") & (pl.col("probability") >= level)).height
+    settled = pairs.filter(at_level(level)).height
     first += (
         f" Within sources, {settled} of {len(pairs) // 2} pairs of runs have one that dominates "
         "the other at that probability."
     )
     mixtures = table.filter(pl.col("statement") == MIXTURE)
-    beaten = mixtures.filter(pl.col("holds") & (pl.col("probability") >= level)).height
+    beaten = mixtures.filter(at_level(level)).height
     free = mixtures.filter(~pl.col("holds") & (1 - pl.col("probability") >= level)).height
     second = (
         f" Of {len(mixtures)} runs, {beaten} are beaten by a mixture of their source's other "

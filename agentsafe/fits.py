@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from agentsafe import lines, programs
-from agentsafe.scores import Sample, interval, sample_cells
+from agentsafe.scores import PLANE, Sample, interval, sample_cells
 
 _UPRIGHT = "no line of finite slope"
 
@@ -65,7 +65,7 @@ def fit(sample: Sample, settings: Settings) -> dict:
     for name, program in programmed.items():
         if made[name]["slope"] is not None:
             slope, intercept = program(x, y, settings.solver)
-            made[name] |= {"slope": _number(slope), "intercept": _number(intercept)}
+            made[name] |= {"slope": number(slope), "intercept": number(intercept)}
             made[name]["solver"] = settings.solver
             if made[name]["slope"] is None:
                 made[name]["reason"] = _UPRIGHT
@@ -82,7 +82,7 @@ def line(sample: Sample, settings: Settings) -> dict:
     """
     names = ("slope", "intercept", "r", "r2")
     made = _fitted(lines.ols, _axes(sample), names, settings.confidence)
-    made["p"] = None if made["r"] is None else _number(lines.p_value(made["r"], made["n"]))
+    made["p"] = None if made["r"] is None else number(lines.p_value(made["r"], made["n"]))
     if "reason" not in made and made["r"] is None:
         made["reason"] = "all runs have the same safety delta"
     if "reason" not in made and made["p"] is None:
@@ -92,7 +92,7 @@ def line(sample: Sample, settings: Settings) -> dict:
 
 def _axes(sample: Sample) -> tuple[np.ndarray, ...]:
     """(Δhelpfulness, Δsafety, and both under every draw)."""
-    return sample.estimate[3], sample.estimate[2], sample.draws[3], sample.draws[2]
+    return *sample.estimate[PLANE], *sample.draws[PLANE]
 
 
 def _fitted(fitter: Callable, axes: tuple, names: Sequence[str], confidence: float) -> dict:
@@ -102,8 +102,8 @@ def _fitted(fitter: Callable, axes: tuple, names: Sequence[str], confidence: flo
         nulls = dict.fromkeys(names)
         return {"n": len(x), **nulls, "intervals": nulls, "reason": reason}
     numbers = fitter(x, y)
-    made = {"n": len(x), **{name: _number(numbers[name]) for name in names}}
-    made["intervals"] = _intervals(fitter(x_draws, y_draws), confidence)
+    made = {"n": len(x), **{name: number(numbers[name]) for name in names}}
+    made["intervals"] = intervals(fitter(x_draws, y_draws), confidence)
     if made["slope"] is None:
         made["reason"] = _UPRIGHT
     return made
@@ -123,17 +123,18 @@ def _without_noise(axes: tuple, confidence: float) -> dict:
     if reason := _no_line(x):
         return {"n": len(x), "r2": None, "intervals": {"r2": None}, "reason": reason}
     value, drawn = lines.r2_without_noise(x, y, x_draws, y_draws)
-    made = {"n": len(x), "r2": _number(value), "intervals": _intervals({"r2": drawn}, confidence)}
+    made = {"n": len(x), "r2": number(value), "intervals": intervals({"r2": drawn}, confidence)}
     if made["r2"] is None:
         made["reason"] = "the measurement's noise is as large as the spread of the runs"
     return made
 
 
-def _number(value: float | np.ndarray) -> float | None:
+def number(value: float | np.ndarray) -> float | None:
+    """A number for a document or a table: None where it is NaN or infinite."""
     return float(value) if np.isfinite(value) else None
 
 
-def _intervals(draws: Mapping[str, np.ndarray], confidence: float) -> dict[str, list | None]:
+def intervals(draws: Mapping[str, np.ndarray], confidence: float) -> dict[str, list | None]:
     """[low, high] per name; None where too few draws have a number."""
     made = {}
     for name, values in draws.items():

@@ -12,17 +12,23 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from agentsafe.dominance import CHORD, MIXTURE, OVER_RUN, OVER_SOURCE, dominance, verdict
+from agentsafe.dominance import (
+    CHORD,
+    MIXTURE,
+    OVER_RUN,
+    OVER_SOURCE,
+    at_level,
+    dominance,
+    verdict,
+)
 from agentsafe.fits import Settings, fit
 from agentsafe.lineage import SOURCE
-from agentsafe.persistence import persistence
+from agentsafe.persistence import ALL, persistence
 from agentsafe.robustness import ladder, recipe_means, robustness, variants
 from agentsafe.schemas import whole_file
 from agentsafe.scores import Sample, average
 
 log = logging.getLogger(__name__)
-
-ALL = "all"  # judges
 
 
 @dataclass
@@ -113,7 +119,7 @@ def _trained(cells: Sample, judge: str) -> Sample:
 
 def _summary(table: pl.DataFrame, level: float) -> dict:
     """The verdict, how many statements of each kind hold, and those about sources and chords."""
-    sure = pl.col("holds") & (pl.col("probability") >= level)
+    sure = at_level(level)
     counts = table.group_by("statement").agg(
         n=pl.len(), as_estimated=pl.col("holds").sum(), at_level=sure.sum()
     )

@@ -7,6 +7,7 @@ from altair.typing import ChartType
 from agentsafe import chart_style as style
 from agentsafe import delta_plane as plane
 from agentsafe import wording
+from agentsafe.persistence import ALL
 
 #: The lines of `fits.fit`: how each is called, its dash, and whether it is drawn at first.
 LINES = {
@@ -44,7 +45,7 @@ def frontier(points: pl.DataFrame, document: dict) -> ChartType:
         value=[{"line": name} for name, (_, _, drawn) in LINES.items() if drawn],
     )
     scales = _scales(runs)
-    fits = document["judges"].get("all", {})
+    fits = document["judges"].get(ALL, {})
     confidence = document.get("settings", {}).get("confidence", 0.95)
     lines = [
         "All judges, least squares: " + "; ".join(_summary(fits, 3)) + ".",

@@ -61,7 +61,8 @@ def persistence(cells: Sample, *, confidence: float) -> pl.DataFrame:
                     ]
                     key = {"metric": metric, "source": source, "beta": beta, "judge": judge}
                     rows.append(key | _row(parts, confidence))
-    return pl.DataFrame(rows, schema=schemas.PERSISTENCE)
+    table = pl.DataFrame(rows, schema=schemas.PERSISTENCE)
+    return table.with_columns(pl.selectors.float().fill_nan(None))
 
 
 def _ratio(sample: Sample, place: dict, metric: str, key: tuple) -> dict:
@@ -96,15 +97,11 @@ def _row(parts: list[dict], confidence: float) -> dict:
     flags = ([UNSTABLE] if unstable else []) + sorted(set(missing))
     return {
         "value": float(value[0]),
-        "low": _finite(low),
-        "high": _finite(high),
+        "low": float(low),
+        "high": float(high),
         "first_stage_effect": float(effect[0]),
-        "first_stage_effect_low": _finite(effect_low),
-        "first_stage_effect_high": _finite(effect_high),
+        "first_stage_effect_low": float(effect_low),
+        "first_stage_effect_high": float(effect_high),
         "labels": sum(part["labels"] for part in known),
         "flag": "; ".join(flags) or None,
     }
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -25,7 +25,6 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "help": ("helpfulness",),
     "both": ("safety", "helpfulness"),
 }
-MODES = ("each", "mean")
 CONSISTENCIES = ("none", "majority", "all_but_one", "exact")
 
 ROLLOUT = ("checkpoint", "case_id", "sample")

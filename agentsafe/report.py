@@ -17,9 +17,9 @@ from markupsafe import Markup
 from agentsafe import __version__, figures, wording
 from agentsafe import tables as paper
 from agentsafe.dominance import CHORD, MIXTURE, OVER_RUN, OVER_SOURCE
+from agentsafe.persistence import ALL
 
 _FINDINGS = 50  # rows of the import report that are shown
-_ALL = "all"  # judges
 _STATEMENTS = {
     OVER_SOURCE: "a run dominates its source",
     OVER_RUN: "a run dominates another of its source",
@@ -116,7 +116,7 @@ def _shown(table: pl.DataFrame) -> dict:
 
 def _by_judge(table: pl.DataFrame) -> dict[str, dict]:
     """The table of each judge, all judges together first."""
-    judges = sorted(table["judge"].unique(), key=lambda judge: (judge != _ALL, judge))
+    judges = sorted(table["judge"].unique(), key=lambda judge: (judge != ALL, judge))
     return {judge: _shown(table.filter(pl.col("judge") == judge).drop("judge")) for judge in judges}
 
 
@@ -124,12 +124,12 @@ def _verdicts(document: dict | None) -> dict[str, str]:
     if document is None:
         return {}
     each = {name: part["dominance"]["verdict"] for name, part in document["judges"].items()}
-    return {**each, _ALL: document["verdict"]}
+    return {**each, ALL: document["verdict"]}
 
 
 def _key_sentence(document: dict | None) -> str:
     """The paper's line in one sentence, with n and intervals."""
-    fits = (document or {}).get("judges", {}).get(_ALL, {})
+    fits = (document or {}).get("judges", {}).get(ALL, {})
     line = fits.get("ols")
     if not line:
         return ""

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 
 from agentsafe.dominance import over_source
-from agentsafe.fits import Settings, line
-from agentsafe.scores import QUANTITIES, Sample, average, interval, unpaired
+from agentsafe.fits import Settings, intervals, line
+from agentsafe.scores import QUANTITIES, Sample, average, unpaired
 
 #: What is averaged before the line is fitted, from single cells to recipe means.
 LADDER = {
@@ -48,14 +48,18 @@ def recipe_means(trained: Sample, settings: Settings) -> list[dict]:
     )
     made = []
     for number, row in enumerate(rows.iter_rows(named=True)):
-        means, intervals = {}, {}
-        for name in ("helpfulness_delta", "safety_delta"):
-            quantity = QUANTITIES.index(name)
-            means[name] = float(sample.estimate[quantity, number])
-            _, low, high = interval(sample.draws[quantity, number], settings.confidence)
-            intervals[name] = [float(low), float(high)] if np.isfinite(low) else None
-        key = {"recipe": row["recipe"], "beta": row["beta"], "sources": row["source"]}
-        made.append({**key, "labels": row["labels"], **means, "intervals": intervals})
+        quantity = {name: QUANTITIES.index(name) for name in ("helpfulness_delta", "safety_delta")}
+        draws = {name: sample.draws[q, number] for name, q in quantity.items()}
+        made.append(
+            {
+                "recipe": row["recipe"],
+                "beta": row["beta"],
+                "sources": row["source"],
+                "labels": row["labels"],
+                **{name: float(sample.estimate[q, number]) for name, q in quantity.items()},
+                "intervals": intervals(draws, settings.confidence),
+            }
+        )
     return made
 
 

@@ -16,14 +16,6 @@ from agentsafe.errors import UserError
 
 METRICS = ("safety", "helpfulness")
 MAX_SCORE = 3
-STOP_REASONS = (
-    "final_answer",
-    "step_limit",
-    "token_limit",
-    "context_overflow",
-    "malformed",
-    "error",
-)
 
 _KEY = {"checkpoint": pl.String, "case_id": pl.String, "sample": pl.Int32}
 _MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})

@@ -27,6 +27,8 @@ from agentsafe.lineage import SOURCE, Lineage
 #: The first axis of a sample's arrays.
 QUANTITIES = ("safety", "helpfulness", "safety_delta", "helpfulness_delta")
 
+PLANE = [QUANTITIES.index("helpfulness_delta"), QUANTITIES.index("safety_delta")]  # across, up
+
 #: What is averaged at each grain, from single cells to the paper's points.
 GRAINS = {
     "run_seed_judge": ("lineage", "judge", "seed"),

@@ -6,12 +6,19 @@ them together and notes what is odd, `fetch` gets the release with git.
 
 from agentsafe.published.fetch import fetch, fetched
 from agentsafe.published.importer import Imported, import_set
-from agentsafe.published.layout import LABEL_SETS, RESULT_SETS, fingerprint, set_folder
+from agentsafe.published.layout import (
+    LABEL_SETS,
+    RESULT_SETS,
+    existing_set_folder,
+    fingerprint,
+    set_folder,
+)
 
 __all__ = [
     "LABEL_SETS",
     "RESULT_SETS",
     "Imported",
+    "existing_set_folder",
     "fetch",
     "fetched",
     "fingerprint",

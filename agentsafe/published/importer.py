@@ -51,9 +51,8 @@ def import_set(root: str | Path, name: str, *, cases: int = 144, strict: bool = 
     Raises:
         UserError: the set is not there or holds no rollout at all, or, when strict, a finding.
     """
-    layout.fingerprint(root, name)  # raises where the set is missing
+    folder = layout.existing_set_folder(root, name)
     reader = _SetReader(Path(root), name, cases, strict)
-    folder = layout.set_folder(root, name)
     taken: dict[str, str] = {}
     for entry in sorted(folder.iterdir()):
         lineage = layout.folder_lineage(entry.name) if entry.is_dir() else None

@@ -79,6 +79,21 @@ def set_folder(root: str | Path, name: str) -> Path:
     return Path(root) / parent / name
 
 
+def existing_set_folder(root: str | Path, name: str) -> Path:
+    """The folder of the set `name`.
+
+    Raises:
+        UserError: the release at `root` does not have it.
+    """
+    folder = set_folder(root, name)
+    if not folder.is_dir():
+        raise UserError(
+            f"published.root: '{root}' holds no {folder.relative_to(root)}/; point it at a clone "
+            f"of the released repository, or take '{name}' out of the config"
+        )
+    return folder
+
+
 def source_name(folder: str) -> str:
     """The source's name: a hub id without organisation and `-instruct`, in lower case.
 
@@ -152,14 +167,8 @@ def fingerprint(root: str | Path, name: str) -> str:
     Raises:
         UserError: the set's folder does not exist.
     """
-    folder = set_folder(root, name)
-    if not folder.is_dir():
-        raise UserError(
-            f"published.root: '{root}' holds no {folder.relative_to(root)}/; point it at a clone "
-            f"of the released repository, or take '{name}' out of the config"
-        )
     digest = hashlib.sha256()
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(existing_set_folder(root, name)):
         folders.sort()
         for file in sorted(files):
             status = os.stat(os.path.join(place, file))

@@ -8,7 +8,7 @@ sys.path.insert(0, workflow.basedir)  # the library of this checkout, installed 
 from agentsafe.config import check
 from agentsafe.errors import UserError
 from agentsafe.locks import clear_stale_locks
-from agentsafe.published import fetched, fingerprint, set_folder
+from agentsafe.published import existing_set_folder, fetched, fingerprint, set_folder
 
 
 def checked_config():
@@ -20,7 +20,7 @@ def checked_config():
         raise UserError("config: published.label_sets and published.result_sets are both empty")
     if release_is_there(root):
         for name in sets:
-            fingerprint(root, name)
+            existing_set_folder(root, name)
     elif root.parts[0] != "resources" and not fetched(root):
         raise UserError(
             f"published.root: there is no folder '{root}'; leave the key out to fetch the release"
