@@ -15,7 +15,7 @@ import altair as alt
 import vl_convert
 from altair.typing import ChartType
 
-from agentsafe.schemas import whole_file
+from agentsafe.files import whole_file
 
 _VERSION = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
 

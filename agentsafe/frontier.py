@@ -21,11 +21,11 @@ from agentsafe.dominance import (
     dominance,
     verdict,
 )
+from agentsafe.files import whole_file
 from agentsafe.fits import Settings, fit
 from agentsafe.lineage import SOURCE
 from agentsafe.persistence import ALL, persistence
 from agentsafe.robustness import ladder, recipe_means, robustness, variants
-from agentsafe.schemas import whole_file
 from agentsafe.scores import Sample, average
 
 log = logging.getLogger(__name__)

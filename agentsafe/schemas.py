@@ -5,14 +5,13 @@ one step, so that a killed job leaves either the old file or the whole new one. 
 again, so that a table made by hand or by another version is refused with its name.
 """
 
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
 
 from agentsafe.errors import UserError
+from agentsafe.files import whole_file
 
 METRICS = ("safety", "helpfulness")
 MAX_SCORE = 3
@@ -178,19 +177,6 @@ def write_table(table: pl.DataFrame, path: str | Path, schema: pl.Schema) -> Non
     checked = table.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
     with whole_file(path) as partial:
         checked.write_parquet(partial, compression="zstd")
-
-
-@contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """A path to write to that becomes `path` when the block ends, and goes when it fails."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_table(

@@ -11,8 +11,8 @@ import polars as pl
 
 from agentsafe import latex, wording
 from agentsafe.audits import FLAGS
+from agentsafe.files import whole_file
 from agentsafe.lineage import SOURCE
-from agentsafe.schemas import whole_file
 
 #: What each table shows, and over what its numbers are.
 CAPTIONS = {

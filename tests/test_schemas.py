@@ -8,7 +8,8 @@ from polars.testing import assert_frame_equal
 
 from agentsafe import schemas
 from agentsafe.errors import UserError
-from agentsafe.schemas import read_table, whole_file, write_table
+from agentsafe.files import whole_file
+from agentsafe.schemas import read_table, write_table
 
 ROLLOUT = {
     "checkpoint": "phi-4",

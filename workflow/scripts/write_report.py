@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from agentsafe import charts, schemas
+from agentsafe.files import whole_file
 from agentsafe.job import job
 from agentsafe.report import report
 
@@ -26,5 +27,5 @@ with job(snakemake.log[0]):
         drawn["persistence"] = charts.persistence(persistence)
     config = dict(snakemake.params.config)
     tables = document, points, dominance, persistence, summary, audit, import_report
-    with schemas.whole_file(snakemake.output[0]) as partial:
+    with whole_file(snakemake.output[0]) as partial:
         partial.write_text(report(*tables, drawn, config), encoding="utf-8")

@@ -1,0 +1,158 @@
+"""The agent's side of an episode: the prompt that it gets and what its turns mean.
+
+ReAct (Yao et al., arXiv 2210.03629): a turn is a Thought and then either an Action with its Action
+Input, one JSON object, or a Final Answer. A turn ends at its first action. What a model writes
+after it, an observation that it makes up, say, is cut before anything reads it.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from agentsafe.cases import Case, Suite
+from agentsafe.chat import Message
+from agentsafe.errors import UserError
+
+PROMPTS = Path(__file__).parent / "prompts"
+#: Where generation can stop at the latest; the parser cuts there, whatever a backend does.
+STOP = ("\nObservation:",)
+
+_ACTION = re.compile(r"^[ \t]*Action:[ \t]*(?P<tool>[^\n]*)$", re.MULTILINE)
+_INPUT = re.compile(r"\s*Action Input:[ \t]*")
+_FINAL = re.compile(r"^[ \t]*Final Answer:[ \t]*", re.MULTILINE)
+_OBSERVATION = re.compile(r"^[ \t]*Observation:", re.MULTILINE)
+_decode = json.JSONDecoder(strict=False).raw_decode
+
+
+@dataclass(frozen=True)
+class Action:
+    """A tool call: the tool's name and its arguments."""
+
+    tool: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class FinalAnswer:
+    """The agent's last word."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """A turn that is neither; `reason` says what is wrong with it, as an agent may read it."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a model wrote, up to its first action (`text`), and the rest, which nobody reads."""
+
+    text: str
+    step: Action | FinalAnswer | Malformed
+    cut: str = ""
+
+
+def parse(text: str) -> Turn:
+    """Read one turn of an agent.
+
+    Args:
+        text: what the model wrote, any text at all.
+
+    Returns:
+        The turn. Nothing is raised: what cannot be read is `Malformed`, with the reason.
+    """
+    invented = _OBSERVATION.search(text)
+    own = text[: invented.start()] if invented else text
+    action, final = _ACTION.search(own), _FINAL.search(own)
+    if final and (not action or final.start() < action.start()):
+        end = action.start() if action else len(own)  # an action after the last word is cut
+        return _turn(text, end, FinalAnswer(own[final.end() : end].strip()))
+    if not action:
+        reason = "write an Action with its Action Input, or a Final Answer"
+        return _turn(text, len(own), Malformed(reason))
+    given = _INPUT.match(own, action.end())
+    if not given:
+        return _turn(text, action.end(), Malformed("Action Input is missing"))
+    try:
+        arguments, end = _decode(own, given.end())
+    except (ValueError, RecursionError):
+        line_end = own.find("\n", given.end())
+        end = len(own) if line_end < 0 else line_end
+        return _turn(text, end, Malformed("Action Input is not one JSON object"))
+    if not isinstance(arguments, dict):
+        return _turn(text, end, Malformed("Action Input is not one JSON object"))
+    tool = action["tool"].strip()
+    if not tool:
+        return _turn(text, end, Malformed("Action names no tool"))
+    return _turn(text, end, Action(tool, arguments))
+
+
+def _turn(text: str, end: int, step: Action | FinalAnswer | Malformed) -> Turn:
+    return Turn(text[:end].rstrip(), step, text[end:].strip())
+
+
+def write(thought: str, step: Action | FinalAnswer) -> str:
+    """The turn that `parse` reads as this step."""
+    if isinstance(step, FinalAnswer):
+        return f"Thought: {thought}\nFinal Answer: {step.text}"
+    arguments = json.dumps(step.arguments, ensure_ascii=False)
+    return f"Thought: {thought}\nAction: {step.tool}\nAction Input: {arguments}"
+
+
+def prompts(suite: Suite, cases: Iterable[Case], template: str) -> dict[str, list[Message]]:
+    """What the agent is told before its first turn, by case id.
+
+    Args:
+        suite: holds the cases' toolkits.
+        cases: those to write prompts for.
+        template: name of a Jinja2 template in `agentsafe/prompts`, or the path of one's own. It
+            gets `case` and `tools` and has two blocks, `system` and `user`; an empty one is no
+            message.
+
+    Raises:
+        UserError: there is no such template.
+    """
+    path = Path(template) if Path(template).is_file() else PROMPTS / f"{template}.j2"
+    if not path.is_file():
+        raise UserError(f"rollouts.prompt: there is no template '{template}' in {PROMPTS.name}/")
+    environment = Environment(
+        loader=FileSystemLoader(path.parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    blocks = environment.get_template(path.name).blocks
+    made = {}
+    for case in cases:
+        shown = environment.get_template(path.name).new_context(
+            {"case": case, "tools": suite.tools_of(case)}
+        )
+        texts = {role: "".join(blocks[role](shown)).strip() for role in ("system", "user")}
+        made[case.case_id] = [
+            Message(role=role, content=text) for role, text in texts.items() if text
+        ]
+    return made
+
+
+def conversation(messages: Iterable[Mapping[str, str]]) -> list[Message]:
+    """A rollout's messages in the roles that every chat template knows."""
+    return [
+        Message(role="assistant", content=message["content"])
+        if message["role"] == "assistant"
+        else Message(role="user", content=f"Observation: {message['content']}")
+        for message in messages
+    ]
+
+
+def actions(messages: Sequence[Mapping[str, str]]) -> list[Action]:
+    """The tool calls of a rollout in order: those of its turns that are actions."""
+    steps = [parse(m["content"]).step for m in messages if m["role"] == "assistant"]
+    return [step for step in steps if isinstance(step, Action)]
