@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateError
 
+from agentsafe.arguments import read_object, storable
 from agentsafe.cases import Case, Suite
 from agentsafe.chat import Message
 from agentsafe.errors import UserError
@@ -23,10 +24,11 @@ PROMPTS = Path(__file__).parent / "prompts"
 STOP = ("\nObservation:",)
 
 _ACTION = re.compile(r"^[ \t]*Action:[ \t]*(?P<tool>[^\n]*)$", re.MULTILINE)
-_INPUT = re.compile(r"\s*Action Input:[ \t]*")
+_INPUT = re.compile(r"\s*Action Input:\s*")
 _FINAL = re.compile(r"^[ \t]*Final Answer:[ \t]*", re.MULTILINE)
-_OBSERVATION = re.compile(r"^[ \t]*Observation:", re.MULTILINE)
-_decode = json.JSONDecoder(strict=False).raw_decode
+_OBSERVATION = re.compile(r"^[ \t>#*_`-]*Observation[ \t*_`]*:", re.MULTILINE)  # in Markdown too
+_MADE_UP = re.compile(_OBSERVATION.pattern + r"[\s*_`]*[^\s*_`]", re.MULTILINE)
+_THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def parse(text: str) -> Turn:
     Returns:
         The turn. Nothing is raised: what cannot be read is `Malformed`, with the reason.
     """
+    text = storable(text)
     invented = _OBSERVATION.search(text)
     own = text[: invented.start()] if invented else text
     action, final = _ACTION.search(own), _FINAL.search(own)
@@ -82,12 +85,10 @@ def parse(text: str) -> Turn:
     if not given:
         return _turn(text, action.end(), Malformed("Action Input is missing"))
     try:
-        arguments, end = _decode(own, given.end())
-    except (ValueError, RecursionError):
+        arguments, end = read_object(own, given.end())
+    except ValueError:
         line_end = own.find("\n", given.end())
         end = len(own) if line_end < 0 else line_end
-        return _turn(text, end, Malformed("Action Input is not one JSON object"))
-    if not isinstance(arguments, dict):
         return _turn(text, end, Malformed("Action Input is not one JSON object"))
     tool = action["tool"].strip()
     if not tool:
@@ -97,6 +98,26 @@ def parse(text: str) -> Turn:
 
 def _turn(text: str, end: int, step: Action | FinalAnswer | Malformed) -> Turn:
     return Turn(text[:end].rstrip(), step, text[end:].strip())
+
+
+def invents(cut: str) -> bool:
+    """Whether what was cut off a turn holds an observation that the agent made up.
+
+    A bare `Observation:`, where a stop string ended the text, is none.
+    """
+    return bool(_MADE_UP.search(cut))
+
+
+def without_thinking(text: str) -> str:
+    """Cut `<think>` blocks, also one that the chat template opened or that nothing closed."""
+    if "think>" not in text:
+        return text
+    text = _THINKING.sub("", text)
+    opened_by_template = text.rfind("</think>")
+    if opened_by_template >= 0:
+        text = text[opened_by_template + len("</think>") :].lstrip()
+    never_closed = text.find("<think>")
+    return text if never_closed < 0 else text[:never_closed]
 
 
 def write(thought: str, step: Action | FinalAnswer) -> str:
@@ -114,11 +135,11 @@ def prompts(suite: Suite, cases: Iterable[Case], template: str) -> dict[str, lis
         suite: holds the cases' toolkits.
         cases: those to write prompts for.
         template: name of a Jinja2 template in `agentsafe/prompts`, or the path of one's own. It
-            gets `case` and `tools` and has two blocks, `system` and `user`; an empty one is no
-            message.
+            gets `case` and `tools` and has a block `system`, a block `user` or both; an empty one
+            is no message.
 
     Raises:
-        UserError: there is no such template.
+        UserError: there is no such template, or it cannot be filled in.
     """
     path = Path(template) if Path(template).is_file() else PROMPTS / f"{template}.j2"
     if not path.is_file():
@@ -129,17 +150,20 @@ def prompts(suite: Suite, cases: Iterable[Case], template: str) -> dict[str, lis
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    blocks = environment.get_template(path.name).blocks
-    made = {}
-    for case in cases:
-        shown = environment.get_template(path.name).new_context(
-            {"case": case, "tools": suite.tools_of(case)}
-        )
-        texts = {role: "".join(blocks[role](shown)).strip() for role in ("system", "user")}
-        made[case.case_id] = [
-            Message(role=role, content=text) for role, text in texts.items() if text
-        ]
-    return made
+    try:
+        read = environment.get_template(path.name)
+        return {case.case_id: _prompt(read, case, suite) for case in cases}
+    except (TemplateError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be filled in: {' '.join(str(error).split())}") from None
+
+
+def _prompt(template: Template, case: Case, suite: Suite) -> list[Message]:
+    shown = template.new_context({"case": case, "tools": suite.tools_of(case)})
+    blocks = {role: template.blocks.get(role) for role in ("system", "user")}
+    texts = {role: "".join(block(shown)).strip() for role, block in blocks.items() if block}
+    if not any(texts.values()):
+        raise TemplateError("its blocks 'system' and 'user' give no text")
+    return [Message(role=role, content=text) for role, text in texts.items() if text]
 
 
 def conversation(messages: Iterable[Mapping[str, str]]) -> list[Message]:
