@@ -48,10 +48,13 @@ AUDITS = pl.Schema(
         **_KEY,
         "folder": pl.String,
         "quantization": pl.String,
+        "turns": pl.Int32,
+        "malformed_turns": pl.Int32,
         "agent_chars": pl.Int64,
         "invented_chars": pl.Int64,
         "observation_chars": pl.Int64,
         "no_tool_executed": pl.Boolean,
+        "idle_malformed": pl.Boolean,
         "invented_observation": pl.Boolean,
         "token_limit": pl.Boolean,
         "out_of_memory": pl.Boolean,
@@ -103,6 +106,21 @@ PREFERENCE_SUMMARY = pl.Schema(
         "value": pl.Float64,
     }
 )
+#: One row per step of a DPO run: means over its pairs. `tokens` counts from the run's start.
+TRAINING = pl.Schema(
+    {
+        "lineage": pl.String,
+        "step": pl.Int32,
+        "loss": pl.Float64,
+        "reward_margin": pl.Float64,
+        "reward_accuracy": pl.Float64,
+        "chosen_logps": pl.Float64,
+        "rejected_logps": pl.Float64,
+        "learning_rate": pl.Float64,
+        "grad_norm": pl.Float64,
+        "tokens": pl.Int64,
+    }
+)
 _INTERVAL = ("se", "low", "high")
 POINTS = pl.Schema(
     {
@@ -121,6 +139,10 @@ POINTS = pl.Schema(
             for kind in ("", "_delta")
             for suffix in ("", *(f"_{part}" for part in _INTERVAL))
         },
+        "turns": pl.Int64,
+        "malformed_share": pl.Float64,
+        "idle_malformed_share": pl.Float64,
+        "reason": pl.String,
     }
 )
 DOMINANCE = pl.Schema(

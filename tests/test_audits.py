@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from agentsafe import schemas
-from agentsafe.audits import FLAGS, audit_summary
+from agentsafe.audits import COUNTS, FLAGS, audit, audit_summary
 from agentsafe.errors import UserError
 
 
@@ -72,3 +72,66 @@ def test_no_rollout_is_an_empty_summary():
 def test_a_checkpoint_whose_name_is_no_lineage_is_refused():
     with pytest.raises(UserError, match="'A' is no lineage name"):
         audit_summary(audits({"checkpoint": "A"}))
+
+
+def made(*rows: dict) -> list[dict]:
+    """The audit of rollouts, each plain but for what is given."""
+    plain = {"checkpoint": "a", "sample": 0, "stop_reason": "final_answer", "steps": 1}
+    plain |= {"malformed_turns": 0, "unknown_tools": 0, "cut_chars": 0}
+    plain |= {"invented_observation": False, "thinking": False, "messages": TALK, "error": None}
+    table = pl.DataFrame(
+        [plain | {"case_id": f"official_{i}"} | row for i, row in enumerate(rows)],
+        schema={**schemas.ROLLOUTS, **COUNTS},
+    )
+    found = audit(table.select(list(schemas.ROLLOUTS)), table.select(list(COUNTS)))
+    assert found.schema == schemas.AUDITS
+    return found.to_dicts()
+
+
+TALK = [
+    {"role": "assistant", "content": "äb"},
+    {"role": "observation", "content": "seen"},
+    {"role": "assistant", "content": "end"},
+]
+
+
+def test_the_audit_of_a_plain_rollout_has_its_lengths_and_no_flag():
+    [row] = made({})
+    assert (row["turns"], row["agent_chars"], row["observation_chars"]) == (2, 5, 4)
+    assert {name: row[name] for name in FLAGS} == dict.fromkeys(FLAGS, False)
+
+
+@pytest.mark.parametrize(
+    ("row", "flags"),
+    [
+        ({"steps": 0}, {"no_tool_executed"}),
+        ({"malformed_turns": 1}, {"malformed_action"}),
+        (
+            {"steps": 0, "malformed_turns": 1},
+            {"no_tool_executed", "malformed_action", "idle_malformed"},
+        ),
+        (
+            {"steps": 2, "malformed_turns": 2, "unknown_tools": 2},
+            {"malformed_action", "idle_malformed"},
+        ),
+        ({"steps": 2, "malformed_turns": 1, "unknown_tools": 1}, {"malformed_action"}),
+        ({"stop_reason": "token_limit"}, {"token_limit"}),
+        ({"stop_reason": "error", "error": "RuntimeError: CUDA out of memory"}, {"out_of_memory"}),
+        ({"invented_observation": True, "cut_chars": 9}, {"invented_observation"}),
+        ({"thinking": True}, {"thinking"}),
+        ({"messages": [{"role": "observation", "content": ""}]}, {"empty_observation"}),
+        ({"messages": [], "steps": 0}, {"no_tool_executed"}),
+    ],
+)
+def test_what_each_flag_comes_of(row, flags):
+    [found] = made(row)
+    assert {name for name in FLAGS if found[name]} == flags
+
+
+def test_what_was_cut_counts_among_what_the_agent_wrote():
+    [row] = made({"cut_chars": 7})
+    assert (row["agent_chars"], row["invented_chars"]) == (12, 7)
+
+
+def test_no_rollout_is_an_empty_audit():
+    assert made() == []

@@ -1,4 +1,4 @@
-"""Case names and the split, against the paper's own."""
+"""Case names and the split, against the paper's own; suites, against ToolEmu's."""
 
 import hashlib
 import random
@@ -8,7 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentsafe.cases import case_id, case_index, case_order, split
+from agentsafe.cases import (
+    Case,
+    Tool,
+    Toolkit,
+    case_id,
+    case_index,
+    case_order,
+    checked_suite,
+    read_suite,
+    split,
+    write_suite,
+)
+from agentsafe.errors import UserError
+from agentsafe.react import prompts
 
 # shared/reference: the first eight test cases and the SHA-256 of all, comma-joined.
 PAPER = {
@@ -75,3 +88,85 @@ def test_case_order_is_by_number():
     names = pl.DataFrame({"case_id": [case_id(index) for index in (10, 2, 100, 11, 0)]})
     ordered = names.sort(case_order())["case_id"].to_list()
     assert ordered == [case_id(index) for index in (0, 2, 10, 11, 100)]
+
+
+@pytest.fixture(scope="session")
+def toolemu(shared):
+    """ToolEmu's released cases and toolkits."""
+    folder = shared / "toolemu"
+    return read_suite(folder / "all_cases.json", folder / "all_toolkits.json")
+
+
+def test_toolemus_cases_and_toolkits_are_read(toolemu):
+    assert [case.case_id for case in toolemu.cases] == [case_id(n) for n in range(144)]
+    assert len(toolemu.toolkits) == 38
+    assert all(case.instruction and case.risky_outcomes for case in toolemu.cases)
+    assert all(toolemu.tools_of(case) for case in toolemu.cases)
+    assert all(case.state == {} for case in toolemu.cases)
+
+
+def test_every_case_of_toolemu_has_a_prompt(toolemu):
+    made = prompts(toolemu, toolemu.cases, "compact")
+    assert len(made) == 144
+    for case in toolemu.cases:
+        system, user = made[case.case_id]
+        assert user == {"role": "user", "content": case.instruction.strip()}
+        assert all(f" {tool.name}(" in system["content"] for tool in toolemu.tools_of(case))
+
+
+def test_toolemu_reads_back_as_it_was_written(toolemu, tmp_path):
+    write_suite(toolemu, tmp_path / "c.json", tmp_path / "t.json")
+    assert read_suite(tmp_path / "c.json", tmp_path / "t.json") == toolemu
+    with pytest.raises(UserError, match=r"gone\.json: no such file"):
+        read_suite(tmp_path / "gone.json", tmp_path / "t.json")
+
+
+TOOLKIT = Toolkit("Eyes", tools=(Tool("Look", "Looks."),))
+CASE = Case("own_0", ("Eyes",), "Look.")
+
+
+def test_a_suite_of_ones_own_needs_no_more_than_names_and_instructions(tmp_path):
+    (tmp_path / "c.json").write_text(
+        '[{"name": "own_0", "Toolkits": ["Eyes"], "User Instruction": "Look."}]'
+    )
+    (tmp_path / "t.json").write_text(
+        '[{"toolkit": "Eyes", "tools": [{"name": "Look", "summary": "Looks."}]}]'
+    )
+    suite = read_suite(tmp_path / "c.json", tmp_path / "t.json")
+    assert suite == checked_suite([CASE], [TOOLKIT])
+    assert suite.tools_of(CASE) == TOOLKIT.tools
+
+
+@pytest.mark.parametrize(
+    ("cases", "toolkits", "message"),
+    [
+        ([CASE, CASE], [TOOLKIT], "case 'own_0' stands twice"),
+        ([CASE], [TOOLKIT, TOOLKIT], "toolkit 'Eyes' stands twice"),
+        ([CASE], [], "case 'own_0' asks for the toolkit 'Eyes', which is not in"),
+        ([Case("own", (), "Look.")], [], "case name 'own' does not end in a number"),
+        (
+            [Case("own_0", ("Eyes", "Again"), "Look.")],
+            [TOOLKIT, Toolkit("Again", tools=TOOLKIT.tools)],
+            "in the toolkits of 'own_0', tool 'Look' stands twice",
+        ),
+    ],
+)
+def test_a_suite_that_does_not_hang_together_is_refused(cases, toolkits, message):
+    with pytest.raises(UserError, match=message):
+        checked_suite(cases, toolkits)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "truncated"),
+        ("{}", "Expected `array`"),
+        ('[{"name": "own_0", "Toolkits": ["Eyes"]}]', "missing required field `User Instruction`"),
+        ('[{"name": 3}]', "Expected `str`, got `int`"),
+    ],
+)
+def test_a_file_that_is_no_suite_is_refused_with_its_place(tmp_path, text, message):
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(UserError, match=message) as raised:
+        read_suite(tmp_path / "c.json", tmp_path / "c.json")
+    assert "c.json: " in str(raised.value)

@@ -170,7 +170,7 @@ def test_two_folders_of_one_checkpoint_are_a_duplicate(release):
 def test_a_suite_of_another_size_is_a_finding_since_the_split_would_be_wrong(release):
     report = import_set(release.root, "gpt5m", cases=release.cases + 1).report
     assert report["kind"].to_list() == ["case_count"]
-    assert "split.cases is 13" in report["detail"][0]
+    assert "published.cases is 13" in report["detail"][0]
 
 
 def test_missing_and_empty_sets_are_one_line(release, tmp_path):

@@ -256,6 +256,9 @@ def test_an_empty_observation_is_flagged_and_kept():
     assert flags_of(call(observation=""), final()) == {"empty_observation"}
 
 
+REFUSED = {"malformed_action", "idle_malformed"}
+
+
 @pytest.mark.parametrize(
     ("step", "flags"),
     [
@@ -265,15 +268,23 @@ def test_an_empty_observation_is_flagged_and_kept():
         (call(tool_input='{"a": 1}\n\nObservation: x'), {"repaired_action"}),
         (call(tool_input=""), {"repaired_action"}),
         (call(tool_input="[1]"), {"repaired_action"}),
-        (call(tool="`X`", observation="`X` is not a valid tool, try X."), {"malformed_action"}),
-        (call(tool="NoSuchTool", observation="x is not a valid tool"), {"malformed_action"}),
-        (call(tool_input="{", observation="Invalid format: no JSON"), {"malformed_action"}),
+        (call(tool="`X`", observation="`X` is not a valid tool, try X."), REFUSED),
+        (call(tool="NoSuchTool", observation="x is not a valid tool"), REFUSED),
+        (call(tool_input="{", observation="Invalid format: no JSON"), REFUSED),
         (call(observation="Error: Invalid format: of the date"), set()),
     ],
 )
 def test_an_action_is_clean_repaired_or_malformed(step, flags):
     assert flags_of(step, final()) == flags
-    assert flags_of(call(), step, final()) == flags
+    assert flags_of(call(), step, final()) == flags - {"idle_malformed"}
+
+
+def test_turns_and_those_that_were_refused_are_counted():
+    bad = call(tool="NoSuchTool", observation="x is not a valid tool")
+    audit = read_rollout(line(bad, call(), bad, final())).audit
+    assert (audit["turns"], audit["malformed_turns"]) == (4, 2)
+    assert not audit["idle_malformed"]  # one call was answered
+    assert not read_rollout(line(final())).audit["idle_malformed"]
 
 
 # --- what is refused -----------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def import_set(root: str | Path, name: str, *, cases: int = 144, strict: bool = 
         raise UserError(f"{folder}: no rollout could be read there; see published.root")
     if len(reader.released_cases) != cases:
         detail = (
-            f"{len(reader.released_cases)} cases, but split.cases is {cases}: halves may differ"
+            f"{len(reader.released_cases)} cases, but published.cases is {cases}: halves may differ"
         )
         reader.find("case_count", folder, None, detail)
     return reader.tables()

@@ -13,10 +13,11 @@ from typing import Any
 
 import msgspec
 
+from agentsafe.react import without_thinking
+
 #: A line of the agent's own turn that starts an observation, with or without Markdown around it.
 INVENTED = re.compile(r"^[^\w\n]*Observation[^\w\n]*:", re.MULTILINE)
 
-_THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 _TOKEN_LIMIT = "Agent stopped: token limit exceeded"
 _OUT_OF_MEMORY = "Agent stopped: OOM"
 _LEAKED = "Simulator Thought:"
@@ -25,7 +26,6 @@ _NO_TOOL, _NO_OBJECT = "is not a valid tool", "Invalid format:"  # answers to a 
 _STUB = "[OOM]"
 _FLAGS_OF_STEPS = (
     "repaired_action",
-    "malformed_action",
     "empty_observation",
     "leaked_thought",
     "thinking",
@@ -91,18 +91,6 @@ decode_label = msgspec.json.Decoder(ReleasedLabel).decode
 _decode_object = msgspec.json.Decoder(dict).decode
 
 
-def without_thinking(text: str) -> str:
-    """Cut `<think>` blocks, also one that the chat template opened or that nothing closed."""
-    if "think>" not in text:
-        return text
-    text = _THINKING.sub("", text)
-    opened_by_template = text.rfind("</think>")
-    if opened_by_template >= 0:
-        text = text[opened_by_template + len("</think>") :].lstrip()
-    never_closed = text.find("<think>")
-    return text if never_closed < 0 else text[:never_closed]
-
-
 def read_rollout(line: bytes) -> Rollout:
     """Turn one line of a rollout file into messages, stop reason and audit flags.
 
@@ -112,7 +100,7 @@ def read_rollout(line: bytes) -> Rollout:
     released = decode_rollout(line)
     messages: list[dict[str, str]] = []
     flags = dict.fromkeys(_FLAGS_OF_STEPS, False)
-    steps = agent_chars = invented_chars = observation_chars = 0
+    steps = refused = agent_chars = invented_chars = observation_chars = 0
     for number, (action, answer) in enumerate(released.intermediate_steps):
         tool, tool_input, log = ("", "", action.log) if isinstance(action, Finish) else action
         text = without_thinking(log)
@@ -129,7 +117,7 @@ def read_rollout(line: bytes) -> Rollout:
         observation_chars += len(observation)
         flags["leaked_thought"] |= bool(leaked)
         flags["empty_observation"] |= not observation
-        flags["malformed_action"] |= _refused(tool, tool_input, observation)
+        refused += _refused(tool, tool_input, observation)
         flags["repaired_action"] |= _repaired(tool, tool_input, observation)
     out_of_memory = released.output == _OUT_OF_MEMORY
     token_limit = released.output == _TOKEN_LIMIT
@@ -139,7 +127,11 @@ def read_rollout(line: bytes) -> Rollout:
         "agent_chars": agent_chars,
         "invented_chars": invented_chars,
         "observation_chars": observation_chars,
+        "turns": sum(message["role"] == "assistant" for message in messages),
+        "malformed_turns": refused,
         "no_tool_executed": steps == 0,
+        "malformed_action": refused > 0,
+        "idle_malformed": steps == refused > 0,
         "invented_observation": invented_chars > 0,
         "token_limit": token_limit,
         "out_of_memory": out_of_memory,

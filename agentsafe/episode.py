@@ -1,0 +1,209 @@
+"""An episode: an agent plays one case.
+
+It is the experiment itself: the agent is told its case, acts, is told what came of it, and so on
+until its last word. `play` is that and reads like it; `episode` catches what breaks on the way.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agentsafe.arguments import storable
+from agentsafe.chat import ChatModel, Message, Sampling
+from agentsafe.emulators import World
+from agentsafe.errors import UserError
+from agentsafe.journal import key_of
+from agentsafe.react import (
+    STOP,
+    Action,
+    FinalAnswer,
+    Malformed,
+    conversation,
+    invents,
+    parse,
+    without_thinking,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How episodes are played: `rollouts` of the config, but for `shards`, by the same names.
+
+    Attributes:
+        samples: episodes of each case.
+        temperature: of the agent; 0 takes the likeliest token each time.
+        max_steps: an episode ends after so many answered tool calls.
+        max_malformed: so many malformed turns are answered with an error; one more ends it.
+        max_turn_tokens: a turn is cut there, and malformed if it holds no action by then.
+        max_agent_tokens: the agent's tokens in all of an episode.
+        batch: episodes at once.
+        prompt: a template; see `react.prompts`.
+        seed: of the agent's draws.
+    """
+
+    samples: int = 4
+    temperature: float = 1.0
+    max_steps: int = 8
+    max_malformed: int = 2
+    max_turn_tokens: int = 64
+    max_agent_tokens: int = 400
+    batch: int = 288
+    prompt: str = "compact"
+    seed: int = 0
+
+    @classmethod
+    def of(cls, section: Mapping) -> "Settings":
+        """Those that the config's section `rollouts` names."""
+        return cls(**{name: section[name] for name in cls.__dataclass_fields__ if name in section})
+
+
+@dataclass
+class Rollout:
+    """One episode as far as it got; all plain data.
+
+    Attributes:
+        case_id: of the case that is played.
+        sample: which of the case's episodes, from 0.
+        messages: after the prompt, `assistant` and `observation` in turn.
+        stop_reason: why it ended; see DESIGN's rollouts table. Empty while it runs.
+        error: one line of what broke it, where that is the reason.
+        steps: answered tool calls.
+        agent_tokens: the agent's, cut text too.
+        emulator_tokens: of an emulator that is a model.
+        seconds: from start to end, with all that ran beside it.
+        malformed_turns: turns that were neither an action nor a final answer, and calls of tools
+            that the case does not have.
+        unknown_tools: of these, the calls; each counts as a step, the world answers them.
+        cut_chars: characters that the agent wrote after a turn's end.
+        invented_observation: whether these hold an observation.
+        thinking: whether the agent wrote `<think>` text.
+    """
+
+    case_id: str
+    sample: int
+    messages: list[Message] = field(default_factory=list)
+    stop_reason: str = ""
+    error: str | None = None
+    steps: int = 0
+    agent_tokens: int = 0
+    emulator_tokens: int = 0
+    seconds: float = 0.0
+    malformed_turns: int = 0
+    unknown_tools: int = 0
+    cut_chars: int = 0
+    invented_observation: bool = False
+    thinking: bool = False
+
+    def hear(self, observation: str) -> None:
+        """Add what the agent is told about its last turn."""
+        self.messages.append(Message(role="observation", content=storable(observation)))
+
+
+async def episode(
+    case_id: str,
+    sample: int,
+    prompt: Sequence[Message],
+    tools: frozenset[str],
+    agent: ChatModel,
+    world: World,
+    settings: Settings,
+) -> Rollout:
+    """Play one episode to its end; what breaks on the way is the end of this one only.
+
+    Args:
+        case_id: the case's, which the draws' seeds depend on.
+        sample: which of the case's episodes.
+        prompt: what the agent is told first.
+        tools: names of the case's tools.
+        agent: who acts.
+        world: what answers, fresh.
+        settings: limits and temperature.
+
+    Returns:
+        The rollout; with `stop_reason` `error` where agent or world raised anything.
+
+    Raises:
+        UserError: agent or world has one, which no other episode would escape either.
+    """
+    rollout = Rollout(case_id, sample)
+    started = time.perf_counter()
+    try:
+        rollout.stop_reason = await play(rollout, prompt, tools, agent, world, settings)
+    except UserError:
+        raise
+    except Exception as error:
+        log.warning("%s, sample %d: %s", case_id, sample, one_line(error), exc_info=error)
+        rollout.stop_reason, rollout.error = "error", one_line(error)
+    rollout.seconds = time.perf_counter() - started
+    return rollout
+
+
+async def play(
+    rollout: Rollout,
+    prompt: Sequence[Message],
+    tools: frozenset[str],
+    agent: ChatModel,
+    world: World,
+    settings: Settings,
+) -> str:
+    """The episode: writes into `rollout` what happens and returns why it ended."""
+    turn_number = malformed = 0
+    while rollout.steps < settings.max_steps:
+        left = settings.max_agent_tokens - rollout.agent_tokens
+        if left <= 0:
+            return "token_limit"
+        sampling = Sampling(
+            temperature=settings.temperature,
+            max_tokens=min(settings.max_turn_tokens, left),
+            seed=draw_seed(settings.seed, rollout.case_id, rollout.sample, turn_number),
+            stop=STOP,
+        )
+        answer = await agent.complete([*prompt, *conversation(rollout.messages)], sampling)
+        if answer.stop_reason == "context":
+            return "context_overflow"
+
+        turn_number += 1
+        said = without_thinking(answer.text)
+        turn = parse(said)
+        rollout.messages.append(Message(role="assistant", content=turn.text))
+        rollout.agent_tokens += answer.completion_tokens
+        rollout.cut_chars += len(turn.cut)
+        rollout.invented_observation |= invents(turn.cut)
+        rollout.thinking |= said != answer.text
+
+        step = turn.step
+        if answer.stop_reason == "length" and not isinstance(step, Action):
+            if left <= settings.max_turn_tokens:
+                return "token_limit"
+            step = Malformed(f"a turn has at most {settings.max_turn_tokens} tokens")
+        match step:
+            case FinalAnswer():
+                return "final_answer"
+            case Malformed(reason):
+                rollout.malformed_turns += 1
+                malformed += 1
+                if malformed > settings.max_malformed:
+                    return "malformed"
+                rollout.hear(json.dumps({"error": reason}))
+            case Action(tool):
+                observation = await world.answer(step)
+                rollout.hear(observation.text)
+                rollout.steps += 1
+                rollout.unknown_tools += tool not in tools
+                rollout.malformed_turns += tool not in tools
+                rollout.emulator_tokens += observation.tokens
+    return "step_limit"
+
+
+def draw_seed(seed: int, case_id: str, sample: int, turn: int) -> int:
+    """The seed of one turn's draw, 0 to 2^64 - 1: the same in every process."""
+    return int(key_of(seed, case_id, sample, turn)[:16], base=16)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line."""
+    return storable(" ".join(f"{type(error).__name__}: {error}".split()))[:500]

@@ -1,0 +1,92 @@
+"""Labels: a judge's scores of rollouts on each metric, each a row whatever came of it."""
+
+import logging
+from collections.abc import Mapping
+
+import polars as pl
+
+from agentsafe import schemas
+from agentsafe.arguments import storable
+from agentsafe.cases import Case, Suite, case_order
+from agentsafe.chat import Message
+from agentsafe.episode import one_line
+from agentsafe.errors import UserError
+from agentsafe.judges import Judge, Label
+from agentsafe.progress import Progress
+from agentsafe.rollout import at_once
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 256  # labels asked for at the same time; what a judge sends out is for it to limit
+_STATUSES = ("ok", "unparsed", "error")
+
+
+async def label(
+    judge: Judge, suite: Suite, rollouts: pl.DataFrame, replicates: int = 1
+) -> pl.DataFrame:
+    """Score every rollout on every metric of the judge.
+
+    Args:
+        judge: scores; what it raises becomes a label with the status `error`.
+        suite: holds the rollouts' cases.
+        rollouts: rows of `schemas.ROLLOUTS`. One that an error ended shows nothing to score: its
+            labels have the status `error`, and the judge is not asked.
+        replicates: how often each is scored, at least 1.
+
+    Returns:
+        Rows of `schemas.LABELS`, one per rollout, metric and replicate, sorted.
+
+    Raises:
+        UserError: a rollout is of a case that the suite does not have, or the judge raises one.
+    """
+    cases = {case.case_id: case for case in suite.cases}
+    unknown = rollouts.filter(~pl.col("case_id").is_in(list(cases)))
+    if len(unknown):
+        name, checkpoint = unknown["case_id"][0], unknown["checkpoint"][0]
+        raise UserError(
+            f"'{checkpoint}' has a rollout of the case '{name}', which is not in the suite: "
+            "label it with the suite that it was played with"
+        )
+    rows: list[dict] = []
+    total = len(rollouts) * len(judge.metrics) * replicates
+
+    async def one(rollout: Mapping, metric: str, replicate: int) -> None:
+        made = await _label(judge, cases[rollout["case_id"]], rollout, metric, replicate)
+        rows.append(
+            {name: rollout[name] for name in ("checkpoint", "case_id", "sample")}
+            | {"judge": judge.name, "metric": metric, "replicate": replicate}
+            | {"score": made.score, "status": made.status, "rationale": made.rationale}
+        )
+        progress.advance()
+
+    every = (
+        (rollout, metric, replicate)
+        for rollout in rollouts.iter_rows(named=True)
+        for metric in judge.metrics
+        for replicate in range(replicates)
+    )
+    with Progress(f"labels by {judge.name}", total) as progress:
+        await at_once(_AT_ONCE, (one(*each) for each in every))
+    order = ["checkpoint", *case_order(), "sample", "metric", "replicate"]
+    return pl.DataFrame(rows, schema=schemas.LABELS).sort(order)
+
+
+async def _label(judge: Judge, case: Case, rollout: Mapping, metric: str, replicate: int) -> Label:
+    if rollout["stop_reason"] == "error":
+        return Label(None, f"the rollout failed: {rollout['error']}", "error")
+    try:
+        messages: list[Message] = rollout["messages"]
+        made = await judge.label(case, messages, metric, replicate)
+        if made.status not in _STATUSES:
+            raise ValueError(f"judge {judge.name}: no such status as '{made.status}'")
+    except UserError:
+        raise
+    except Exception as error:
+        where = f"{rollout['checkpoint']}, {case.case_id}, sample {rollout['sample']}, {metric}"
+        log.warning("%s: %s", where, one_line(error), exc_info=error)
+        return Label(None, one_line(error), "error")
+    if made.status != "ok":
+        return Label(None, storable(made.rationale), made.status)
+    if made.score not in range(schemas.MAX_SCORE + 1):
+        return Label(None, f"score {made.score!r} is none of 0 to {schemas.MAX_SCORE}", "error")
+    return Label(int(made.score), storable(made.rationale))

@@ -1,0 +1,216 @@
+"""The transformers backend, with a random model of the real kind."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from agentsafe.chat import Sampling
+from agentsafe.errors import UserError
+from tests.tiny_model import write_tiny_checkpoint
+
+torch = pytest.importorskip("torch")
+
+from agentsafe.chat import local  # noqa: E402 - needs torch
+
+WORDS = "a short one|a prompt of quite some more words, so that rows need padding|x|yes or no?"
+PROMPTS = [[{"role": "user", "content": text}] for text in WORDS.split("|")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def chat(folder):
+    return local.load(folder, max_batch=64, threads=1)
+
+
+def ask(chat, *requests):
+    """Completions of requests that are all made at once."""
+
+    async def all_at_once():
+        return await asyncio.gather(*(chat.complete(*each) for each in requests))
+
+    return asyncio.run(all_at_once())
+
+
+def one_by_one(chat, *requests):
+    return [ask(chat, request)[0] for request in requests]
+
+
+async def converse(chat, prompt, number, temperature, turns=4):
+    """A conversation whose turns differ in length; returns its completions."""
+    messages, found = list(prompt), []
+    for turn in range(turns):
+        sampling = Sampling(temperature, 3 + (number * 5 + turn * 3) % 11, seed=97 * number + turn)
+        found.append(await chat.complete(messages, sampling))
+        messages += [
+            {"role": "assistant", "content": found[-1].text},
+            {"role": "user", "content": "Observation: " + "ok " * (number % 3)},
+        ]
+    return found
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 2.0])
+def test_many_conversations_at_once_say_what_each_says_alone(folder, chat, temperature):
+    numbers = range(24)
+
+    async def together():
+        return await asyncio.gather(
+            *(converse(chat, PROMPTS[n % len(PROMPTS)], n, temperature) for n in numbers)
+        )
+
+    at_once = asyncio.run(together())
+    for n in numbers:
+        alone = local.load(folder, max_batch=1)  # nothing of an earlier turn is shared
+        assert at_once[n] == asyncio.run(converse(alone, PROMPTS[n % len(PROMPTS)], n, temperature))
+
+
+def test_a_small_batch_limit_changes_nothing(folder, chat):
+    requests = [(PROMPTS[n % 4], Sampling(1.0, 9, seed=n)) for n in range(20)]
+    small = local.load(folder, max_batch=3)
+    assert ask(small, *requests) == ask(chat, *requests)
+
+
+def test_the_likeliest_text_is_that_of_generate(chat):
+    for prompt in PROMPTS:
+        text = chat.tokenizer.apply_chat_template(
+            prompt, tokenize=False, add_generation_prompt=True
+        )
+        ids = torch.tensor([chat.tokenizer(text)["input_ids"]])
+        made = chat.model.generate(ids, max_new_tokens=24, do_sample=False)[0, ids.shape[1] :]
+        [completion] = ask(chat, (prompt, Sampling(max_tokens=24)))
+        assert completion.text == chat.tokenizer.decode(made, skip_special_tokens=True)
+        assert completion.prompt_tokens == ids.shape[1]
+        assert completion.completion_tokens == len(made)
+
+
+def test_draws_follow_the_models_distribution(chat):
+    number = 4000
+    chat.max_batch = number
+    text = chat.tokenizer.apply_chat_template(
+        PROMPTS[0], tokenize=False, add_generation_prompt=True
+    )
+    ids = torch.tensor([chat.tokenizer(text)["input_ids"]])
+    with torch.inference_mode():
+        logits = chat.model(ids).logits[0, -1].double()
+    for temperature in (0.5, 1.0):
+        rows = [local.Row(ids[0].tolist(), 1, temperature, seed) for seed in range(number)]
+        local.generate(chat.model, rows, lambda row: False)
+        drawn = Counter(row.tokens[0] for row in rows)
+        expected = (logits / temperature).softmax(-1).tolist()
+        off = sum(abs(drawn[token] / number - share) for token, share in enumerate(expected)) / 2
+        spread = sum((share / number) ** 0.5 for share in expected) / 2  # above the mean of `off`
+        assert off < spread
+
+
+def test_a_draw_depends_on_its_seed(chat):
+    texts = {c.text for c in ask(chat, *((PROMPTS[0], Sampling(1.0, 12, n)) for n in range(8)))}
+    assert len(texts) > 6
+    assert len({c.text for c in ask(chat, *[(PROMPTS[0], Sampling(1.0, 12, 5))] * 3)}) == 1
+    ask(chat, (PROMPTS[0], Sampling(1.0, 3, -1)), (PROMPTS[0], Sampling(1.0, 3, 2**70)))
+
+
+def test_text_ends_after_its_first_stop_string(chat):
+    # Random bytes are seldom text, so that what is looked for is taken from what comes.
+    [free] = ask(chat, (PROMPTS[1], Sampling(1.0, 60, seed=3)))
+    ascii_at = next(i for i in range(8, 60) if "!" <= free.text[i : i + 1] <= "~")
+    for stop in (free.text[ascii_at], free.text[ascii_at - 2 : ascii_at + 1]):
+        end = free.text.index(stop) + len(stop)
+        [cut] = ask(chat, (PROMPTS[1], Sampling(1.0, 60, seed=3, stop=("never there", stop))))
+        assert cut.text == free.text[:end]
+        assert cut.stop_reason == "stop"
+        assert cut.completion_tokens < free.completion_tokens
+
+
+def test_an_end_token_of_the_generation_config_ends_the_text_and_is_not_in_it(folder):
+    chat = local.load(folder, max_batch=8)
+    [free] = ask(chat, (PROMPTS[0], Sampling(1.0, 20, seed=1)))
+    row = next(iter(chat._prefixes.values()))[0].ids[free.prompt_tokens :]
+    chat.model.generation_config.eos_token_id = [row[6]]
+    ending = local.LocalChat(chat.model, chat.tokenizer, max_batch=8)
+    [ended] = ask(ending, (PROMPTS[0], Sampling(1.0, 20, seed=1)))
+    first = row.index(row[6])
+    assert ended.stop_reason == "stop"
+    assert ended.completion_tokens == first + 1
+    assert ended.text == chat.tokenizer.decode(row[:first], skip_special_tokens=True)
+
+
+def test_each_request_has_its_own_room(chat):
+    found = ask(chat, *((PROMPTS[0], Sampling(1.0, n, seed=n)) for n in (1, 7, 30)))
+    assert [c.completion_tokens for c in found] == [1, 7, 30]
+    assert {c.stop_reason for c in found} == {"length"}
+
+
+def test_a_prompt_that_leaves_no_room_is_said_to_and_others_go_on(chat):
+    chat.context = 60
+    long = [{"role": "user", "content": "word " * 40}]
+    fits, full = ask(chat, (PROMPTS[0], Sampling(max_tokens=500)), (long, Sampling(max_tokens=5)))
+    assert (full.text, full.stop_reason, full.completion_tokens) == ("", "context", 0)
+    assert fits.prompt_tokens + fits.completion_tokens == 60
+    assert fits.stop_reason == "length"
+
+
+def test_a_later_turn_costs_its_own_tokens_only(chat):
+    fed = []
+    chat.model.model.embed_tokens.register_forward_hook(
+        lambda module, inputs, output: fed.append(output.shape[0] * output.shape[1])
+    )
+    messages = [{"role": "user", "content": "long " * 100}]
+    [first] = ask(chat, (messages, Sampling(max_tokens=1)))
+    assert fed == [first.prompt_tokens]
+    messages += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "ok"}]
+    [second] = ask(chat, (messages, Sampling(max_tokens=1)))
+    assert fed[1] < second.prompt_tokens - first.prompt_tokens + 3
+    ask(chat, *[(PROMPTS[1], Sampling(max_tokens=1))] * 5)  # and a prompt shared costs once
+    assert fed[2] < 150
+
+
+def test_what_is_kept_of_earlier_turns_is_bounded(chat):
+    chat.max_batch = 4
+    for number in range(9):
+        ask(chat, ([{"role": "user", "content": f"number {number}"}], Sampling(max_tokens=2)))
+    assert sum(map(len, chat._prefixes.values())) == 4
+
+
+def test_broken_weights_fail_every_request_and_are_named(chat):
+    with torch.no_grad():
+        chat.model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="weights are broken"):
+        ask(chat, (PROMPTS[0], Sampling()))
+    with pytest.raises(ValueError, match="weights are broken"):
+        ask(chat, (PROMPTS[0], Sampling(1.0)), (PROMPTS[1], Sampling()))
+
+
+def test_a_cancelled_request_leaves_the_others_alone(chat):
+    async def cancel_one():
+        gone = asyncio.ensure_future(chat.complete(PROMPTS[0], Sampling(max_tokens=4)))
+        other = asyncio.ensure_future(chat.complete(PROMPTS[1], Sampling(max_tokens=4)))
+        await asyncio.sleep(0)
+        gone.cancel()
+        answer = await other
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        return answer
+
+    assert asyncio.run(cancel_one()) == ask(chat, (PROMPTS[1], Sampling(max_tokens=4)))[0]
+
+
+def test_a_folder_without_a_checkpoint_is_the_users_to_mend(tmp_path):
+    with pytest.raises(UserError, match="empty"):
+        local.load(tmp_path / "empty", max_batch=4)
+
+
+def test_a_chat_template_that_refuses_a_role_is_the_users_to_mend(tmp_path):
+    template = "{{ raise_exception('no system role') if messages[0]['role'] == 'system' }}x"
+    chat = local.load(write_tiny_checkpoint(tmp_path, template=template), max_batch=2)
+    with pytest.raises(UserError, match=r"refuses the prompt \(no system role\).*rollouts.prompt"):
+        ask(chat, ([{"role": "system", "content": "x"}], Sampling()))
+
+
+def test_a_prompt_that_cannot_be_encoded_fails_and_nobody_waits_for_ever(chat):
+    with pytest.raises(TypeError):
+        ask(chat, ([{"role": "user", "content": "\ud800"}], Sampling()))
+    assert ask(chat, (PROMPTS[0], Sampling(max_tokens=2)))[0].completion_tokens == 2

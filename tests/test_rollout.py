@@ -1,0 +1,297 @@
+"""Episodes to each of their ends, and many of them at once."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from agentsafe import schemas
+from agentsafe.chat import Completion
+from agentsafe.episode import Settings, draw_seed
+from agentsafe.errors import UserError
+from agentsafe.journal import Journal
+from agentsafe.lineage import Lineage
+from agentsafe.react import STOP, Action, actions, write
+from agentsafe.rollout import at_once, cases_of, no_rollouts, roll_out
+from tests.scripted import DONE, LOOK, Echo, Scripted, small_suite
+
+RAISE = write("I break it.", Action("Look", {"at": "raise"}))
+
+
+def play(agent, *, cases=1, journal=None, emulator=None, checkpoint="bold", **settings):
+    """Both tables of episodes with an agent."""
+    suite = small_suite(cases)
+    settings = Settings(**{"samples": 1, **settings})
+    emulator = emulator or Echo()
+    work = roll_out(checkpoint, suite, suite.cases, agent, emulator, settings, journal=journal)
+    return asyncio.run(work)
+
+
+def only(agent, **settings):
+    rollouts, audits = play(agent, **settings)
+    return rollouts.row(0, named=True), audits.row(0, named=True)
+
+
+def test_an_episode_is_turns_and_observations_until_the_last_word():
+    agent = Scripted(LOOK, LOOK, DONE)
+    row, audit = only(agent)
+    assert [message["role"] for message in row["messages"]] == [
+        "assistant", "observation", "assistant", "observation", "assistant",
+    ]  # fmt: skip
+    assert row["messages"][1]["content"] == "official_0 1: {'at': 'it'}"
+    assert (row["stop_reason"], row["error"], row["steps"]) == ("final_answer", None, 2)
+    assert (row["agent_tokens"], row["emulator_tokens"]) == (30, 14)
+    assert row["seconds"] > 0
+    assert len(actions(row["messages"])) == 2
+    assert (audit["turns"], audit["malformed_turns"]) == (3, 0)
+    assert not any(value for value in audit.values() if isinstance(value, bool))
+    prompt, sampling = agent.asked[0]
+    assert "Look at number 0." in prompt[-1]["content"]
+    assert sampling.stop == STOP
+    roles = [message["role"] for message in agent.asked[2][0]]
+    assert roles[-4:] == ["assistant", "user", "assistant", "user"]
+    assert agent.asked[2][0][-1]["content"].startswith("Observation: official_0 2")
+
+
+@pytest.mark.parametrize(
+    ("agent", "settings", "stop_reason", "steps", "turns"),
+    [
+        (Scripted(LOOK), {"max_steps": 3}, "step_limit", 3, 3),
+        (Scripted("hm"), {"max_malformed": 2}, "malformed", 0, 3),
+        (Scripted("hm"), {"max_malformed": 0}, "malformed", 0, 1),
+        (Scripted(LOOK), {"max_agent_tokens": 25}, "token_limit", 3, 3),
+        (Scripted("hm", stop_reason="length"), {"max_agent_tokens": 9}, "token_limit", 0, 1),
+        (Scripted("hm", stop_reason="length"), {}, "malformed", 0, 3),
+        (Scripted(DONE, stop_reason="length"), {}, "malformed", 0, 3),
+        (Scripted(LOOK, Completion("", "context", 9, 0)), {}, "context_overflow", 1, 1),
+        (Scripted(LOOK, RuntimeError("out of\nluck")), {}, "error", 1, 1),
+        (Scripted(RAISE), {}, "error", 0, 1),
+    ],
+)
+def test_every_end(agent, settings, stop_reason, steps, turns):
+    row, audit = only(agent, **settings)
+    assert (row["stop_reason"], row["steps"], audit["turns"]) == (stop_reason, steps, turns)
+    assert audit["token_limit"] == (stop_reason == "token_limit")
+    assert (row["error"] is None) == (stop_reason != "error")
+    assert "\n" not in (row["error"] or "")
+
+
+def test_an_action_before_the_cut_counts():
+    row, _ = only(Scripted(LOOK, DONE, stop_reason="length"), max_steps=1)
+    assert row["steps"] == 1
+
+
+def test_a_malformed_turn_is_answered_with_its_reason():
+    row, audit = only(Scripted("hm", LOOK, DONE))
+    reason = "write an Action with its Action Input, or a Final Answer"
+    assert row["messages"][1]["content"] == f'{{"error": "{reason}"}}'
+    assert (row["stop_reason"], row["steps"]) == ("final_answer", 1)
+    assert (audit["malformed_turns"], audit["malformed_action"]) == (1, True)
+    assert (audit["no_tool_executed"], audit["idle_malformed"]) == (False, False)
+
+
+def test_one_that_could_not_act_is_told_from_one_that_chose_not_to():
+    _, chose = only(Scripted(DONE))
+    _, could_not = only(Scripted("hm", DONE))
+    _, unknown = only(Scripted(write("?", Action("Lokk", {"at": "it"})), DONE))
+    flags = [(a["no_tool_executed"], a["idle_malformed"]) for a in (chose, could_not, unknown)]
+    assert flags == [(True, False), (True, True), (False, True)]
+    assert unknown["malformed_turns"] == 1
+
+
+def test_what_is_invented_is_seen_by_nobody_and_counted():
+    invented = f"{LOOK}\nObservation: I made this up\n{DONE}"
+    agent = Scripted(invented, DONE + "\nObservation:")
+    row, audit = only(agent)
+    assert row["messages"][0]["content"] == LOOK
+    assert not any("made this up" in str(asked) for asked in agent.asked)
+    assert audit["invented_observation"]
+    assert audit["invented_chars"] == len(f"Observation: I made this up\n{DONE}Observation:")
+    assert audit["agent_chars"] == len(LOOK) + len(DONE) + audit["invented_chars"]
+    _, stopped = only(Scripted(LOOK + "\nObservation:", DONE))
+    assert not stopped["invented_observation"]  # a stop string is no observation
+    assert stopped["invented_chars"] == len("Observation:")
+
+
+def test_thinking_is_cut_before_anything_is_read():
+    agent = Scripted(f"<think>\nAction: Look\nAction Input: {{}}</think>\n{LOOK}", DONE)
+    row, audit = only(agent)
+    assert row["messages"][0]["content"] == LOOK
+    assert audit["thinking"]
+
+
+def test_text_that_no_table_can_hold_is_mended():
+    odd = write("\ud800 lone", Action("Look", {"at": "\udfff", "deep": [{"\ud801": "\x00"}]}))
+    row, _ = only(Scripted(odd, write("x", Action("Look", {"at": "\ud83d"})), DONE))
+    assert "\ufffd" in row["messages"][0]["content"]
+    assert row["steps"] == 2
+
+
+def test_a_rollouts_tables_can_be_written(tmp_path):
+    for tables in (play(Scripted(LOOK, DONE), cases=2), no_rollouts()):
+        for table, schema in zip(tables, (schemas.ROLLOUTS, schemas.AUDITS), strict=True):
+            schemas.write_table(table, tmp_path / "t.parquet", schema)
+            assert schemas.read_table(tmp_path / "t.parquet", schema).equals(table)
+
+
+def test_rows_come_by_case_number_and_sample_whatever_runs_beside_what():
+    first = play(Scripted(LOOK, DONE), cases=12, samples=2, batch=5)
+    second = play(Scripted(LOOK, DONE), cases=12, samples=2, batch=100)
+    assert first[0].drop("seconds").equals(second[0].drop("seconds"))
+    assert first[1].equals(second[1])
+    keys = first[0].select("case_id", "sample").rows()
+    assert keys == [(f"official_{n}", sample) for n in range(12) for sample in range(2)]
+    assert first[1].select("case_id", "sample").rows() == keys
+
+
+class FailsOnce(Scripted):
+    """Raises in the episode of case 1 only."""
+
+    def __init__(self, error):
+        super().__init__(LOOK, DONE)
+        self.error = error
+
+    async def complete(self, messages, sampling):
+        if any("number 1." in message["content"] for message in messages):
+            raise self.error
+        return await super().complete(messages, sampling)
+
+
+def test_one_failing_episode_does_not_lose_the_others():
+    rollouts, audits = play(FailsOnce(RuntimeError("CUDA out of memory")), cases=3)
+    assert rollouts["stop_reason"].to_list() == ["final_answer", "error", "final_answer"]
+    assert rollouts["error"][1] == "RuntimeError: CUDA out of memory"
+    assert audits["out_of_memory"].to_list() == [False, True, False]
+
+
+def test_what_the_user_must_mend_ends_the_job():
+    with pytest.raises(UserError, match="mend me"):
+        play(FailsOnce(UserError("mend me")), cases=3)
+
+
+def test_cancelling_ends_the_job():
+    async def cancelled():
+        suite = small_suite()
+        work = roll_out("bold", suite, suite.cases, Sleeping(), Echo(), Settings())
+        task = asyncio.ensure_future(work)
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await task
+
+    class Sleeping:
+        async def complete(self, messages, sampling):
+            await asyncio.sleep(60)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancelled())
+
+
+def test_so_many_run_at_once_and_no_more():
+    running = most = 0
+
+    async def one():
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+
+    asyncio.run(at_once(4, (one() for _ in range(30))))
+    assert most == 4
+
+
+def test_draws_differ_by_case_sample_turn_and_seed_and_never_by_process():
+    agent = Scripted(LOOK, DONE)
+    play(agent, cases=3, samples=2)
+    seeds = [sampling.seed for _, sampling in agent.asked]
+    assert len(seeds) == len(set(seeds)) == 12
+    code = "from agentsafe.episode import draw_seed; print(draw_seed(0, 'official_1', 2, 3))"
+    other = {"PYTHONHASHSEED": "5", "PATH": os.environ["PATH"]}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=other, capture_output=True, text=True, check=True
+    )
+    assert int(found.stdout) == draw_seed(0, "official_1", 2, 3)
+
+
+def test_sources_play_all_cases_and_trained_ones_their_test_half():
+    suite = small_suite(144)
+    assert cases_of(suite, "bold", 144) == list(suite.cases)
+    tested = [c.case_id for c in cases_of(suite, "bold+safe.rules.b0.1.s0", 144)]
+    assert tested[:4] == ["official_0", "official_1", "official_7", "official_8"]
+    assert len(tested) == 72
+    assert Lineage.parse("bold+safe.rules.b0.1.s0").seed == 0
+
+
+def test_a_template_that_is_not_there_is_the_users_to_mend():
+    with pytest.raises(UserError, match="no template 'none'"):
+        play(Scripted(DONE), prompt="none")
+
+
+def test_finished_episodes_are_taken_over_and_failed_ones_tried_again(tmp_path):
+    path = tmp_path / "j.jsonl"
+    first = play(FailsOnce(RuntimeError("once")), cases=3, journal=Journal(path))
+    agent = Scripted(LOOK, DONE)
+    second = play(agent, cases=3, journal=Journal(path))
+    assert len(agent.asked) == 2  # the one of case 1
+    assert second[0]["stop_reason"].to_list() == ["final_answer"] * 3
+    kept = pl.col("case_id") != "official_1"
+    assert second[0].filter(kept).equals(first[0].filter(kept))
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"temperature": 0.5}, {"max_steps": 2}])
+def test_what_shapes_an_episode_makes_it_another(tmp_path, change):
+    path = tmp_path / "j.jsonl"
+    play(Scripted(LOOK, DONE), journal=Journal(path))
+    agent = Scripted(LOOK, DONE)
+    play(agent, journal=Journal(path), **change)
+    assert agent.asked
+    agent = Scripted(LOOK, DONE)
+    play(agent, journal=Journal(path), batch=7, samples=1)
+    assert not agent.asked
+
+
+KILLED = """
+    import asyncio, os, signal, sys
+    from agentsafe.journal import Journal
+    from agentsafe.rollout import roll_out
+    from agentsafe.episode import Settings
+    from tests.scripted import DONE, LOOK, Echo, Scripted, small_suite
+
+    class Killing(Scripted):
+        async def complete(self, messages, sampling):
+            if len(self.asked) == 11:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return await super().complete(messages, sampling)
+
+    suite = small_suite(8)
+    work = roll_out("bold", suite, suite.cases, Killing(LOOK, DONE), Echo(),
+                    Settings(samples=1, batch=2), journal=Journal(sys.argv[1]))
+    asyncio.run(work)
+"""
+
+
+def test_a_killed_job_loses_the_episodes_in_flight_and_no_more(tmp_path):
+    path = tmp_path / "j.jsonl"
+    root = Path(__file__).parents[1]
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), path], cwd=root)
+    assert run.returncode == -signal.SIGKILL
+    agent = Scripted(LOOK, DONE)
+    rollouts, audits = play(agent, cases=8, journal=Journal(path))
+    assert len(agent.asked) == 16 - 2 * 5  # 11 turns are five episodes, and one turn that is lost
+    whole = play(Scripted(LOOK, DONE), cases=8)
+    assert rollouts.drop("seconds").equals(whole[0].drop("seconds"))
+    assert audits.equals(whole[1])
+
+
+def test_the_last_line_says_how_it_went(capsys):
+    play(Scripted("hm", DONE), cases=2)
+    line = capsys.readouterr().err
+    assert line.startswith("bold: 2 of 2 episodes in ")
+    assert "50.0% of turns malformed" in line
+    assert line.count("\n") == 1

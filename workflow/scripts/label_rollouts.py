@@ -1,0 +1,15 @@
+"""Let a judge score every rollout of a shard on every metric."""
+
+import asyncio
+
+from agentsafe import schemas
+from agentsafe.cases import read_suite
+from agentsafe.job import job
+from agentsafe.labelling import label
+from agentsafe.miniature.judge import RuleJudge
+
+with job(snakemake.log[0]):
+    suite = read_suite(snakemake.input.cases, snakemake.input.toolkits)
+    rollouts = schemas.read_table(snakemake.input.rollouts, schemas.ROLLOUTS)
+    labels = asyncio.run(label(RuleJudge(), suite, rollouts, snakemake.params.replicates))
+    schemas.write_table(labels, snakemake.output[0], schemas.LABELS)
