@@ -15,6 +15,7 @@ import polars as pl
 from agentsafe import schemas
 from agentsafe.cases import case_index, case_order, split
 from agentsafe.errors import UserError
+from agentsafe.react import conversation
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -187,11 +188,45 @@ def training_set(
     """
     from datasets import Dataset
 
+    kept = with_rows(pairs, rollouts, prompts, cases=cases, seed=seed, half=half)
+    messages = rollouts["messages"]
+
+    def with_text(batch: dict[str, list]) -> dict[str, list]:
+        if not {"case_id", *_ROWS} <= batch.keys():  # one column, or what a trainer made
+            return batch
+        chosen, rejected = ([conversation(messages[row]) for row in batch[name]] for name in _ROWS)
+        return {
+            "prompt": [list(prompts[name]) for name in batch["case_id"]],
+            "chosen": chosen,
+            "rejected": rejected,
+            **{name: values for name, values in batch.items() if name not in _ROWS},
+        }
+
+    return Dataset(kept.to_arrow()).with_transform(with_text)
+
+
+def with_rows(
+    pairs: pl.DataFrame,
+    rollouts: pl.DataFrame,
+    prompts: Mapping[str, Sequence[Mapping[str, str]]],
+    *,
+    cases: int,
+    seed: int,
+    half: str = "train",
+) -> pl.DataFrame:
+    """One half of a preference set, with where in `rollouts` its pairs stand.
+
+    Args and errors are those of `training_set`.
+
+    Returns:
+        The pairs of the half in their order, with `chosen_row` and `rejected_row`.
+    """
     indices = split(cases, seed)[("train", "test").index(half)]
     names = pairs["case_id"].unique()
     if beyond := [name for name in names if case_index(name) >= cases]:
         raise UserError(
-            f"pairs: {min(beyond)} is beyond the suite's {cases} cases; see split.cases"
+            f"pairs: {min(beyond)} is beyond the suite's {cases} cases; see published.cases and "
+            "miniature.cases"
         )
     wanted = {name for name in names if case_index(name) in indices}
     kept = pairs.filter(pl.col("case_id").is_in(wanted))
@@ -211,30 +246,7 @@ def training_set(
             )
     if unprompted := wanted - prompts.keys():
         raise UserError(f"prompts: no prompt for {min(unprompted)} and {len(unprompted) - 1} more")
-    messages = rollouts["messages"]
-
-    def with_text(batch: dict[str, list]) -> dict[str, list]:
-        if not {"case_id", *_ROWS} <= batch.keys():  # one column, or what a trainer made
-            return batch
-        chosen, rejected = ([_conversation(messages[row]) for row in batch[name]] for name in _ROWS)
-        return {
-            "prompt": [list(prompts[name]) for name in batch["case_id"]],
-            "chosen": chosen,
-            "rejected": rejected,
-            **{name: values for name, values in batch.items() if name not in _ROWS},
-        }
-
-    return Dataset(kept.to_arrow()).with_transform(with_text)
-
-
-def _conversation(messages: pl.Series) -> list[dict[str, str]]:
-    """A rollout's messages in the roles that every chat template knows."""
-    return [
-        {"role": "assistant", "content": message["content"]}
-        if message["role"] == "assistant"
-        else {"role": "user", "content": f"Observation: {message['content']}"}
-        for message in messages
-    ]
+    return kept
 
 
 def _mean(side: str, metrics: Sequence[str]) -> pl.Expr:

@@ -1,0 +1,202 @@
+"""A checkpoint: a folder with weights, a tokenizer and a chat template, or why there is none.
+
+Weights are safetensors only, and code that a checkpoint brings along is never run. A DPO run that
+had nothing to train on leaves a folder with `untrained.json` alone, so that what comes after it
+(rollouts, labels) runs through and is empty.
+"""
+
+import hashlib
+import json
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agentsafe.errors import UserError
+from agentsafe.files import whole_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+UNTRAINED = "untrained.json"
+_INDEX = "model.safetensors.index.json"
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_MAX_HEADER = 100_000_000  # bytes; what the safetensors format allows
+
+
+def untrained(folder: str | Path) -> str | None:
+    """Why this folder holds no model; None for one that should."""
+    path = Path(folder) / UNTRAINED
+    return _json(path)["reason"] if path.is_file() else None
+
+
+def write_untrained(folder: str | Path, reason: str) -> None:
+    """Make `folder` the checkpoint of a run that could not train."""
+    with whole_folder(folder) as partial:
+        text = json.dumps({"reason": reason}, ensure_ascii=False)
+        (partial / UNTRAINED).write_text(text + "\n", encoding="utf-8")
+
+
+def check(folder: str | Path) -> None:
+    """Look whether a checkpoint is whole, without loading it.
+
+    Args:
+        folder: what `load_model` and `load_tokenizer` will read.
+
+    Raises:
+        UserError: the folder, `config.json`, the weights, the tokenizer or the chat template are
+            missing, a weights file is cut short or no safetensors file, or the run was not trained.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such checkpoint folder")
+    if reason := untrained(folder):
+        raise UserError(f"{folder}: holds no model, since it was not trained: {reason}")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json; is it the folder of a transformers model?")
+    _json(folder / "config.json")
+    for path in weights(folder):
+        check_weights(path)
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise UserError(f"{folder}: no tokenizer; save it there with tokenizer.save_pretrained")
+    if not _has_chat_template(folder):
+        raise UserError(
+            f"{folder}: the tokenizer has no chat template; put one in chat_template.jinja"
+        )
+
+
+def weights(folder: str | Path) -> list[Path]:
+    """The weights files of a checkpoint, in order.
+
+    Raises:
+        UserError: there are none, or only pickled ones, which can run code when they are read.
+    """
+    folder = Path(folder)
+    index = folder / _INDEX
+    if index.is_file():
+        return [folder / name for name in sorted(set(_json(index)["weight_map"].values()))]
+    found = sorted(folder.glob("*.safetensors"))
+    if not found and any(folder.glob("*.bin")):
+        raise UserError(
+            f"{folder}: its weights are pickled, which is not read; save the model again with "
+            "save_pretrained, which writes safetensors"
+        )
+    if not found:
+        raise UserError(f"{folder}: no *.safetensors weights")
+    return found
+
+
+def check_weights(path: str | Path) -> None:
+    """Look whether a safetensors file is as long as its header says.
+
+    Raises:
+        UserError: it is missing, cut short, longer, or its header cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(size - 8, _MAX_HEADER):
+            raise UserError(f"{path}: no whole safetensors file; copy or make it again")
+        text = file.read(length)
+    try:
+        ends = [entry["data_offsets"][1] for entry in _tensors(json.loads(text))]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        raise UserError(f"{path}: its safetensors header is corrupt; make it again") from None
+    if 8 + length + max(ends, default=0) != size:
+        raise UserError(
+            f"{path}: {size} bytes long, but its header says {8 + length + max(ends, default=0)}; "
+            "copy or make it again"
+        )
+
+
+def _tensors(header: dict) -> Iterator[dict]:
+    return (entry for name, entry in header.items() if name != "__metadata__")
+
+
+def digests(folder: str | Path) -> dict[str, str]:
+    """SHA-256 of each weights file, by name: tells whether two checkpoints are the same."""
+    found = {}
+    for path in weights(folder):
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a checkpoint, checked first.
+
+    Raises:
+        UserError: as `check`, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    check(folder)
+    quieten()
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # tokenizers raise bare Exception for a file that is not theirs
+        raise UserError(f"{folder}: cannot load the tokenizer: {_one_line(error)}") from None
+
+
+def load_model(folder: str | Path) -> "PreTrainedModel":
+    """The model of a checkpoint, checked first, on the CPU and ready to evaluate.
+
+    Its numbers are float32 where there is no GPU, and as they were saved where there is one.
+
+    Raises:
+        UserError: as `check`, or its kind of model is not known, or weights do not fit its config.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    check(folder)
+    quieten()
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype="auto" if torch.cuda.is_available() else torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # each kind of model raises its own
+        if getattr(error, "errno", None) is not None:  # the machine's trouble, not the folder's
+            raise
+        raise UserError(f"{folder}: cannot load the model: {_one_line(error)}") from None
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"{folder}: the weights lack {len(missing)} of the config's tensors, first {missing[0]}"
+        )
+    return model.eval()
+
+
+def quieten() -> None:
+    """Leave the terminal to the caller: no bars, no advice from the libraries that load models."""
+    import datasets
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    config = folder / "tokenizer_config.json"
+    return config.is_file() and bool(_json(config).get("chat_template"))
+
+
+def _json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not readable as JSON: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return textwrap.shorten(str(error), 300) or type(error).__name__
