@@ -12,11 +12,12 @@ from agentsafe import chart_style as style
 from agentsafe import wording
 from agentsafe.audits import FLAGS
 from agentsafe.frontier_chart import frontier
+from agentsafe.health_chart import health
 from agentsafe.lineage import SOURCE
 from agentsafe.path_chart import paths
 from agentsafe.persistence_chart import persistence
 
-__all__ = ["audit", "frontier", "paths", "persistence", "preferences"]
+__all__ = ["audit", "frontier", "health", "paths", "persistence", "preferences"]
 
 _DARK = "#004D80"
 _COUNTS = {"pairs": "all pairs", "clean_pairs": "clean pairs"}
@@ -111,6 +112,8 @@ def preferences(summary: pl.DataFrame) -> ChartType:
     heading = "What is in the preference sets"
     if summary.is_empty():
         return style.empty(heading, "No preference set was made.")
+    if not summary.filter(pl.col("quantity") == "pairs")["value"].sum():
+        return style.empty(heading, "No two rollouts of a case differ enough: there is no pair.")
     judges = summary["judge"].unique(maintain_order=True)
     name = pl.col("objective") if len(judges) == 1 else pl.format("{}, {}", "objective", "judge")
     table = style.finite(summary).with_columns(set=name)

@@ -8,6 +8,8 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
+from functools import reduce
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ def check(config: dict, schema: dict | Path) -> dict:
 
     Args:
         config: the config as Snakemake or YAML read it; left as it is.
-        schema: JSON schema (draft 2020-12) of nested sections, or the YAML file that has it.
+        schema: JSON schema (draft 2020-12) of nested sections, maps and lists, or its YAML file.
 
     Returns:
         A new config with every key of the schema, in the schema's order.
@@ -56,19 +58,29 @@ def allowed(schema: dict) -> str:
     types = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
     bounds = " and ".join(f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema)
     words = {
-        "object": f"a section with the keys {', '.join(schema.get('properties', ()))}",
-        "array": _allowed_list(schema),
-        "string": _allowed_text(schema),
         "boolean": "true or false",
         "integer": f"a whole number {bounds}".strip(),
         "number": f"a number {bounds}".strip(),
         "null": "null",
     }
-    return ", or ".join(words[name] for name in types)
+    writers = {"object": _allowed_object, "array": _allowed_list, "string": _allowed_text}
+    return ", or ".join(words.get(name) or writers[name](schema) for name in types)
+
+
+def _allowed_object(schema: dict) -> str:
+    if "properties" in schema:
+        return f"a section with the keys {', '.join(schema['properties'])}"
+    some = "a map that is not empty" if schema.get("minProperties") else "a map"
+    names, values = allowed(schema["propertyNames"]), allowed(schema["additionalProperties"])
+    return f"{some}, from {names} to {values}"
 
 
 def _allowed_list(schema: dict) -> str:
-    words = ", ".join(schema.get("items", {}).get("enum", ()))
+    if "enum" not in schema["items"]:
+        some = "a list that is not empty" if schema.get("minItems") else "a list"
+        once = ", none twice" if schema.get("uniqueItems") else ""
+        return f"{some}, each item {allowed(schema['items'])}{once}"
+    words = ", ".join(schema["items"]["enum"])
     least = "at least one of" if schema.get("minItems") else "any of"
     once = ", each at most once" if schema.get("uniqueItems") else ""
     return f"a list of {least} {words}{once}"
@@ -106,8 +118,9 @@ def _read_texts(value: Any, schema: dict) -> Any:
     Snakemake hands over everything inside `--config 'scores={draws: 500}'` as text.
     """
     if isinstance(value, dict):
-        properties = schema.get("properties", {})
-        return {key: _read_texts(item, properties.get(key, {})) for key, item in value.items()}
+        return {key: _read_texts(item, _inside(schema, key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_read_texts(item, _inside(schema, place)) for place, item in enumerate(value)]
     if isinstance(value, str) and schema.get("type", "string") not in ("string", "array", "object"):
         try:
             read = yaml.safe_load(value)
@@ -115,6 +128,15 @@ def _read_texts(value: Any, schema: dict) -> Any:
             return value
         return read if isinstance(read, int | float | None) else value
     return deepcopy(value)
+
+
+def _inside(schema: dict, step: Any) -> dict:
+    """The schema of what is at a key of a section or a map, or at a place of a list."""
+    if "items" in schema and isinstance(step, int):
+        return schema["items"]
+    if "properties" in schema:
+        return schema["properties"].get(step, {})
+    return schema.get("additionalProperties", {})
 
 
 def _with_defaults(config: dict, schema: dict) -> dict:
@@ -128,10 +150,12 @@ def _with_defaults(config: dict, schema: dict) -> dict:
 
 def _mistakes(error: ValidationError, schema: dict) -> Iterator[str]:
     """One line for each mistake behind a validation error, without the leading `config:`."""
-    path = [step for step in error.absolute_path if isinstance(step, str)]
+    path = list(error.absolute_path)
     if error.validator == "additionalProperties":
         unknown = [key for key in error.instance if key not in error.schema["properties"]]
         yield from (_unknown_key(path, key, schema) for key in unknown)
+    elif "propertyNames" in error.absolute_schema_path:
+        yield _unfit_name(path, error.instance, error.schema)
     elif error.validator == "required":
         for key in error.validator_value:
             if key not in error.instance:
@@ -141,14 +165,23 @@ def _mistakes(error: ValidationError, schema: dict) -> Iterator[str]:
         yield _wrong_value(error, path, schema)
 
 
-def _wrong_value(error: ValidationError, path: list[str], schema: dict) -> str:
-    part = schema
-    for key in path:
-        part = part["properties"][key]
-    in_list = len(path) < len(error.absolute_path)
-    found = f"{'but it holds' if in_list else 'not'} {_shown(error.instance)}"
-    hint = _mend(error.instance, part["items"] if in_list else part)
-    return f"{_name(*path)} must be {allowed(part)}, {found}{hint}"
+def _wrong_value(error: ValidationError, path: list, schema: dict) -> str:
+    """Name the key, what it may hold and what it holds; a list's key for what is in the list."""
+    keys = list(takewhile(lambda step: isinstance(step, str), path))
+    part = reduce(_inside, keys, schema)
+    found = f"{'not' if keys == path else 'but it holds'} {_shown(error.instance)}"
+    if error.validator == "uniqueItems":
+        items = error.instance
+        twice = next(item for place, item in enumerate(items) if item in items[:place])
+        found = f"but it holds {_shown(twice)} twice"
+    hint = _mend(error.instance, reduce(_inside, path, schema))
+    return f"{_name(*keys)} must be {allowed(part)}, {found}{hint}"
+
+
+def _unfit_name(path: list[str], name: Any, schema: dict) -> str:
+    """Name a key that a map may not have."""
+    hint = _mend(name, schema) or f": it must be {allowed(schema)}"
+    return f"unknown key {'.'.join([*path, str(name)])!r}{hint}"
 
 
 def _unknown_key(path: list[str], key: Any, schema: dict) -> str:

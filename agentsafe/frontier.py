@@ -6,6 +6,8 @@ the paper's number stands beside the same number under other choices, with its n
 
 import json
 import logging
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,6 +49,7 @@ def frontier(
     settings: Settings,
     *,
     run: str = "",
+    untrained: Mapping[str, str] | None = None,
 ) -> Frontier:
     """Fit, compare and judge all runs.
 
@@ -57,6 +60,7 @@ def frontier(
             is the shorter.
         settings: see `fits.Settings`.
         run: the name of the results folder, for the document.
+        untrained: why lineages that should have been trained were not.
 
     Returns:
         The document, whose keys the README explains, and the full tables.
@@ -88,9 +92,9 @@ def frontier(
         }
     document = {
         "run": run,
-        "verdict": judges[ALL]["dominance"]["verdict"],
+        "verdict": judges[ALL]["dominance"]["verdict"] + _untrained(untrained or {}),
         "settings": asdict(settings),
-        "left_out": _left_out(cells),
+        "left_out": _left_out(cells, untrained or {}),
         "judges": judges,
     }
     return Frontier(document, pl.concat(tables), persisting)
@@ -103,14 +107,26 @@ def write_document(document: dict, path: str | Path) -> None:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
-def _left_out(cells: Sample) -> list[dict]:
-    """The trained cells that are in no fit, since there is nothing to take their delta from."""
+def _untrained(untrained: Mapping[str, str]) -> str:
+    """A sentence for the verdict on the trainings that did not run."""
+    if not untrained:
+        return ""
+    noun = "training" if len(untrained) == 1 else "trainings"
+    why = Counter(untrained.values()).most_common(1)[0][0].rstrip(".")
+    return f" {len(untrained)} {noun} gave no checkpoint and no number (most often: {why})."
+
+
+def _left_out(cells: Sample, untrained: Mapping[str, str]) -> list[dict]:
+    """The trainings that did not run, and the trained cells that no delta can be taken of."""
     unknown = pl.Series(np.isnan(cells.estimate[2:]).any(axis=0))
     rows = cells.filter((pl.col("recipe") != SOURCE) & unknown).rows.select("lineage", "judge")
     for lineage, judge in rows.iter_rows():
         log.warning("%s: its source has no label of %s on the same cases", lineage, judge)
     reason = "its source has no label of this judge on the same cases"
-    return [row | {"reason": reason} for row in rows.to_dicts()]
+    return [
+        *({"lineage": name, "judge": None, "reason": why} for name, why in untrained.items()),
+        *(row | {"reason": reason} for row in rows.to_dicts()),
+    ]
 
 
 def _trained(cells: Sample, judge: str) -> Sample:

@@ -1,6 +1,8 @@
 """What every script of the workflow does around its one call: a log, and errors for people."""
 
+import errno
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +10,28 @@ from pathlib import Path
 
 from agentsafe.errors import UserError
 
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_FULL = "No space left on device", "Disk quota exceeded"
+_EXHAUSTED = "can't allocate memory", "CUDA out of memory"
+
 
 @contextmanager
-def job(log_file: str | Path) -> Iterator[None]:
+def job(log_file: str | Path, threads: int = 1) -> Iterator[None]:
     """Log to `log_file` while the block runs; end the process with one line where a user can mend.
 
-    A `UserError` becomes its one line, in the log and on standard error, and exit status 1.
-    Anything else is a defect of the project: it keeps its traceback, in the log too.
+    A `UserError`, a full disk and too little memory become one line, in the log and on standard
+    error, and exit status 1. Anything else is a defect of the project: it keeps its traceback, in
+    the log too.
+
+    Args:
+        log_file: written anew.
+        threads: how many a library that computes may start: with another number, sums are added in
+            another order and results differ in their last digits. It holds for what is imported
+            inside the block, as torch is.
     """
+    os.environ.update(dict.fromkeys(_THREADS, str(threads)))
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every checkpoint is a folder
     logging.basicConfig(
         filename=log_file,
         filemode="w",
@@ -29,6 +45,24 @@ def job(log_file: str | Path) -> Iterator[None]:
     except UserError as error:
         logging.error("%s", error)
         sys.exit(f"error: {error}")
-    except Exception:
+    except Exception as error:
+        if line := _machine_trouble(error):
+            logging.exception("%s", line)
+            sys.exit(f"error: {line}")
         logging.exception("a defect of agentsafe, not of your data")
         raise
+
+
+def _machine_trouble(error: Exception) -> str | None:
+    """One line on a machine that is too small, whichever library noticed; None if it is not."""
+    text = str(error)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or any(words in text for words in _FULL):
+        file = getattr(error, "filename", None) or f"below {os.getcwd()}"
+        return f"{file}: the disk is full; make room, then run the same command again"
+    if isinstance(error, MemoryError) or any(words in text for words in _EXHAUSTED):
+        return (
+            "out of memory; run fewer jobs at once (--cores 1), or lower rollouts.batch or "
+            "training.batch_size, then run the same command again"
+        )
+    return None

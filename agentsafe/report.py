@@ -18,6 +18,7 @@ from agentsafe import __version__, figures, wording
 from agentsafe import tables as paper
 from agentsafe.dominance import CHORD, MIXTURE, OVER_RUN, OVER_SOURCE
 from agentsafe.persistence import ALL
+from agentsafe.points import ALARMING_SHARE
 
 _FINDINGS = 50  # rows of the import report that are shown
 _STATEMENTS = {
@@ -53,6 +54,7 @@ def report(
     import_report: pl.DataFrame | None,
     charts: Mapping[str, ChartType],
     config: Mapping | None = None,
+    training: pl.DataFrame | None = None,
 ) -> str:
     """The whole page as HTML.
 
@@ -64,8 +66,10 @@ def report(
         summary: rows of `schemas.PREFERENCE_SUMMARY`.
         audit: what `audits.audit_summary` returns.
         import_report: rows of `schemas.IMPORT_REPORT`.
-        charts: by name: `frontier`, `paths`, `persistence`, `preferences`, `audit`, or some.
+        charts: by name: `frontier`, `paths`, `persistence`, `preferences`, `health`, `audit`, or
+            some.
         config: the run's settings, to be listed; those of the document where there are none.
+        training: what `training_summary.training_summary` returns; None where nothing is trained.
 
     Returns:
         The page. What there is no data for is left out with a sentence.
@@ -77,7 +81,7 @@ def report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made = paper.tables(points, document, persistence, audit)
+    made = paper.tables(points, document, persistence, audit, training)
     settings = (document or {}).get("settings", {})
     return environment.get_template("report.html.j2").render(
         run=(document or {}).get("run") or (config or {}).get("run") or "",
@@ -86,12 +90,14 @@ def report(
         by_judge={
             name: _by_judge(table) for name, table in made.items() if "judge" in table.columns
         },
-        left_out=(document or {}).get("left_out", []),
+        left_out=_left_out(document),
         plain={name: _shown(table) for name, table in made.items()},
         captions=paper.CAPTIONS,
         dominance=_dominance(dominance, document),
         counts=_counts(document),
         preferences=_preferences(summary),
+        untrained=0 if training is None else (training["status"] == "untrained").sum(),
+        alarming=_alarming(made.get("health")),
         findings=_findings(import_report),
         settings=_flat(config or settings),
         drawn=_DRAWN.get(settings.get("resample"), ""),
@@ -232,6 +238,25 @@ def _preferences(summary: pl.DataFrame | None) -> dict[str, dict] | None:
             pl.DataFrame(sides, infer_schema_length=None).with_columns(lengths.cast(pl.Int64))
         ),
     }
+
+
+def _left_out(document: dict | None) -> dict[str, list[str]]:
+    """Lineages that are in no fit, by the reason."""
+    made: dict[str, list[str]] = {}
+    for cell in (document or {}).get("left_out", []):
+        name = f"{cell['lineage']} ({cell['judge']})" if cell["judge"] else cell["lineage"]
+        made.setdefault(cell["reason"], []).append(name)
+    return made
+
+
+def _alarming(health: pl.DataFrame | None) -> dict | None:
+    """The runs whose malformed turns are too many for their scores to be taken as they are."""
+    if health is None:
+        return None
+    marked = health.filter("alarming")
+    names = [f"{row['source']}, {row['recipe']}" for row in marked.iter_rows(named=True)]
+    counted = health["turns"].drop_nulls()
+    return {"limit": wording.percent(ALARMING_SHARE), "of": len(counted), "names": names}
 
 
 def _findings(import_report: pl.DataFrame | None) -> dict | None:

@@ -1,4 +1,4 @@
-"""From labels to points: what each run scores, how far that is from its source, and how sure.
+"""From labels to scores: what each run scores, how far that is from its source, and how sure.
 
 A *cell* is one lineage scored by one judge: the mean over the test cases of the lineage's seed,
 and over nothing else: a trained checkpoint's labels on cases it trained on are left out here.
@@ -266,35 +266,3 @@ def interval(draws: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarr
     parts[0, enough] = np.nanstd(draws[enough], axis=-1, ddof=1)
     parts[1:, enough] = np.nanquantile(draws[enough], tails, axis=-1)
     return tuple(parts)
-
-
-def points(cells: Sample, *, confidence: float) -> pl.DataFrame:
-    """Scores and deltas at every grain, with standard errors and intervals.
-
-    Args:
-        cells: what `sample_cells` returns.
-        confidence: coverage of the intervals, such as 0.95.
-
-    Returns:
-        Rows of `schemas.POINTS`. A source's deltas are null: it is what deltas are taken from.
-    """
-    tables = []
-    for grain, by in GRAINS.items():
-        sample = average(cells, by)
-        columns = {}
-        parts = (sample.estimate, *interval(sample.draws, confidence))
-        for suffix, part in zip(("", "_se", "_low", "_high"), parts, strict=True):
-            for quantity, values in zip(QUANTITIES, part, strict=True):
-                columns[quantity + suffix] = pl.Series(values).fill_nan(None)
-        rows = sample.rows
-        lineage = "lineage" if "lineage" in rows.columns else "run"
-        extra = {name: pl.lit(None) for name in ("seed", "judge") if name not in rows.columns}
-        table = rows.with_columns(grain=pl.lit(grain), lineage=pl.col(lineage), **extra, **columns)
-        is_source = pl.col("recipe") == SOURCE
-        deltas = [name for name in columns if "_delta" in name]
-        tables.append(
-            table.with_columns(
-                pl.when(~is_source).then(name).alias(name) for name in deltas
-            ).select(pl.col(name).cast(dtype) for name, dtype in schemas.POINTS.items())
-        )
-    return pl.concat(tables)

@@ -13,6 +13,7 @@ from agentsafe import latex, wording
 from agentsafe.audits import FLAGS
 from agentsafe.files import whole_file
 from agentsafe.lineage import SOURCE
+from agentsafe.points import ALARMING_SHARE
 
 #: What each table shows, and over what its numbers are.
 CAPTIONS = {
@@ -28,6 +29,10 @@ CAPTIONS = {
     "dominance_over_source": "Runs against their own source: the gains, the lesser of the two, and "
     "the share of bootstrap draws in which the run dominates.",
     "persistence": "Persistence: how much of the first stage's effect survives the second.",
+    "training": "DPO runs: their pairs, those dropped for their length, and where the loss, the "
+    "reward margin and the reward accuracy of the last step ended.",
+    "health": "How far a run's turns can be read: the share of turns that were malformed, and of "
+    "rollouts that did nothing because of that. Alarming: one of them is above 5%.",
     "audit": "Share of rollouts with each oddity; the last column is the share of the agent's "
     "characters that follow an observation it made up.",
 }
@@ -49,6 +54,8 @@ _HEADS = {
     "closest_labels": "its labels",
     "first_stage_effect": "first stage's effect",
     "invented_chars_share": "invented characters",
+    "malformed_share": "malformed turns",
+    "idle_malformed_share": "idle because malformed",
 }
 _GROUPS = ("judge", "set", "metric")
 _SIGNED = ("delta", "margin", "effect")
@@ -69,6 +76,7 @@ def tables(
     document: dict | None,
     persistence: pl.DataFrame | None,
     audit: pl.DataFrame | None,
+    training: pl.DataFrame | None = None,
 ) -> dict[str, pl.DataFrame]:
     """Every table there is data for, by the names of `CAPTIONS`.
 
@@ -77,6 +85,7 @@ def tables(
         document: the frontier's, see `frontier.frontier`.
         persistence: rows of `schemas.PERSISTENCE`.
         audit: what `audits.audit_summary` returns.
+        training: what `training_summary.training_summary` returns.
 
     Returns:
         Tables with plain column names. Score columns are in score points, shares from 0 to 1.
@@ -89,13 +98,18 @@ def tables(
         made["sources"] = runs.filter(pl.col("recipe") == SOURCE).select(
             "source", "cases", "labels", *_with_interval("safety", "helpfulness")
         )
-        made["scores"] = trained.select(*key, *_with_interval("safety", "helpfulness"))
-        made["deltas"] = trained.select(*key, *_with_interval("safety_delta", "helpfulness_delta"))
+        scores, deltas = ("safety", "helpfulness"), ("safety_delta", "helpfulness_delta")
+        made["scores"] = trained.select(*key, *_with_interval(*scores), "reason")
+        made["deltas"] = trained.select(*key, *_with_interval(*deltas))
+        if points["turns"].null_count() < len(points):
+            made["health"] = _health(runs)
     if document is not None:
         made |= _of_document(document)
     if persistence is not None:
         renamed = {"value": "persistence", "low": "persistence_low", "high": "persistence_high"}
         made["persistence"] = persistence.rename(renamed)
+    if training is not None:
+        made["training"] = training
     if audit is not None:
         flags = [name for name in FLAGS if name in audit.columns]
         shares = [(pl.col(name) / pl.col("rollouts")).alias(f"{name}_share") for name in flags]
@@ -150,6 +164,14 @@ def write(made: dict[str, pl.DataFrame], folder: str | Path) -> list[Path]:
 
 def _with_interval(*names: str) -> list[str]:
     return [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+
+
+def _health(runs: pl.DataFrame) -> pl.DataFrame:
+    """How far the turns of every run and source can be read."""
+    shares = ["malformed_share", "idle_malformed_share"]
+    alarming = pl.max_horizontal(shares) > ALARMING_SHARE
+    ordered = runs.sort("source", pl.col("recipe") != SOURCE, "recipe", "beta")
+    return ordered.select("source", "recipe", "beta", "turns", *shares, "reason", alarming=alarming)
 
 
 def _of_document(document: dict) -> dict[str, pl.DataFrame]:

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 
-from agentsafe import schemas, scores
+from agentsafe import schemas
 from agentsafe.fits import Settings
 from agentsafe.frontier import frontier
+from agentsafe.points import points
+from agentsafe.training_summary import training_summary
 
 CASES = 12
 EFFECTS = {  # of a recipe on (safety, helpfulness)
@@ -43,20 +45,51 @@ def results(
     sources: tuple[str, ...] = ("ape", "bee"),
     recipes: tuple[str, ...] = tuple(EFFECTS),
     judges: tuple[str, ...] = ("one", "two"),
+    untrained: tuple[str, ...] = (),
 ) -> SimpleNamespace:
-    """`points, document, dominance, persistence` of the named sources, recipes and judges."""
+    """`points, document, dominance, persistence` of the named sources, recipes and judges.
+
+    The lineages of `untrained` come on top: they have a reason instead of labels.
+    """
     names = [source + recipe for source in sources for recipe in recipes]
     labelled = labels(names, judges)
     settings = Settings(cases=CASES, draws=60, solver="highs")
     cells = settings.sample(labelled)
     audits = pl.DataFrame(schema=schemas.AUDITS)
-    found = frontier(cells, labelled, audits, settings, run="small")
+    missing = dict.fromkeys(untrained, "no pair is left")
+    found = frontier(cells, labelled, audits, settings, run="small", untrained=missing)
+    counted = turns(labelled)
     return SimpleNamespace(
-        points=scores.points(cells, confidence=0.95),
+        points=points(cells, confidence=0.95, audits=counted, cases=CASES, untrained=missing),
         document=found.document,
         dominance=found.dominance,
         persistence=found.persistence,
     )
+
+
+def turns(labelled: pl.DataFrame) -> pl.DataFrame:
+    """Audits that count four turns of every rollout, one of them malformed in runs of `both`."""
+    keys = labelled.select("checkpoint", "case_id", "sample").unique()
+    malformed = pl.when(pl.col("checkpoint").str.contains("both")).then(1).otherwise(0)
+    counted = keys.with_columns(turns=4, malformed_turns=malformed, idle_malformed=pl.lit(False))
+    absent = [pl.lit(None).alias(name) for name in schemas.AUDITS if name not in counted.columns]
+    return counted.with_columns(absent).cast(dict(schemas.AUDITS)).select(schemas.AUDITS.names())
+
+
+def training_table(lineage: str = "ape+safe.j.b0.1.s0") -> pl.DataFrame:
+    """A summary of a run that was trained and of one that was not."""
+    cards = [
+        {
+            **{"lineage": lineage, "status": "trained", "pairs": 40, "dropped_pairs": 2},
+            **{"steps": 5, "first_loss": 0.69},
+        },
+        {"lineage": "bee+safe.j.b0.1.s0", "status": "untrained", "reason": "no pair is left"},
+    ]
+    steps = range(1, 6)
+    log = pl.DataFrame({"lineage": [lineage] * 5, "step": steps, "loss": [0.7 / n for n in steps]})
+    log = log.with_columns(reward_margin=pl.col("step") / 2, reward_accuracy=0.9)
+    absent = [pl.lit(None).alias(name) for name in schemas.TRAINING if name not in log.columns]
+    return training_summary(cards, log.with_columns(absent).cast(dict(schemas.TRAINING)))
 
 
 def audit_table(source: str = "ape") -> pl.DataFrame:

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import vl_convert
 
-from agentsafe import charts, frontier_chart, schemas
+from agentsafe import charts, figures, frontier_chart, schemas
 from agentsafe.chart_style import shapes
 from tests.small_results import audit_table, preference_summary, results
 
@@ -191,6 +191,16 @@ def test_preference_sets_show_all_and_clean_pairs_and_zeros():
     assert sum(cases) == 4
 
 
+def test_sets_without_any_pair_are_a_sentence_and_can_be_saved(tmp_path):
+    summary = preference_summary().filter(pl.col("quantity").is_in(["pairs", "cases", "rollouts"]))
+    none = summary.with_columns(value=pl.lit(0.0))
+    assert "there is no pair" in words(specification(charts.preferences(none)))
+    one = pl.concat([none.filter(objective="help"), preference_summary().filter(objective="safe")])
+    for number, sets in enumerate((none, one)):
+        figures.save_all({"preferences": charts.preferences(sets)}, tmp_path / str(number))
+        assert (tmp_path / str(number) / "preferences.svg").stat().st_size
+
+
 @pytest.mark.parametrize(
     ("draw", "schema"),
     [
@@ -198,6 +208,7 @@ def test_preference_sets_show_all_and_clean_pairs_and_zeros():
         (charts.audit, schemas.AUDIT_SUMMARY),
         (charts.preferences, schemas.PREFERENCE_SUMMARY),
         (charts.paths, schemas.POINTS),
+        (charts.health, schemas.POINTS),
     ],
 )
 def test_an_empty_table_is_a_sentence(draw, schema):
@@ -208,3 +219,23 @@ def test_an_empty_table_is_a_sentence(draw, schema):
 def test_charts_of_the_same_data_are_the_same(plane):
     whole = results()
     assert specification(charts.frontier(whole.points, whole.document)) == plane
+
+
+def test_health_has_both_shares_of_every_run_and_source_and_the_limit():
+    made = specification(charts.health(results().points))
+    drawn = rows(made, "share")
+    assert len(drawn) == 2 * 12
+    shares = {row["run"].split(" (")[0]: row["share"] for row in drawn if "turns" in row["kind"]}
+    assert shares["ape, both, β 0.1"] == 0.25
+    assert shares["ape, source"] == 0
+    assert "n = 24 turns" in words(made)
+    assert '"limit": 0.05' in words(made)
+
+
+def test_runs_without_numbers_do_not_reach_any_chart():
+    whole, lost = results(), results(untrained=("ape+help.one.b0.1+help.one.b0.1.s0",))
+    for draw in (charts.health, charts.paths):
+        assert specification(draw(lost.points)) == specification(draw(whole.points))
+    planes = [charts.frontier(found.points, found.document) for found in (whole, lost)]
+    assert "help-then-help" not in words(specification(planes[1]))
+    assert len(rows(specification(planes[0]), "Δsafety")) == RUNS * 3

@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from agentsafe.config import allowed, check
 from agentsafe.errors import UserError
+from agentsafe.experiment import check_experiment
 
 ROOT = Path(__file__).parents[1]
 SCHEMA_FILE = ROOT / "workflow/schemas/config.schema.yaml"
@@ -84,8 +85,10 @@ def test_readme_has_every_key_as_the_schema_has_it(path):
     part = LEAVES[path]
     default = "required"
     if "default" in part:
-        default = f"`{yaml.safe_dump(part['default'], default_flow_style=True).splitlines()[0]}`"
-    row = f"| `{path[-1]}` | {allowed(part)} | {default} | {part['description']} |"
+        text = yaml.safe_dump(part["default"], default_flow_style=True, width=1000)
+        default = f"`{text.splitlines()[0]}`"
+    name = ".".join(path[1:]) or path[0]
+    row = f"| `{name}` | {allowed(part)} | {default} | {part['description']} |"
     section = README.split(f"\n## `{path[0]}`\n")[1].split("\n## ")[0]
     assert row in section.splitlines()
 
@@ -95,10 +98,25 @@ def test_readme_describes_every_section(key):
     assert f"\n## `{key}`\n\n{SCHEMA['properties'][key]['description']}\n" in README
 
 
-def test_published_config_passes():
-    config = yaml.safe_load((ROOT / "config/published.yaml").read_text(encoding="utf-8"))
-    papers_way = {"run": "published", "scores": {"resample": "cases_per_seed"}}
-    assert check(config, SCHEMA_FILE) == check(papers_way, SCHEMA)
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("config", {"run": "miniature"}),
+        (
+            "published",
+            {
+                "run": "published",
+                "suite": "published",
+                "scores": {"resample": "cases_per_seed"},
+            },
+        ),
+    ],
+)
+def test_configs_that_come_along_are_the_defaults_but_for_what_they_say(name, least):
+    config = yaml.safe_load((ROOT / f"config/{name}.yaml").read_text(encoding="utf-8"))
+    checked = check(config, SCHEMA_FILE)
+    assert checked == check(least, SCHEMA)
+    check_experiment(checked)
 
 
 def test_defaults_are_filled_in_and_the_given_config_stays():
@@ -132,6 +150,10 @@ def test_defaults_are_not_shared_between_configs():
         (("preferences", "min_gap"), 0.5),
         (("scores", "draws"), 1_000_000),
         (("frontier", "level"), 0.5),
+        (("training", "sources"), ["bold"]),
+        (("training", "recipes"), [["safe", "help", "safe"], ["safe"]]),
+        (("training", "betas"), [0.05, 1]),
+        (("miniature", "sources"), {"qwen2.5-7b": {"reckless": 0.5, "half-checked": 2}}),
     ],
 )
 def test_other_right_values_stay(path, value):
@@ -146,6 +168,11 @@ def test_other_right_values_stay(path, value):
         (("published", "strict"), "true", True),
         (("preferences", "max_pairs_per_case"), "null", None),
         (("preferences", "max_pairs_per_case"), "7", 7),
+        (("training", "betas"), ["0.05", "1"], [0.05, 1]),
+        (("training", "seeds"), ["3"], [3]),
+        (("training", "sources"), "null", None),
+        (("training", "recipes"), [["safe", "help"]], [["safe", "help"]]),
+        (("miniature", "sources"), {"a": {"reckless": "5"}}, {"a": {"reckless": 5}}),
     ],
 )
 def test_text_from_the_command_line_is_read_as_yaml(path, text, value):
@@ -165,7 +192,8 @@ def test_wrong_type_is_refused(path):
         "number": [None, {}, [], "x", True, float("nan"), float("-inf"), "2026-01-01"],
     }[types if isinstance(types, str) else types[0]]
     for value in values:
-        refusal(path, value)
+        if value is not None or "null" not in types:
+            refusal(path, value)
 
 
 @each_leaf
@@ -191,15 +219,16 @@ def test_bounds_hold(path):
         ({"run": "x", "Min-Gap": 2}, "unknown key 'Min-Gap': did you mean 'preferences.min_gap'?"),
         (
             {"run": "x", "seed": 2},
-            "unknown key 'seed': did you mean 'preferences.seed' or 'scores.seed'?",
+            "unknown key 'seed': did you mean 'miniature.seed' or 'rollouts.seed' or "
+            "'preferences.seed' or 'scores.seed'?",
         ),
         (
             {"run": "x", "scores": {"min_gap": 2}},
             "unknown key 'scores.min_gap': did you mean 'preferences.min_gap'?",
         ),
         (
-            {"run": "x", "split": {"zzz": 2}},
-            "unknown key 'split.zzz': the keys here are cases",
+            {"run": "x", "training": {"lora": {"zzz": 2}}},
+            "unknown key 'training.lora.zzz': the keys here are r, alpha, dropout",
         ),
         (
             {"run": "x", "scores.draws": 500},
@@ -208,11 +237,12 @@ def test_bounds_hold(path):
         ({"run": "x", None: 1, True: 2}, "unknown key 'None'"),
         ({"runn": "x"}, "unknown key 'runn': did you mean 'run'? (and 1 more)"),
         ({}, "'run' is missing: it must be text that matches `^[a-z0-9][a-z0-9_-]*$`"),
-        (None, "the config must be a section with the keys run, published,"),
-        ([], "the config must be a section with the keys run, published,"),
+        (None, "the config must be a section with the keys run, suite, miniature,"),
+        ([], "the config must be a section with the keys run, suite, miniature,"),
         (
-            {"run": "x", "preferences": {"mode": "eech", "seed": -1}, "split": None},
-            "'split' must be a section with the keys cases, not null (and 2 more)",
+            {"run": "x", "preferences": {"mode": "eech", "seed": -1}, "scores": None},
+            "'preferences.mode' must be one of each, mean, not 'eech': did you mean 'each'? "
+            "(and 2 more)",
         ),
         (
             {"run": "x", "preferences": {"mode": "eech"}},
@@ -228,7 +258,7 @@ def test_bounds_hold(path):
             "'published.label_sets' must be a list of any of gpt5m, q32, each at most once, "
             "but it holds 'q23': did you mean 'q32'?",
         ),
-        ({"run": "x", "published": {"label_sets": ["q32", "q32"]}}, "not ['q32', 'q32']"),
+        ({"run": "x", "published": {"label_sets": ["q32", "q32"]}}, "but it holds 'q32' twice"),
         ({"run": "x", "published": {"label_sets": "q32"}}, "not 'q32': write [q32]"),
         ({"run": "x", "published": {"label_sets": "q32,gpt5m"}}, "write [q32, gpt5m]"),
         ({"run": "x", "preferences": {"objectives": []}}, "at least one of safe, help, both,"),
@@ -241,6 +271,57 @@ def test_bounds_hold(path):
         ({"run": ""}, "not ''"),
         ({"run": "published\n"}, "not 'published\\n'"),
         ({"run": "x", "published": {"root": ""}}, "text that is not empty, not ''"),
+        ({"run": "x", "suite": "Miniature"}, "not 'Miniature': did you mean 'miniature'?"),
+        (
+            {"run": "x", "training": {"recipes": [["safe", "hlp"]]}},
+            "'training.recipes' must be a list that is not empty, each item a list of at least one "
+            "of safe, help, both, none twice, but it holds 'hlp': did you mean 'help'?",
+        ),
+        ({"run": "x", "training": {"recipes": [["safe"], []]}}, "but it holds []"),
+        ({"run": "x", "training": {"recipes": ["safe"]}}, "but it holds 'safe'"),
+        (
+            {"run": "x", "training": {"recipes": [["safe"], ["help"], ["safe"]]}},
+            "but it holds ['safe'] twice",
+        ),
+        (
+            {"run": "x", "training": {"betas": [0.1, 0]}},
+            "'training.betas' must be a list that is not empty, each item a number > 0 and <= 100, "
+            "none twice, but it holds 0",
+        ),
+        ({"run": "x", "training": {"betas": [-0.1]}}, "but it holds -0.1"),
+        ({"run": "x", "training": {"betas": 0.1}}, "not 0.1"),
+        ({"run": "x", "training": {"betas": [0.1, 0.10]}}, "but it holds 0.1 twice"),
+        ({"run": "x", "training": {"betas": ["1e-1"]}}, "but it holds '1e-1': write 0.1"),
+        ({"run": "x", "training": {"seeds": []}}, "not []"),
+        ({"run": "x", "training": {"lora": {"rank": 8}}}, "the keys here are r, alpha, dropout"),
+        (
+            {"run": "x", "lora": {"r": 8}},
+            "unknown key 'lora': did you mean 'training.lora'?",
+        ),
+        ({"run": "x", "training": {"lora": {"r": 0}}}, "'training.lora.r' must be a whole number"),
+        (
+            {"run": "x", "miniature": {"sources": {"bold": {"recless": 5}}}},
+            "unknown key 'miniature.sources.bold.recless': did you mean 'reckless'?",
+        ),
+        (
+            {"run": "x", "miniature": {"sources": {"Bold": {"reckless": 5}}}},
+            "unknown key 'miniature.sources.Bold': it must be text that matches",
+        ),
+        (
+            {"run": "x", "miniature": {"sources": {"a+b": {"reckless": 5}}}},
+            "unknown key 'miniature.sources.a+b': it must be text that matches",
+        ),
+        ({"run": "x", "miniature": {"sources": {5: {"reckless": 5}}}}, "sources.5': put it in"),
+        (
+            {"run": "x", "miniature": {"sources": {"bold": {"reckless": 0}}}},
+            "'miniature.sources.bold.reckless' must be a number > 0 and <= 1000000, not 0",
+        ),
+        (
+            {"run": "x", "miniature": {"sources": {"bold": {}}}},
+            "'miniature.sources.bold' must be a map that is not empty, from one of reckless,",
+        ),
+        ({"run": "x", "miniature": {"sources": {}}}, "'miniature.sources' must be a map that"),
+        ({"run": "x", "judges": ["gpt"]}, "at least one of rules, each at most once, but it holds"),
         ({"run": "x", "published": {"commit": "cde0b8f"}}, "`^[0-9a-f]{40}$`, not 'cde0b8f'"),
     ],
 )
@@ -295,4 +376,5 @@ def test_the_conda_environment_of_the_rules_has_the_pins_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     text = (ROOT / "workflow/envs/agentsafe.yaml").read_text()
     pins = next(entry for entry in yaml.safe_load(text)["dependencies"] if isinstance(entry, dict))
-    assert pins["pip"] == project["dependencies"]
+    train = project["optional-dependencies"]["train"]
+    assert pins["pip"] == [*project["dependencies"], *train]

@@ -312,6 +312,17 @@ def test_runs_whose_source_is_missing_are_no_runs():
     assert found.document["verdict"].startswith("No verdict")
 
 
+def test_trainings_that_did_not_run_are_left_out_with_their_reason():
+    bare = labels_table(recipes=())
+    lost = {"a+safe.j1.b0.1.s0": "no pair", "a+help.j1.b0.1.s0": "no pair", "c+x.b1": "late"}
+    found = frontier(SETTINGS.sample(bare), bare, audits_of(bare), SETTINGS, untrained=lost)
+    assert as_json(found)
+    assert {row["lineage"]: row["reason"] for row in found.document["left_out"]} == lost
+    verdict = found.document["verdict"]
+    assert verdict.startswith("No verdict")
+    assert verdict.endswith(" 3 trainings gave no checkpoint and no number (most often: no pair).")
+
+
 def test_all_deltas_equal_have_no_line():
     same = labels_table(effect=0.0)
     found = fitted(same, audits_of(same))

@@ -12,8 +12,9 @@ from agentsafe.cases import case_index, split
 from agentsafe.fits import Settings
 from agentsafe.frontier import frontier
 from agentsafe.persistence import persistence
+from agentsafe.points import points
 from agentsafe.preference_summary import summary
-from agentsafe.scores import QUANTITIES, average, points
+from agentsafe.scores import QUANTITIES, average
 
 SOURCES = {"Llama-3.1-8B": "llama-3.1-8b", "Phi-4": "phi-4", "Qwen2.5-7B": "qwen2.5-7b"}
 

@@ -8,7 +8,7 @@ import pytest
 
 from agentsafe import charts, figures, schemas
 from agentsafe.report import report
-from tests.small_results import audit_table, preference_summary, results
+from tests.small_results import audit_table, preference_summary, results, training_table
 from tests.test_figures import Elements
 
 NASTY = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
@@ -25,10 +25,12 @@ def findings(count: int, detail: str = "not a line of JSON") -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schemas.IMPORT_REPORT, orient="row")
 
 
-def page(found=None, summary=None, audit=None, imported=None, drawn=None, config=None) -> str:
+def page(
+    found=None, summary=None, audit=None, imported=None, drawn=None, config=None, training=None
+) -> str:
     tables = (found.points, found.dominance, found.persistence) if found else (None,) * 3
     document = found.document if found else None
-    return report(document, *tables, summary, audit, imported, drawn or {}, config=config)
+    return report(document, *tables, summary, audit, imported, drawn or {}, config, training)
 
 
 @cache
@@ -39,9 +41,11 @@ def full_page(name: str = "ape") -> str:
         "paths": charts.paths(whole.points),
         "audit": charts.audit(audit_table(name)),
         "preferences": charts.preferences(preference_summary(name)),
+        "health": charts.health(whole.points),
     }
-    imported = findings(60, detail=name)
-    return page(whole, preference_summary(name), audit_table(name), imported, drawn)
+    imported, training = findings(60, detail=name), training_table(name)
+    tables = preference_summary(name), audit_table(name), imported
+    return page(whole, *tables, drawn, training=training)
 
 
 def test_the_verdict_and_the_key_numbers_come_first():
@@ -59,7 +63,7 @@ def test_every_section_of_a_whole_run_is_there():
     text = full_page()
     for section in (
         *("frontier", "ladder", "robustness", "dominance", "persistence", "scores"),
-        *("preferences", "audit", "import", "settings"),
+        *("preferences", "training", "health", "audit", "import", "settings"),
     ):
         assert f'<section id="{section}">' in text
     assert "run × judge × seed" in text
@@ -119,7 +123,8 @@ def test_with_nothing_at_all_every_section_is_a_sentence():
     text = page()
     for sentence in (
         *("No result set was read", "No preference set was made", "nothing to audit"),
-        *("Nothing was imported", "No settings were handed on"),
+        *("Nothing was imported", "No settings were handed on", "Nothing was trained here"),
+        "Malformed turns were not counted",
     ):
         assert sentence in text
     assert "vegaEmbed" not in text
@@ -157,3 +162,18 @@ def test_the_page_says_how_cases_are_drawn():
 
 def test_the_same_data_give_the_same_page():
     assert full_page() == full_page.__wrapped__("ape")
+
+
+def test_training_and_health_say_what_failed():
+    lost = results(untrained=("ape+help.one.b0.1+help.one.b0.1.s0",))
+    text = page(lost, training=training_table())
+    assert "1 of 2 were not trained" in text
+    assert "Above 5% in one of the shares: 2 of 12 (ape, both; bee, both)." in text
+    assert text.count("no pair is left") >= 3  # verdict, fits, training
+    assert "In no fit: ape+help.one.b0.1+help.one.b0.1.s0;\nno pair is left." in text
+    assert "1 training gave no checkpoint and no number (most often: no pair is left)" in text
+
+
+def test_health_says_when_all_is_well():
+    well = results(sources=("ape",), recipes=("", "+safe.j.b0.1"))
+    assert "None of the 2 runs and sources is above 5% in either share." in page(well)

@@ -10,6 +10,7 @@ from agentsafe import schemas
 from agentsafe.cases import split
 from agentsafe.errors import UserError
 from agentsafe.lineage import Lineage
+from agentsafe.points import points
 from agentsafe.schemas import write_table
 from agentsafe.scores import (
     GRAINS,
@@ -19,7 +20,6 @@ from agentsafe.scores import (
     average,
     case_weights,
     interval,
-    points,
     sample_cells,
     unpaired,
 )

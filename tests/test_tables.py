@@ -6,13 +6,14 @@ import polars as pl
 import pytest
 
 from agentsafe import latex, tables, wording
-from tests.small_results import audit_table, results
+from tests.small_results import audit_table, results, training_table
 
 
 @pytest.fixture(scope="module")
 def made() -> dict[str, pl.DataFrame]:
     whole = results()
-    return tables.tables(whole.points, whole.document, whole.persistence, audit_table())
+    audit, training = audit_table(), training_table()
+    return tables.tables(whole.points, whole.document, whole.persistence, audit, training)
 
 
 def test_all_tables_are_there(made):
@@ -42,6 +43,35 @@ def test_fits_have_every_line_of_every_judge(made):
     row = fits.filter(pl.col("judge") == "two").row(0, named=True)
     assert (row["slope"], row["r2"], row["n"]) == (expected["slope"], expected["r2"], 10)
     assert [row["slope_low"], row["slope_high"]] == expected["intervals"]["slope"]
+
+
+def test_health_marks_the_runs_whose_turns_cannot_be_read(made):
+    health = made["health"]
+    assert len(health) == 12  # two sources and their five runs each
+    marked = health.filter("alarming")
+    assert marked.select("source", "recipe").rows() == [("ape", "both"), ("bee", "both")]
+    assert marked["malformed_share"].to_list() == [0.25] * 2
+    heads, rows = tables.printed(health)
+    assert rows[heads.index("source")] and "malformed turns" in heads
+    assert list({row[heads.index("malformed turns")] for row in rows} - {"0"}) == ["25%"]
+
+
+def test_training_has_a_row_per_run_with_how_it_ended_or_why_it_did_not(made):
+    trained, untrained = made["training"].iter_rows(named=True)
+    assert trained["first_loss"] == 0.69
+    assert trained["last_loss"] == pytest.approx(0.14)
+    assert (trained["steps"], trained["reward_margin"], trained["reward_accuracy"]) == (5, 2.5, 0.9)
+    assert (untrained["status"], untrained["reason"]) == ("untrained", "no pair is left")
+    assert untrained["last_loss"] is None
+
+
+def test_a_run_that_was_not_trained_is_in_the_scores_with_its_reason():
+    lost = results(untrained=("ape+help.one.b0.1+help.one.b0.1.s0",))
+    made = tables.tables(lost.points, lost.document, lost.persistence, None)
+    row = made["scores"].row(by_predicate=pl.col("recipe") == "help-then-help", named=True)
+    assert (row["safety"], row["labels"], row["reason"]) == (None, 0, "no pair is left")
+    assert "help-then-help" in str(tables.printed(made["scores"]))
+    assert made["scores"]["reason"].null_count() == len(made["scores"]) - 1
 
 
 def test_what_there_is_no_data_for_is_left_out():
@@ -154,5 +184,6 @@ def test_what_is_a_number_is_told_from_what_only_begins_like_one():
 def test_the_document_of_a_file_gives_the_same_tables(made):
     whole = results()
     document = json.loads(json.dumps(whole.document))
-    again = tables.tables(whole.points, document, whole.persistence, audit_table())
+    rest = audit_table(), training_table()
+    again = tables.tables(whole.points, document, whole.persistence, *rest)
     assert all(again[name].equals(table) for name, table in made.items())

@@ -1,0 +1,133 @@
+"""The last lines of a run: where the result is, the verdict, and what it means in plain words.
+
+Every sentence is made of numbers in `frontier.json` and `points.parquet`, and left out where its
+numbers are.
+"""
+
+import json
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from agentsafe import schemas, wording
+from agentsafe.persistence import ALL, MEAN
+from agentsafe.points import ALARMING_SHARE
+
+_WIDTH = 96
+_TRAINED_FOR = {"safe": "safety", "help": "helpfulness"}
+
+
+def summary(results: str | Path, seconds: float | None = None) -> str:
+    """What a run found, as a screen of text.
+
+    Args:
+        results: the run's folder.
+        seconds: how long it took, to be said; None says nothing.
+
+    Returns:
+        Lines of at most 100 characters; nothing where the run has no report.
+    """
+    results = Path(results)
+    report, figure = results / "report.html", results / "figures/frontier.svg"
+    if not report.is_file():
+        return ""
+    took = "" if seconds is None else f" ({duration(seconds)})"
+    lines = [f"Finished {results.name}{took}.", f"  report: {report}"]
+    if (results / "frontier.json").is_file():
+        document = json.loads((results / "frontier.json").read_text(encoding="utf-8"))
+        points = schemas.read_table(results / "points.parquet", schemas.POINTS)
+        lines += [f"  figure: {figure}", "", *_wrapped(document["verdict"])]
+        if sentences := list(meaning(document, points)):
+            lines += ["", *_wrapped(" ".join(sentences))]
+    return "\n".join(["", *lines, ""])
+
+
+def meaning(document: dict, points: pl.DataFrame) -> Iterator[str]:
+    """What the numbers say, a sentence each.
+
+    Args:
+        document: the frontier's, see `frontier.frontier`.
+        points: rows of `schemas.POINTS`.
+    """
+    found = document["judges"][ALL]
+    betas = {row["beta"] for row in found["recipe_means"]} - {None}
+    beta = max(betas, default=None)  # of several, one is enough here: the report has all
+    for recipe, metric in _TRAINED_FOR.items():
+        for row in found["recipe_means"]:
+            if (row["recipe"], row["beta"]) == (recipe, beta):
+                yield _effect(row, metric)
+    for row in found["persistence"]:
+        if (row["source"], row["beta"]) == (MEAN, beta) and row["value"] is not None:
+            shown = wording.with_interval(
+                row | {"value_low": row["low"], "value_high": row["high"]}, "value"
+            )
+            flag = f"; unsure, since the {row['flag']}" if row["flag"] else ""
+            yield (
+                f"Of what training for {row['metric']} gains, {shown} is left after training for "
+                f"the other metric (1: all of it, 0: nothing{flag})."
+            )
+    line = found["ols"]
+    if line.get("r2") is not None and line["n"] > 2:  # any two points are on a line
+        low, high = (line.get("intervals") or {}).get("r2") or (None, None)
+        shown = wording.with_interval({"r2": line["r2"], "r2_low": low, "r2_high": high}, "r2")
+        yield (
+            f"One line through {line['n']} runs explains R² = {shown} of how they differ in "
+            f"safety: {wording.number(line['slope'], sign=True)} points of safety per point of "
+            "helpfulness."
+        )
+    yield from _health(points)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `42 s`, `3 min 5 s`, `2 h 10 min`."""
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _effect(row: dict, own: str) -> str:
+    """What training for one metric does to both, the metric itself first."""
+    parts = []
+    for metric in sorted(schemas.METRICS, key=lambda metric: metric != own):
+        change = row[f"{metric}_delta"]
+        low, high = (row.get("intervals") or {}).get(f"{metric}_delta") or (None, None)
+        verb = "raises" if change > 0 else "lowers"
+        if low is None or low <= 0 <= high:
+            verb = "does not clearly change"
+        numbers = (wording.number(change, sign=True), wording.between(low, high, sign=True))
+        parts.append(f"{verb} {metric} ({' '.join(numbers).strip()})")
+    sources = "one source" if row["sources"] == 1 else f"mean of {row['sources']} sources"
+    beta = "" if row["beta"] is None else f", β {wording.beta(row['beta'])}"
+    return f"Training for {own} {' and '.join(parts)}: {sources}{beta}."
+
+
+def _health(points: pl.DataFrame) -> Iterator[str]:
+    """How many turns could not be read, and whose scores that touches."""
+    runs = points.filter(pl.col("grain") == "run", pl.col("turns") > 0)
+    if runs.is_empty():
+        return
+    share = (runs["malformed_share"] * runs["turns"]).sum() / runs["turns"].sum()
+    alarming = runs.filter(pl.col("malformed_share") > ALARMING_SHARE)["lineage"]
+    names = ", ".join(alarming[:3]) + (" and others" if len(alarming) > 3 else "")
+    listed = f" ({names})" if names else ""
+    yield (
+        f"Of all turns, {wording.percent(share)} could not be read; checkpoints above "
+        f"{wording.percent(ALARMING_SHARE)}: {len(alarming)} of {len(runs)}{listed}."
+    )
+
+
+def _wrapped(text: str) -> list[str]:
+    plain = text.replace("\N{NO-BREAK SPACE}", " ")
+    return textwrap.wrap(
+        plain,
+        _WIDTH,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

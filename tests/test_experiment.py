@@ -1,0 +1,141 @@
+"""What a config asks for: every combination once, each with its parents, and no contradiction."""
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentsafe import experiment
+from agentsafe.config import check
+from agentsafe.errors import UserError
+from agentsafe.lineage import Lineage
+
+SCHEMA = Path(__file__).parents[1] / "workflow/schemas/config.schema.yaml"
+SOURCES = ("ape", "bee-2", "cat_3.b0.1")
+
+
+def config(**training) -> dict:
+    sources = {name: {"reckless": 1} for name in SOURCES}
+    return check({"run": "x", "miniature": {"sources": sources}, "training": training}, SCHEMA)
+
+
+def some(values, **bounds):
+    return st.lists(values, min_size=1, unique=True, **bounds)
+
+
+objectives = st.sampled_from(["safe", "help", "both"])
+recipes = st.lists(objectives, min_size=1, max_size=4)
+trainings = st.fixed_dictionaries(
+    {
+        "sources": st.none() | some(st.sampled_from(SOURCES)),
+        "recipes": st.lists(recipes, min_size=1, max_size=5, unique_by=tuple),
+        "betas": some(st.floats(1e-12, 100) | st.sampled_from([0.1, 1, 100]), max_size=3),
+        "seeds": some(st.integers(0, 10**6), max_size=3),
+    }
+)
+
+
+@given(trainings)
+def test_every_combination_is_there_once_and_its_name_reads_back(training):
+    made = experiment.lineages(config(**training))
+    sources = training["sources"] or SOURCES
+    sizes = [len(training[name]) for name in ("recipes", "betas", "seeds")]
+    assert len(set(made)) == len(made) == len(sources) * math.prod(sizes)
+    assert {lineage.source for lineage in made} == set(sources)
+    for lineage in made:
+        assert Lineage.parse(str(lineage)) == lineage
+        assert [stage.objective for stage in lineage.stages] in training["recipes"]
+        assert {stage.judge for stage in lineage.stages} == {"rules"}
+        assert lineage.beta in training["betas"]
+
+
+@given(trainings)
+def test_stages_are_the_lineages_and_their_parents_each_after_its_own(training):
+    asked = config(**training)
+    made = experiment.stages(asked)
+    assert len(set(made)) == len(made)
+    assert set(experiment.lineages(asked)) <= set(made)
+    done = {Lineage(name) for name in experiment.sources(asked)}
+    for lineage in made:
+        assert lineage.parent in done
+        done.add(lineage)
+    needed = set(experiment.lineages(asked))
+    assert set(made) == needed | {
+        parent for child in made if (parent := child.parent) and parent.stages
+    }
+
+
+def test_the_default_trains_thirty_runs_and_no_parent_on_its_own():
+    asked = check({"run": "x"}, SCHEMA)
+    assert len(experiment.lineages(asked)) == 30
+    assert set(experiment.stages(asked)) == set(experiment.lineages(asked))
+
+
+def test_a_parent_that_is_no_recipe_is_trained_too():
+    asked = config(sources=["ape"], recipes=[["safe", "help", "safe"]], seeds=[0])
+    assert [str(lineage) for lineage in experiment.stages(asked)] == [
+        "ape+safe.rules.b0.1.s0",
+        "ape+safe.rules.b0.1+help.rules.b0.1.s0",
+        "ape+safe.rules.b0.1+help.rules.b0.1+safe.rules.b0.1.s0",
+    ]
+
+
+def test_an_objective_that_a_recipe_uses_is_built_whatever_is_named():
+    asked = config(recipes=[["both"], ["safe", "both"]])
+    asked["preferences"]["objectives"] = ["help"]
+    assert experiment.objectives(asked) == ["help", "both", "safe"]
+    asked["suite"] = "published"
+    assert experiment.objectives(asked) == ["help"]
+
+
+def test_shards_are_numbered_from_zero():
+    asked = config()
+    asked["rollouts"]["shards"] = 3
+    assert experiment.shards(asked) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"training": {"sources": ["bald"]}},
+            "config: 'training.sources' holds 'bald', which is not in 'miniature.sources': "
+            "did you mean 'bold'?",
+        ),
+        ({"training": {"sources": ["qwen"]}}, "those are bold, timid, weak"),
+        (
+            {"miniature": {"cases": 24}, "rollouts": {"shards": 13}},
+            "config: 'rollouts.shards' is 13, but a trained checkpoint has only 12 cases",
+        ),
+        (
+            {"suite": "published", "published": {"label_sets": [], "result_sets": []}},
+            "config: published.label_sets and published.result_sets are both empty",
+        ),
+    ],
+)
+def test_a_contradiction_is_one_line(changes, line):
+    with pytest.raises(UserError) as error:
+        experiment.check_experiment(check({"run": "x", **changes}, SCHEMA))
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_does_not_matter_to_the_suite_is_not_checked():
+    asked = {"run": "x", "suite": "published", "training": {"sources": ["bald"]}}
+    experiment.check_experiment(check(asked, SCHEMA))
+
+
+def test_a_folders_key_is_of_names_and_contents_alone(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        (folder / "inner").mkdir(parents=True)
+        (folder / "a").write_text("1")
+        (folder / "inner/b").write_text("2")
+    key = experiment.folder_key(one)
+    assert key == experiment.folder_key(other)
+    (other / "a").write_text("3")
+    assert key != experiment.folder_key(other)
+    (one / "inner/b").rename(one / "inner/c")
+    assert key != experiment.folder_key(one)
