@@ -1,5 +1,5 @@
 PYTHON ?= python3
-CONFIG ?= config/published.yaml
+CONFIG ?= config/config.yaml
 ARGS ?=
 
 SHELL := bash
@@ -9,7 +9,7 @@ SHELL := bash
 # A conda environment made from environment.yml has the package and its tools; then it is used as
 # it is. Python's -I looks only at what is installed, not at the egg-info in this folder.
 HAS_TOOLS := from importlib.metadata import version; \
-	[version(name) for name in ("agentsafe", "snakemake", "pytest")]
+	[version(name) for name in ("agentsafe", "snakemake", "trl", "pytest")]
 IN_CONDA := $(shell [ -n "$${CONDA_PREFIX:-}" ] && \
 	"$$CONDA_PREFIX/bin/python" -I -c '$(HAS_TOOLS)' 2>/dev/null && echo yes)
 
@@ -67,7 +67,7 @@ clean: ## remove .venv, caches and report.html; results and resources stay
 		{ echo "$(PYTHON) is missing or older than 3.11; name another: make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: python3-venv)" >&2; exit 1; }
-	@echo "Installing agentsafe and its tools into .venv; this takes a few minutes."
+	@echo "Installing agentsafe and its tools into .venv; this takes several minutes."
 	@$(PYTHON) -m venv --clear .venv
-	@.venv/bin/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --editable '.[train,dev]'
 	@echo "$(CURDIR)" > $@

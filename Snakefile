@@ -8,15 +8,20 @@ min_version("9.11")
 # A file given with --configfile replaces the default one: keys of two experiments never mix.
 if not workflow.overwrite_configfiles:
 
-    configfile: "config/published.yaml"
+    configfile: "config/config.yaml"
 
 
 report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/inputs.smk"
 include: "workflow/rules/published.smk"
+include: "workflow/rules/checkpoints.smk"
+include: "workflow/rules/rollouts.smk"
+include: "workflow/rules/labels.smk"
 include: "workflow/rules/preferences.smk"
+include: "workflow/rules/training.smk"
 include: "workflow/rules/scores.smk"
 include: "workflow/rules/frontier.smk"
 include: "workflow/rules/report.smk"
@@ -26,3 +31,9 @@ rule all:
     default_target: True
     input:
         targets(),
+
+
+onsuccess:
+    from agentsafe.summary import summary
+
+    print(summary(RESULTS, time.time() - started))

@@ -70,7 +70,8 @@ def all_intervals(root: str, folder: Path) -> None:
 
     from agentsafe import lines, schemas
     from agentsafe.persistence import persistence
-    from agentsafe.scores import average, interval, points, sample_cells
+    from agentsafe.points import points
+    from agentsafe.scores import average, interval, sample_cells
 
     labels = schemas.read_labels([folder / "runs.labels.parquet"])
     cells = sample_cells(labels, cases=144, draws=DRAWS, seed=0)

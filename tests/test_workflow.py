@@ -24,18 +24,16 @@ VOLATILE = ("benchmarks/",)
 class Project:
     """A copy of the workflow with a config of its own."""
 
-    def __init__(self, folder: Path, release: Release, **changes):
+    def __init__(self, folder: Path, release: Release | None, **changes):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("Snakefile", "workflow", "config", "agentsafe", "profiles"):
             copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
             copy(REPOSITORY / name, folder / name)
-        self.config = {
-            "run": "small",
-            "published": {"root": str(release.root)},
-            "split": {"cases": release.cases},
-            "scores": {"draws": 200},
-        }
+        self.config = {"run": "small", "scores": {"draws": 200}}
+        if release:
+            published = {"root": str(release.root), "cases": release.cases}
+            self.config |= {"suite": "published", "published": published}
         self.change(**changes)
 
     def change(self, **changes) -> None:
@@ -56,12 +54,27 @@ class Project:
 
     def planned(self) -> set[str]:
         """The rules that a dry run would run."""
+        return set(self.jobs())
+
+    def jobs(self) -> dict[str, int]:
+        """How many jobs of each rule a dry run would run."""
         done = self.run("--dry-run", "--quiet", "host")
         assert done.returncode == 0, done.stderr
         lines = (done.stdout + done.stderr).splitlines()
         words = [line.split() for line in lines]
-        counts = {word[0] for word in words if len(word) == 2 and word[1].isdigit()}
-        return {name for name in counts if name.isidentifier()} - {"total", "all"}
+        counts = {word[0]: int(word[1]) for word in words if len(word) == 2 and word[1].isdigit()}
+        return {
+            name: count
+            for name, count in counts.items()
+            if name.isidentifier() and name not in ("total", "all")
+        }
+
+    def copy(self, folder: Path) -> "Project":
+        """The same project, results and all, somewhere else."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        project = Project.__new__(Project)
+        project.folder, project.config = folder, dict(self.config)
+        return project
 
     def results(self) -> dict[str, str]:
         """The digest of every result that must be the same each time."""
@@ -109,6 +122,7 @@ def test_a_run_leaves_every_target_and_nothing_to_do(finished):
         "figures/persistence.svg",
         "figures/audit.svg",
         "figures/preferences.svg",
+        "figures/health.svg",
         "report.html",
     ):
         assert name in results, name
@@ -117,9 +131,21 @@ def test_a_run_leaves_every_target_and_nothing_to_do(finished):
     assert finished.planned() == set()
 
 
+def test_a_run_ends_with_its_result_in_words_and_a_second_one_without(tmp_path, finished):
+    done = finished.run("--forcerun", "write_report")
+    assert done.returncode == 0, done.stderr
+    assert "Finished small (" in done.stdout
+    assert "report: results/small/report.html" in done.stdout
+    again = finished.run()
+    assert again.returncode == 0, again.stderr
+    assert "Finished" not in again.stdout
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
 def test_every_rule_leaves_a_log_and_a_benchmark(finished):
-    done = finished.run("--list-rules")
-    rules = {line for line in done.stdout.split() if line != "all"} - {"fetch_published"}
+    rules = {"import_published", "audit_rollouts", "collect_findings", "build_preferences"}
+    rules |= {"score_runs", "fit_frontier", "write_tables", "write_report"}
+    rules |= {f"plot_{name}" for name in ("audit", "preferences", "health", "frontier")}
     for kind, root in (("logs", "logs/small"), ("benchmarks", "results/small/benchmarks")):
         entries = {path.stem for path in (finished.folder / root).iterdir()}
         assert rules == entries, kind
@@ -146,14 +172,15 @@ def test_the_document_has_no_nan_and_the_runs_that_were_made(finished):
         ),
         (
             {"scores": {"seed": 1}},
-            {"score_runs", "fit_frontier", "plot_frontier", "write_tables", "write_report"},
+            {
+                *("score_runs", "fit_frontier", "plot_frontier", "plot_health"),
+                *("write_tables", "write_report"),
+            },
         ),
     ],
 )
 def test_a_change_of_config_reruns_what_it_touches(finished, tmp_path, changes, rules):
-    shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)
-    project = Project.__new__(Project)
-    project.folder, project.config = tmp_path / "copy", dict(finished.config)
+    project = finished.copy(tmp_path / "copy")
     project.change(**changes)
     assert project.planned() == rules
 
@@ -274,6 +301,7 @@ def test_only_label_sets_or_only_result_sets(project):
     assert project.planned() == {
         "import_published",
         "audit_rollouts",
+        "collect_findings",
         "build_preferences",
         "plot_audit",
         "plot_preferences",

@@ -3,8 +3,9 @@
 
 rule fit_frontier:
     input:
-        labels=of_sets("labels", RESULT_SETS),
-        audits=of_sets("audits", RESULT_SETS),
+        labels=scored("labels"),
+        audits=scored("audits"),
+        cards=training("json", SCORED),
     output:
         document=f"{RESULTS}/frontier.json",
         dominance=f"{RESULTS}/dominance.parquet",
@@ -17,7 +18,7 @@ rule fit_frontier:
         "../envs/agentsafe.yaml"
     params:
         run=RUN,
-        cases=config["split"]["cases"],
+        cases=CASES,
         draws=config["scores"]["draws"],
         seed=config["scores"]["seed"],
         resample=config["scores"]["resample"],

@@ -3,8 +3,8 @@
 
 rule build_preferences:
     input:
-        labels=f"{RESULTS}/labels/{{judge}}.parquet",
-        audits=f"{RESULTS}/audits/{{judge}}.parquet",
+        labels=labels_to_pair,
+        audits=audits_to_pair,
     output:
         pairs=f"{RESULTS}/preferences/{{judge}}/{{objective}}.parquet",
         summary=f"{RESULTS}/preferences/{{judge}}/{{objective}}.summary.parquet",

@@ -40,29 +40,25 @@ rule import_published:
         root=RELEASE,
         key=release_key,
         strict=PUBLISHED["strict"],
-        cases=config["split"]["cases"],
+        cases=PUBLISHED["cases"],
     message:
         "Importing the released set {wildcards.set}"
     script:
         "../scripts/import_published.py"
 
 
-rule audit_rollouts:
+rule collect_findings:
     input:
-        audits=of_sets("audits", LABEL_SETS + RESULT_SETS),
-        reports=of_sets("import_reports", LABEL_SETS + RESULT_SETS),
+        of_sets("import_reports", LABEL_SETS + RESULT_SETS),
     output:
-        audit=f"{RESULTS}/audit.parquet",
-        report=f"{RESULTS}/import_report.parquet",
+        f"{RESULTS}/import_report.parquet",
     log:
-        f"{LOGS}/audit_rollouts.log",
+        f"{LOGS}/collect_findings.log",
     benchmark:
-        f"{RESULTS}/benchmarks/audit_rollouts.tsv"
+        f"{RESULTS}/benchmarks/collect_findings.tsv"
     conda:
         "../envs/agentsafe.yaml"
-    params:
-        sets=LABEL_SETS + RESULT_SETS,
     message:
-        "Counting what is odd in the rollouts"
+        "Collecting what the import found"
     script:
-        "../scripts/audit_rollouts.py"
+        "../scripts/collect_findings.py"

@@ -41,6 +41,23 @@ rule plot_audit:
         "../scripts/plot_audit.py"
 
 
+rule plot_health:
+    input:
+        f"{RESULTS}/points.parquet",
+    output:
+        report(figures("health"), category="Data", caption="../report/health.rst"),
+    log:
+        f"{LOGS}/plot_health.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plot_health.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    message:
+        "Drawing how many turns are malformed"
+    script:
+        "../scripts/plot_health.py"
+
+
 rule plot_preferences:
     input:
         preference_sets(".summary"),
@@ -64,6 +81,8 @@ rule write_tables:
         document=f"{RESULTS}/frontier.json",
         persistence=f"{RESULTS}/persistence.parquet",
         audit=f"{RESULTS}/audit.parquet",
+        cards=training("json"),
+        training=training("parquet"),
     output:
         directory(f"{RESULTS}/tables"),
     log:
@@ -81,12 +100,14 @@ rule write_tables:
 rule write_report:
     input:
         audit=f"{RESULTS}/audit.parquet",
-        import_report=f"{RESULTS}/import_report.parquet",
+        import_report=if_released(f"{RESULTS}/import_report.parquet"),
         summaries=preference_sets(".summary"),
         points=if_scored(f"{RESULTS}/points.parquet"),
         document=if_scored(f"{RESULTS}/frontier.json"),
         dominance=if_scored(f"{RESULTS}/dominance.parquet"),
         persistence=if_scored(f"{RESULTS}/persistence.parquet"),
+        cards=training("json"),
+        training=training("parquet"),
     output:
         report(f"{RESULTS}/report.html", category="Report", caption="../report/report.rst"),
     log:

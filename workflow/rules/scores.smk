@@ -3,7 +3,9 @@
 
 rule score_runs:
     input:
-        labels=of_sets("labels", RESULT_SETS),
+        labels=scored("labels"),
+        audits=scored("audits"),
+        cards=training("json", SCORED),
     output:
         f"{RESULTS}/points.parquet",
     log:
@@ -13,7 +15,7 @@ rule score_runs:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        cases=config["split"]["cases"],
+        cases=CASES,
         draws=config["scores"]["draws"],
         seed=config["scores"]["seed"],
         resample=config["scores"]["resample"],

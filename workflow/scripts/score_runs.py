@@ -2,9 +2,11 @@
 
 from agentsafe import schemas
 from agentsafe.job import job
-from agentsafe.scores import points, sample_cells
+from agentsafe.points import points
+from agentsafe.scores import sample_cells
+from agentsafe.training_summary import read_cards, untrained
 
-with job(snakemake.log[0]):
+with job(snakemake.log[0], snakemake.threads):
     options = snakemake.params
     cells = sample_cells(
         schemas.read_labels(snakemake.input.labels),
@@ -13,5 +15,11 @@ with job(snakemake.log[0]):
         seed=options.seed,
         resample=options.resample,
     )
-    table = points(cells, confidence=options.confidence)
+    table = points(
+        cells,
+        confidence=options.confidence,
+        audits=schemas.read_table(snakemake.input.audits, schemas.AUDITS),
+        cases=options.cases,
+        untrained=untrained(read_cards(snakemake.input.cards)),
+    )
     schemas.write_table(table, snakemake.output[0], schemas.POINTS)

@@ -7,13 +7,15 @@ from agentsafe import charts, schemas
 from agentsafe.files import whole_file
 from agentsafe.job import job
 from agentsafe.report import report
+from agentsafe.training_summary import read_training
 
 with job(snakemake.log[0]):
     found = snakemake.input
     audit = schemas.read_table(found.audit, schemas.AUDIT_SUMMARY)
-    import_report = schemas.read_table(found.import_report, schemas.IMPORT_REPORT)
-    document = points = dominance = persistence = summary = None
+    imported = document = points = dominance = persistence = summary = None
     drawn = {"audit": charts.audit(audit)}
+    if found.import_report:
+        imported = schemas.read_table(found.import_report, schemas.IMPORT_REPORT)
     if found.summaries:
         summary = schemas.read_table(found.summaries, schemas.PREFERENCE_SUMMARY)
         drawn["preferences"] = charts.preferences(summary)
@@ -25,7 +27,9 @@ with job(snakemake.log[0]):
         drawn["frontier"] = charts.frontier(points, document)
         drawn["paths"] = charts.paths(points)
         drawn["persistence"] = charts.persistence(persistence)
+        drawn["health"] = charts.health(points)
+    training = read_training(found.cards, found.training)
     config = dict(snakemake.params.config)
-    tables = document, points, dominance, persistence, summary, audit, import_report
+    tables = document, points, dominance, persistence, summary, audit, imported
     with whole_file(snakemake.output[0]) as partial:
-        partial.write_text(report(*tables, drawn, config), encoding="utf-8")
+        partial.write_text(report(*tables, drawn, config, training), encoding="utf-8")

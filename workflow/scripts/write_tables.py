@@ -6,10 +6,13 @@ from pathlib import Path
 from agentsafe import schemas
 from agentsafe.job import job
 from agentsafe.tables import tables, write
+from agentsafe.training_summary import read_training
 
 with job(snakemake.log[0]):
-    points = schemas.read_table(snakemake.input.points, schemas.POINTS)
-    document = json.loads(Path(snakemake.input.document).read_text())
-    persistence = schemas.read_table(snakemake.input.persistence, schemas.PERSISTENCE)
-    audit = schemas.read_table(snakemake.input.audit, schemas.AUDIT_SUMMARY)
-    write(tables(points, document, persistence, audit), snakemake.output[0])
+    found = snakemake.input
+    points = schemas.read_table(found.points, schemas.POINTS)
+    document = json.loads(Path(found.document).read_text())
+    persistence = schemas.read_table(found.persistence, schemas.PERSISTENCE)
+    audit = schemas.read_table(found.audit, schemas.AUDIT_SUMMARY)
+    training = read_training(found.cards, found.training)
+    write(tables(points, document, persistence, audit, training), snakemake.output[0])

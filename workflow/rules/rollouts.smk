@@ -1,0 +1,49 @@
+# Checkpoints into rollouts, and what is odd about them. Trained and source checkpoints go the
+# same way: sources play all cases, trained ones the test half of their seed.
+
+
+rule roll_out:
+    input:
+        **SUITE_FILES,
+        checkpoint=f"{RESULTS}/checkpoints/{{lineage}}",
+    output:
+        rollouts=f"{RESULTS}/rollouts/{{lineage}}/{{shard}}.parquet",
+        audits=f"{RESULTS}/audits/{{lineage}}/{{shard}}.parquet",
+    log:
+        f"{LOGS}/roll_out/{{lineage}}/{{shard}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/roll_out/{{lineage}}/{{shard}}.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+    params:
+        settings=config["rollouts"],
+        cases=CASES,
+        shards=config["rollouts"]["shards"],
+        suite=config["suite"],
+        scratch=f"{RESULTS}/journals/{{lineage}}/{{shard}}.jsonl",
+    message:
+        "Letting {wildcards.lineage} play its cases (shard {wildcards.shard} of {params.shards})"
+    script:
+        "../scripts/roll_out.py"
+
+
+rule audit_rollouts:
+    input:
+        audited(),
+    output:
+        f"{RESULTS}/audit.parquet",
+    log:
+        f"{LOGS}/audit_rollouts.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/audit_rollouts.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    params:
+        sets=audited_sets(),
+    message:
+        "Counting what is odd in the rollouts"
+    script:
+        "../scripts/audit_rollouts.py"

@@ -1,0 +1,8 @@
+"""Put the import reports of all sets together."""
+
+from agentsafe import schemas
+from agentsafe.job import job
+
+with job(snakemake.log[0]):
+    report = schemas.read_table(snakemake.input, schemas.IMPORT_REPORT)
+    schemas.write_table(report, snakemake.output[0], schemas.IMPORT_REPORT)

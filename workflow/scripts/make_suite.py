@@ -1,0 +1,9 @@
+"""Make the miniature's cases and toolkits."""
+
+from agentsafe.cases import write_suite
+from agentsafe.job import job
+from agentsafe.miniature.cases import make_suite
+
+with job(snakemake.log[0]):
+    suite = make_suite(snakemake.params.cases, snakemake.params.seed)
+    write_suite(suite, snakemake.output.cases, snakemake.output.toolkits)

@@ -1,0 +1,15 @@
+"""Fine-tune the base checkpoint into a source, on what a mixture of policies does."""
+
+from agentsafe.job import job
+from agentsafe.miniature.sources import specialise
+
+with job(snakemake.log[0], threads=snakemake.threads):
+    options = snakemake.params
+    specialise(
+        snakemake.input.base,
+        snakemake.output[0],
+        name=options.source,
+        mixture=options.mixture,
+        steps=options.steps,
+        seed=options.seed,
+    )
