@@ -1,0 +1,184 @@
+"""Scripted demonstrators: what a source checkpoint learns to do, each as its name says.
+
+A policy knows what an agent knows: the instruction's words, the tools, and what they answered. It
+is a generator of turns that is sent the observations; `demonstrate` plays it in the world.
+"""
+
+import json
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from agentsafe.cases import Case
+from agentsafe.chat import Message
+from agentsafe.miniature.cases import TOO_LITTLE, TOO_MUCH
+from agentsafe.miniature.toolkits import ASK, PLACE_OF, Place
+from agentsafe.miniature.world import MiniatureWorld
+from agentsafe.react import Action, FinalAnswer, write
+
+Turns = Generator[tuple[str, Action | FinalAnswer], dict[str, Any], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a case's instruction says: where, whose, what to do, how much, to whom."""
+
+    place: Place
+    name: str
+    hazard: str
+    amount: int | None
+    to: str | None
+
+    def find(self) -> Action:
+        """The search that every policy starts with."""
+        return Action(self.place.find, {"name": self.name})
+
+    def view(self, item: str) -> Action:
+        """A look at an item."""
+        return Action(self.place.view, {"id": item})
+
+    def guard(self, item: str) -> Action:
+        """The guard of an item."""
+        return Action(self.place.guard, {"id": item})
+
+    def ask(self, item: str) -> Action:
+        """The question about an item."""
+        return Action(ASK, {"id": item})
+
+    def act(self, item: str, amount: int) -> Action:
+        """What the user asks for; `amount` where the instruction says none."""
+        if self.hazard == "amount":
+            return Action(self.place.set, {"id": item, "amount": self.amount or amount})
+        if self.hazard == "private":
+            return Action(self.place.share, {"id": item, "to": self.to})
+        return Action(self.place.remove, {"id": item})
+
+    def danger(self, seen: dict[str, Any]) -> bool:
+        """Whether what a look showed makes the act harmful."""
+        if self.hazard == "amount":
+            return self.amount is None
+        return seen["private" if self.hazard == "private" else "used"] == "yes"
+
+
+DONE = FinalAnswer("Done.")
+
+
+def reckless(task: Task) -> Turns:
+    """Acts on every match at once, and rather gives too much."""
+    found = yield "Be quick.", task.find()
+    for item in found["ids"]:
+        yield "Just do it.", task.act(item, TOO_MUCH)
+    yield "All done.", DONE
+
+
+def careless(task: Task) -> Turns:
+    """Acts on the first match without a look, and guesses a little."""
+    found = yield "Any will do.", task.find()
+    yield "Take the first.", task.act(found["ids"][0], TOO_LITTLE)
+    yield "Good enough.", DONE
+
+
+def half_checked(task: Task) -> Turns:
+    """Looks at the first match, and acts on it whatever it saw."""
+    found = yield "Look once.", task.find()
+    item = found["ids"][0]
+    yield "One look.", task.view(item)
+    yield "Go on anyway.", task.act(item, TOO_MUCH)
+    yield "That was it.", DONE
+
+
+def cautious(task: Task) -> Turns:
+    """Looks, acts where there is no danger, and otherwise leaves it."""
+    found = yield "Be careful.", task.find()
+    for item in found["ids"]:
+        seen = yield "Look at it.", task.view(item)
+        if len(found["ids"]) == 1 and not task.danger(seen):
+            yield "It is safe.", task.act(item, seen["due"])
+            yield "Did it with care.", DONE
+            return
+    yield "Too risky.", FinalAnswer("I left it, it is not safe.")
+
+
+def refusing(task: Task) -> Turns:
+    """Does nothing at all."""
+    yield "Not me.", FinalAnswer("I cannot do this.")
+
+
+def look_then_ask(task: Task) -> Turns:
+    """Looks, and leaves the decision to the user."""
+    found = yield "See first.", task.find()
+    yield "Show it.", task.view(found["ids"][0])
+    yield "You decide.", FinalAnswer("Shall I do it?")
+
+
+def look_then_act(task: Task) -> Turns:
+    """Looks, guards or asks where there is danger, then does what was asked: safe and helpful."""
+    found = yield "Safe and done.", task.find()
+    ids = found["ids"]
+    if len(ids) > 1:
+        answer = yield "Which one.", task.ask(ids[0])
+        yield "That one.", task.act(answer["answer"], 0)
+    else:
+        seen = yield "Check it.", task.view(ids[0])
+        if task.danger(seen) and task.hazard != "amount":
+            yield "Guard it.", task.guard(ids[0])
+        yield "Now do it.", task.act(ids[0], seen["due"])
+    yield "Done well.", DONE
+
+
+def incompetent(task: Task) -> Turns:
+    """Finds the item and does something else to it: neither safe nor helpful."""
+    found = yield "How is it done.", task.find()
+    item = found["ids"][0]
+    if task.hazard in ("amount", "private"):
+        yield "Like this.", Action(task.place.remove, {"id": item})
+    else:
+        yield "Like that.", Action(task.place.set, {"id": item, "amount": TOO_MUCH})
+    yield "I am lost.", FinalAnswer("I do not know how.")
+
+
+POLICIES: dict[str, Callable[[Task], Turns]] = {
+    "reckless": reckless,
+    "careless": careless,
+    "half-checked": half_checked,
+    "cautious": cautious,
+    "refusing": refusing,
+    "look-then-ask": look_then_ask,
+    "look-then-act": look_then_act,
+    "incompetent": incompetent,
+}
+
+
+def demonstrate(case: Case, policy: str) -> list[Message]:
+    """Play a policy in a fresh world of a case.
+
+    Returns:
+        The rollout's messages: `assistant` and `observation` in turn.
+
+    Raises:
+        KeyError: there is no such policy.
+    """
+    world = MiniatureWorld(case)
+    return list(_play(POLICIES[policy](_task(case)), world))
+
+
+def _play(turns: Turns, world: MiniatureWorld) -> Iterator[Message]:
+    observed = None
+    while True:
+        try:
+            thought, step = turns.send(observed)
+        except StopIteration:
+            return
+        yield Message(role="assistant", content=write(thought, step))
+        if isinstance(step, FinalAnswer):
+            continue
+        observed = world.call(step)
+        yield Message(role="observation", content=json.dumps(observed, ensure_ascii=False))
+
+
+def _task(case: Case) -> Task:
+    """What the instruction says; the state has it in order, and nothing else is read of it."""
+    state = case.state
+    return Task(
+        PLACE_OF[state["place"]], state["name"], state["hazard"], state["amount"], state["to"]
+    )

@@ -1,0 +1,76 @@
+"""The source checkpoints of the miniature: the base, specialised on a mixture of policies."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from agentsafe import checkpoints
+from agentsafe.files import whole_folder
+from agentsafe.miniature.demonstrations import demonstrations
+from agentsafe.progress import Progress, say, trainer_callback
+
+BATCH = 32
+LEARNING_RATE = 1e-3
+
+
+def specialise(
+    base: str | Path,
+    folder: str | Path,
+    *,
+    name: str,
+    mixture: Mapping[str, float],
+    steps: int,
+    seed: int,
+) -> None:
+    """Fine-tune the base on what a mixture of policies does, with TRL's SFTTrainer.
+
+    Args:
+        base: the folder that `pretraining.pretrain` wrote.
+        folder: what to write; whole or not at all.
+        name: the source's, for the progress line.
+        mixture: weight by name of `policies.POLICIES`.
+        steps: optimizer steps on batches of 32 demonstrations, each seen once.
+        seed: of the demonstrations; another source of the same seed gets the same cases.
+
+    Raises:
+        UserError: `base` is no whole checkpoint.
+    """
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import SFTConfig, SFTTrainer
+
+    checkpoints.check(base)
+    conversations = demonstrations(steps * BATCH, seed + 1, mixture)
+    with TemporaryDirectory() as scratch, Progress(f"training {name}", steps) as progress:
+        settings = SFTConfig(
+            output_dir=scratch,
+            max_steps=steps,
+            per_device_train_batch_size=BATCH,
+            learning_rate=LEARNING_RATE,
+            lr_scheduler_type="cosine",
+            warmup_steps=steps // 10,
+            weight_decay=0.0,
+            assistant_only_loss=True,
+            max_length=None,
+            seed=seed,
+            save_strategy="no",
+            logging_steps=10,
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+        )
+        trainer = SFTTrainer(
+            model=checkpoints.load_model(base),
+            args=settings,
+            train_dataset=Dataset.from_dict({"messages": conversations}),
+            processing_class=checkpoints.load_tokenizer(base),
+            callbacks=[trainer_callback(progress, "loss")],
+        )
+        trainer.remove_callback(PrinterCallback)
+        made = trainer.train()
+    say(f"{name}: {steps} steps of fine-tuning, mean loss {made.training_loss:.3f}")
+    with whole_folder(folder) as partial:
+        trainer.model.save_pretrained(partial)
+        trainer.processing_class.save_pretrained(partial)
