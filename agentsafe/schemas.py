@@ -107,11 +107,13 @@ PREFERENCE_SUMMARY = pl.Schema(
     }
 )
 #: One row per step of a DPO run: means over its pairs. `tokens` counts from the run's start.
+#: One row per step of a DPO run. `loss` is what was minimised, `dpo_loss` without an SFT term.
 TRAINING = pl.Schema(
     {
         "lineage": pl.String,
         "step": pl.Int32,
         "loss": pl.Float64,
+        "dpo_loss": pl.Float64,
         "reward_margin": pl.Float64,
         "reward_accuracy": pl.Float64,
         "chosen_logps": pl.Float64,

@@ -201,8 +201,7 @@ def fit(trainer: TrajectoryTrainer, name: str) -> list[dict[str, float | None]]:
     """Train, from where an interrupted run of the same folder stood.
 
     Returns:
-        Columns of `schemas.TRAINING` and `dpo_loss`, the loss without an SFT term, of every step,
-        those before the interrupt too.
+        Columns of `schemas.TRAINING` of every step, those before the interrupt too.
 
     Raises:
         UserError: a loss is NaN, or the first one is not ln 2.
@@ -218,9 +217,9 @@ def fit(trainer: TrajectoryTrainer, name: str) -> list[dict[str, float | None]]:
         trainer.add_callback(Watch(name, trainer, progress))
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     rows = _rows(trainer.state)
-    loss, margin = rows[-1]["loss"], rows[-1]["reward_margin"]
+    loss, margin = rows[-1]["dpo_loss"], rows[-1]["reward_margin"]
     done = f"{len(rows)} of {trainer.state.max_steps} steps"
-    say(f"{name}: {done}, last loss {loss:.3f}, reward margin {margin:.2f}")
+    say(f"{name}: {done}, last DPO loss {loss:.3f}, reward margin {margin:.2f}")
     return rows
 
 

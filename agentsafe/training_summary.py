@@ -64,11 +64,11 @@ def training_summary(cards: Sequence[dict], log: pl.DataFrame) -> pl.DataFrame:
 
     Returns:
         Columns `lineage, status, pairs, dropped_pairs` (too long for the sequence limit), `steps,
-        first_loss, last_loss, reward_margin, reward_accuracy` (of the last step) and `reason`,
-        sorted by lineage; nulls where a run was not trained.
+        first_loss, last_loss` (DPO's own, without an SFT term), `reward_margin, reward_accuracy`
+        (of the last step) and `reason`, sorted by lineage; nulls where a run was not trained.
     """
     last = log.sort("step").group_by("lineage").last()
-    ends = last.select("lineage", "reward_margin", "reward_accuracy", last_loss="loss")
+    ends = last.select("lineage", "reward_margin", "reward_accuracy", last_loss="dpo_loss")
     given = [name for name in _SCHEMA if name not in ends.columns or name == "lineage"]
     rows = [{name: card.get(name) for name in given} for card in cards]
     table = pl.DataFrame(rows, schema={name: _SCHEMA[name] for name in given})

@@ -86,7 +86,8 @@ def training_table(lineage: str = "ape+safe.j.b0.1.s0") -> pl.DataFrame:
         {"lineage": "bee+safe.j.b0.1.s0", "status": "untrained", "reason": "no pair is left"},
     ]
     steps = range(1, 6)
-    log = pl.DataFrame({"lineage": [lineage] * 5, "step": steps, "loss": [0.7 / n for n in steps]})
+    log = pl.DataFrame({"lineage": [lineage] * 5, "step": steps, "loss": 1.0})
+    log = log.with_columns(dpo_loss=pl.Series([0.7 / n for n in steps]))
     log = log.with_columns(reward_margin=pl.col("step") / 2, reward_accuracy=0.9)
     absent = [pl.lit(None).alias(name) for name in schemas.TRAINING if name not in log.columns]
     return training_summary(cards, log.with_columns(absent).cast(dict(schemas.TRAINING)))

@@ -101,7 +101,7 @@ def test_readme_describes_every_section(key):
 @pytest.mark.parametrize(
     ("name", "least"),
     [
-        ("config", {"run": "miniature"}),
+        ("config", {"run": "miniature", "preferences": {"max_pairs_per_case": 6}}),
         (
             "published",
             {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from agentsafe import experiment
 from agentsafe.config import check
 from agentsafe.errors import UserError
-from agentsafe.lineage import Lineage
+from agentsafe.lineage import Lineage, Stage
 
 SCHEMA = Path(__file__).parents[1] / "workflow/schemas/config.schema.yaml"
 SOURCES = ("ape", "bee-2", "cat_3.b0.1")
@@ -127,15 +127,10 @@ def test_what_does_not_matter_to_the_suite_is_not_checked():
     experiment.check_experiment(check(asked, SCHEMA))
 
 
-def test_a_folders_key_is_of_names_and_contents_alone(tmp_path):
-    one, other = tmp_path / "one", tmp_path / "other"
-    for folder in (one, other):
-        (folder / "inner").mkdir(parents=True)
-        (folder / "a").write_text("1")
-        (folder / "inner/b").write_text("2")
-    key = experiment.folder_key(one)
-    assert key == experiment.folder_key(other)
-    (other / "a").write_text("3")
-    assert key != experiment.folder_key(other)
-    (one / "inner/b").rename(one / "inner/c")
-    assert key != experiment.folder_key(one)
+def test_each_stage_trains_as_many_epochs_as_its_objective_says():
+    config = check({"run": "x", "training": {"epochs": {"safe": 4, "both": 7}}}, SCHEMA)
+    for recipe, epochs in (("safe", 4), ("help", 1), ("both", 7)):
+        lineage = Lineage("bold", (Stage("help", "rules", 0.1), Stage(recipe, "rules", 0.1)), 0)
+        settings = experiment.training_settings(config, lineage)
+        assert settings["epochs"] == epochs
+        assert not {"sources", "recipes", "betas", "seeds"} & settings.keys()

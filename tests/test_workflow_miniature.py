@@ -47,7 +47,8 @@ def changed(touched: Project, folder: Path, **changes) -> dict[str, int]:
 def test_the_default_config_makes_trains_and_scores_thirty_runs(tmp_path):
     project = Project(tmp_path / "project", None)
     assert project.jobs() == {
-        **{"make_suite": 1, "specialise": 3, "roll_out": 33, "label_rollouts": 33},
+        **{"make_suite": 1, "pretrain": 1, "specialise": 3},
+        **{"roll_out": 33, "label_rollouts": 33},
         **{"build_preferences": 3, "plot_preferences": 1, "train": 30},
         **AFTER_ROLLOUTS,
     }
@@ -60,11 +61,6 @@ def test_one_source_one_recipe_and_two_shards(tmp_path):
     assert jobs["train"] == 2  # its parent, too
     assert jobs["roll_out"] == jobs["label_rollouts"] == 2 * (3 + 1)  # which is not scored
     assert jobs["build_preferences"] == 3
-
-
-def test_a_trained_base_is_made_first(tmp_path):
-    project = Project(tmp_path / "project", None, miniature={"base": "trained"})
-    assert project.jobs()["pretrain"] == 1
 
 
 @pytest.mark.parametrize(
@@ -94,10 +90,14 @@ def test_a_trained_base_is_made_first(tmp_path):
             {"training": {"learning_rate": 0.002}},
             AFTER_ROLLOUTS | {"train": 30, "roll_out": 30, "label_rollouts": 30},
         ),
+        (
+            {"training": {"epochs": {"both": 3}}},
+            AFTER_ROLLOUTS | {"train": 6, "roll_out": 6, "label_rollouts": 6},
+        ),
         ({"scores": {"seed": 1}}, AFTER_LABELS),
         ({"frontier": {"level": 0.8}}, AFTER_SCORES),
     ],
-    ids=["beta", "seed", "recipe", "fewer", "rate", "scores", "frontier"],
+    ids=["beta", "seed", "recipe", "fewer", "rate", "epochs", "scores", "frontier"],
 )
 def test_a_change_runs_what_it_touches_and_nothing_else(touched, tmp_path, changes, jobs):
     assert changed(touched, tmp_path, **changes) == jobs
