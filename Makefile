@@ -35,7 +35,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z ]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(INSTALLED) ## run the workflow on CONFIG; ARGS go to Snakemake
-	@$(SNAKEMAKE) --cores all $(ARGS)
+	@$(SNAKEMAKE) --cores all --quiet reason $(ARGS)
 
 test: $(INSTALLED) ## run the tests; ARGS go to pytest
 	@$(IN_ENVIRONMENT)/python -m pytest $(ARGS)

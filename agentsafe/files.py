@@ -1,5 +1,6 @@
-"""Writing files whole or not at all."""
+"""Writing files and folders whole or not at all."""
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,9 +11,7 @@ from pathlib import Path
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """A path to write to that becomes `path` when the block ends, and goes when it fails."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial(Path(path))
     try:
         yield partial
         os.replace(partial, path)
@@ -23,13 +22,19 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """A new empty folder that becomes `path` when the block ends, and goes when it fails."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = _partial(Path(path))
+    partial.mkdir()
     try:
         yield partial
         shutil.rmtree(path, ignore_errors=True)
         os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial(path: Path) -> Path:
+    """Where to write first; what a killed writer of the same path left there goes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -8,7 +8,6 @@ from polars.testing import assert_frame_equal
 
 from agentsafe import schemas
 from agentsafe.errors import UserError
-from agentsafe.files import whole_file
 from agentsafe.schemas import read_table, write_table
 
 ROLLOUT = {
@@ -123,25 +122,6 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == old
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_file_appears_only_when_its_block_ends(tmp_path):
-    path = tmp_path / "page.html"
-    with whole_file(path) as partial:
-        partial.write_text("half")
-        assert not path.exists()
-    assert path.read_text() == "half"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_block_that_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "page.html"
-    path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), whole_file(path) as partial:
-        partial.write_text("half")
-        raise KeyboardInterrupt
-    assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
