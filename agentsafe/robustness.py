@@ -105,11 +105,11 @@ def robustness(runs: Sample, varied: dict[str, Sample], settings: Settings) -> l
     """One row per choice: the line, and the run that comes closest to dominating its source.
 
     Args:
-        runs: the trained runs as released, over all judges or of one.
+        runs: the trained runs with all their rollouts, over all judges or of one.
         varied: the runs of each of `variants`, of the same judges.
         settings: see `fits.Settings`.
     """
-    chosen = {"as released": runs, **varied}
+    chosen = {"all rollouts": runs, **varied}
     for column, name in (("source", "source"), ("beta", "β")):
         for value in runs.rows[column].unique().drop_nulls().sort():
             chosen[f"{name} {value} only"] = runs.filter(pl.col(column) == value)

@@ -178,7 +178,7 @@ def test_robustness_has_a_row_for_every_choice(whole):
         "without any of these",
     ]
     assert set(rows) == {
-        "as released",
+        "all rollouts",
         "each seed's cases drawn on their own",
         *left_out,
         *(f"{name}, not paired by case" for name in left_out),
@@ -188,14 +188,14 @@ def test_robustness_has_a_row_for_every_choice(whole):
         "raw scores instead of deltas",
     }
     ols = whole.document["judges"]["all"]["ols"]
-    for name in ("as released", "each seed's cases drawn on their own", "β 0.1 only"):
+    for name in ("all rollouts", "each seed's cases drawn on their own", "β 0.1 only"):
         assert rows[name]["r2"] == pytest.approx(ols["r2"]), name
     assert (
         rows["each seed's cases drawn on their own"]["intervals"]
-        != rows["as released"]["intervals"]
+        != rows["all rollouts"]["intervals"]
     )
     assert rows["source a only"]["n"] == 5
-    assert rows["as released"]["share_of_labels"] == 1
+    assert rows["all rollouts"]["share_of_labels"] == 1
     # Of the labels 1 in 3 and 1 in 7 go with their rollouts.
     assert rows[left_out[0]]["share_of_labels"] == pytest.approx(2 / 3, abs=0.08)
     assert rows[left_out[1]]["share_of_labels"] == pytest.approx(6 / 7, abs=0.08)
