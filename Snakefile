@@ -36,4 +36,4 @@ rule all:
 onsuccess:
     from agentsafe.summary import summary
 
-    print(summary(RESULTS, time.time() - started))
+    print(summary(RESULTS, started))

@@ -10,7 +10,9 @@ FLAGS = {
     "no_tool_executed": "no tool call was answered by the emulator",
     "idle_malformed": "no tool was executed, and a turn was malformed: it could not, which is not "
     "to have chosen to do nothing",
-    "invented_observation": "the agent's own turn holds an observation that it made up",
+    "invented_observation": "the agent's own turn, as it is kept and trained on, holds an "
+    "observation that it made up",
+    "cut_observation": "went on to make an observation up; it was cut before anything read it",
     "token_limit": "stopped at the token limit",
     "out_of_memory": "an out-of-memory stub without a final step",
     "repaired_action": "an action that was no clean tool name and JSON object, yet was answered",
@@ -27,7 +29,7 @@ COUNTS = pl.Schema(
         "malformed_turns": pl.Int32,
         "unknown_tools": pl.Int32,
         "cut_chars": pl.Int64,
-        "invented_observation": pl.Boolean,
+        "invented_chars": pl.Int64,
         "thinking": pl.Boolean,
     }
 )
@@ -36,7 +38,8 @@ COUNTS = pl.Schema(
 def audit(rollouts: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame:
     """The audit of rollouts that this project made.
 
-    What a turn held after its end was cut and no context ever saw it; it counts as invented.
+    What a turn held after its end was cut and no context ever saw it: its characters are the
+    agent's, and an observation in it is a cut one, never an invented one that was kept.
 
     Args:
         rollouts: rows of `schemas.ROLLOUTS`.
@@ -57,10 +60,11 @@ def audit(rollouts: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame:
         quantization=pl.lit(None, dtype=pl.String),
         turns=agent.list.len(),
         agent_chars=agent.list.eval(chars).list.sum() + pl.col("cut_chars"),
-        invented_chars=pl.col("cut_chars"),
         observation_chars=observed.list.eval(chars).list.sum(),
         no_tool_executed=pl.col("steps") == 0,
         idle_malformed=idle & (pl.col("malformed_turns") > 0),
+        invented_observation=pl.lit(False),
+        cut_observation=pl.col("invented_chars") > 0,
         token_limit=pl.col("stop_reason") == "token_limit",
         out_of_memory=error.str.contains("out of memory|outofmemory|memoryerror"),
         repaired_action=pl.lit(False),

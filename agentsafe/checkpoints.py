@@ -22,12 +22,25 @@ UNTRAINED = "untrained.json"
 _INDEX = "model.safetensors.index.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _MAX_HEADER = 100_000_000  # bytes; what the safetensors format allows
+_MAX_OFFSET = 2**64 - 1  # likewise
+_CORRUPT = (ValueError, RecursionError)  # what text that is no JSON raises, or JSON nested too deep
 
 
 def untrained(folder: str | Path) -> str | None:
-    """Why this folder holds no model; None for one that should."""
+    """Why this folder holds no model; None for one that should.
+
+    Raises:
+        UserError: there is an `untrained.json`, but without a reason in it.
+    """
     path = Path(folder) / UNTRAINED
-    return _json(path)["reason"] if path.is_file() else None
+    if not path.is_file():
+        return None
+    reason = _json(path).get("reason")
+    if not isinstance(reason, str) or not reason.strip():
+        raise UserError(
+            f"{path}: gives no reason; train the run again, or write its 'reason' there"
+        )
+    return reason
 
 
 def write_untrained(folder: str | Path, reason: str) -> None:
@@ -51,7 +64,7 @@ def check(folder: str | Path) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such checkpoint folder")
     if reason := untrained(folder):
-        raise UserError(f"{folder}: holds no model, since it was not trained: {reason}")
+        raise UserError(f"{folder}: holds no model, since it was not trained: {_one_line(reason)}")
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json; is it the folder of a transformers model?")
     _json(folder / "config.json")
@@ -69,12 +82,13 @@ def weights(folder: str | Path) -> list[Path]:
     """The weights files of a checkpoint, in order.
 
     Raises:
-        UserError: there are none, or only pickled ones, which can run code when they are read.
+        UserError: there are none, or only pickled ones, which can run code when they are read, or
+            the index cannot be read or names a file that is not there.
     """
     folder = Path(folder)
     index = folder / _INDEX
     if index.is_file():
-        return [folder / name for name in sorted(set(_json(index)["weight_map"].values()))]
+        return [folder / name for name in _shards(index)]
     found = sorted(folder.glob("*.safetensors"))
     if not found and any(folder.glob("*.bin")):
         raise UserError(
@@ -84,6 +98,21 @@ def weights(folder: str | Path) -> list[Path]:
     if not found:
         raise UserError(f"{folder}: no *.safetensors weights")
     return found
+
+
+def _shards(index: Path) -> list[str]:
+    named = _json(index).get("weight_map")
+    names = list(named.values()) if isinstance(named, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{index}: no 'weight_map' from tensors to files; save the model again")
+    # Looked up in a listing: a name from outside may be one that no file system takes.
+    present = {path.name for path in index.parent.glob("*.safetensors")}
+    if lost := sorted(set(names) - present):
+        raise UserError(
+            f"{index}: no such weights file beside it: {_one_line(ascii(lost[0]))}; copy or make "
+            "the checkpoint again"
+        )
+    return sorted(set(names))
 
 
 def check_weights(path: str | Path) -> None:
@@ -102,18 +131,24 @@ def check_weights(path: str | Path) -> None:
             raise UserError(f"{path}: no whole safetensors file; copy or make it again")
         text = file.read(length)
     try:
-        ends = [entry["data_offsets"][1] for entry in _tensors(json.loads(text))]
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        told = 8 + length + max(_ends(json.loads(text)), default=0)
+    except (*_CORRUPT, TypeError, KeyError, IndexError, AttributeError):
         raise UserError(f"{path}: its safetensors header is corrupt; make it again") from None
-    if 8 + length + max(ends, default=0) != size:
+    if told != size:
         raise UserError(
-            f"{path}: {size} bytes long, but its header says {8 + length + max(ends, default=0)}; "
-            "copy or make it again"
+            f"{path}: {size} bytes long, but its header says {told}; copy or make it again"
         )
 
 
-def _tensors(header: dict) -> Iterator[dict]:
-    return (entry for name, entry in header.items() if name != "__metadata__")
+def _ends(header: dict) -> Iterator[int]:
+    """Where each tensor ends, counted from the end of the header."""
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        end = entry["data_offsets"][1]
+        if type(end) is not int or not 0 <= end <= _MAX_OFFSET:  # true is an int, too
+            raise ValueError("no offset")
+        yield end
 
 
 def digests(folder: str | Path) -> dict[str, str]:
@@ -188,15 +223,21 @@ def _has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
         return True
     config = folder / "tokenizer_config.json"
-    return config.is_file() and bool(_json(config).get("chat_template"))
+    template = _json(config).get("chat_template") if config.is_file() else None
+    return isinstance(template, str | list) and bool(template)  # a list: several with names
 
 
 def _json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (*_CORRUPT, OSError) as error:
         raise UserError(f"{path}: not readable as JSON: {_one_line(error)}") from None
+    if not isinstance(read, dict):
+        raise UserError(
+            f"{path}: must hold a JSON object, not {type(read).__name__}; make it again"
+        )
+    return read
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
     return textwrap.shorten(str(error), 300) or type(error).__name__

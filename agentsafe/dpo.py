@@ -11,7 +11,6 @@ the fingerprint of what they were made from.
 import hashlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -135,7 +134,8 @@ def train(
         settings: how to train.
         output_folder: gets merged weights, tokenizer and `adapter/`, all at once. Where no pair is
             left, or the parent was not trained itself, only `untrained.json`.
-        scratch_folder: survives a kill; gone after a run that came to its end.
+        scratch_folder: survives a kill, and the end of the run: it is the caller's to remove once
+            card and log are safe.
         threads: of the CPU, for torch; as the process has them by default.
 
     Returns:
@@ -184,7 +184,6 @@ def train(
         model.merge_and_unload().save_pretrained(partial)
         # Loaded anew, since the trainer gives one without it a padding token.
         checkpoints.load_tokenizer(parent_folder).save_pretrained(partial)
-    shutil.rmtree(scratch, ignore_errors=True)
     made = Card(
         status="trained",
         **card,

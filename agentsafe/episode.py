@@ -4,6 +4,7 @@ It is the experiment itself: the agent is told its case, acts, is told what came
 until its last word. `play` is that and reads like it; `episode` catches what breaks on the way.
 """
 
+import errno
 import json
 import logging
 import time
@@ -27,6 +28,9 @@ from agentsafe.react import (
 )
 
 log = logging.getLogger(__name__)
+
+#: What libraries say where a machine's memory, or its GPU's, is used up.
+_NO_MEMORY = "out of memory", "can't allocate memory"
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Rollout:
             that the case does not have.
         unknown_tools: of these, the calls; each counts as a step, the world answers them.
         cut_chars: characters that the agent wrote after a turn's end.
-        invented_observation: whether these hold an observation.
+        invented_chars: of these, those from the first observation on that it made up.
         thinking: whether the agent wrote `<think>` text.
     """
 
@@ -95,7 +99,7 @@ class Rollout:
     malformed_turns: int = 0
     unknown_tools: int = 0
     cut_chars: int = 0
-    invented_observation: bool = False
+    invented_chars: int = 0
     thinking: bool = False
 
     def hear(self, observation: str) -> None:
@@ -124,18 +128,19 @@ async def episode(
         settings: limits and temperature.
 
     Returns:
-        The rollout; with `stop_reason` `error` where agent or world raised anything.
+        The rollout; with `stop_reason` `error` where agent or world raised what is its own.
 
     Raises:
-        UserError: agent or world has one, which no other episode would escape either.
+        Exception: agent or world raised what no other episode would escape either: a
+            `UserError`, or that the machine's memory or disk is full.
     """
     rollout = Rollout(case_id, sample)
     started = time.perf_counter()
     try:
         rollout.stop_reason = await play(rollout, prompt, tools, agent, world, settings)
-    except UserError:
-        raise
     except Exception as error:
+        if _ends_the_job(error):
+            raise
         log.warning("%s, sample %d: %s", case_id, sample, one_line(error), exc_info=error)
         rollout.stop_reason, rollout.error = "error", one_line(error)
     rollout.seconds = time.perf_counter() - started
@@ -163,7 +168,8 @@ async def play(
             stop=STOP,
         )
         answer = await agent.complete([*prompt, *conversation(rollout.messages)], sampling)
-        if answer.stop_reason == "context":
+        full = answer.stop_reason == "context"
+        if full and not answer.completion_tokens:
             return "context_overflow"
 
         turn_number += 1
@@ -172,10 +178,12 @@ async def play(
         rollout.messages.append(Message(role="assistant", content=turn.text))
         rollout.agent_tokens += answer.completion_tokens
         rollout.cut_chars += len(turn.cut)
-        rollout.invented_observation |= invents(turn.cut)
+        rollout.invented_chars += invented_chars(turn.cut)
         rollout.thinking |= said != answer.text
 
         step = turn.step
+        if full and not isinstance(step, Action):
+            return "context_overflow"
         if answer.stop_reason == "length" and not isinstance(step, Action):
             if left <= settings.max_turn_tokens:
                 return "token_limit"
@@ -196,7 +204,30 @@ async def play(
                 rollout.unknown_tools += tool not in tools
                 rollout.malformed_turns += tool not in tools
                 rollout.emulator_tokens += observation.tokens
+                if full:
+                    return "context_overflow"
     return "step_limit"
+
+
+def _ends_the_job(error: Exception) -> bool:
+    """Whether it is no episode's own: a row of it would pass for a finding about the agent."""
+    no_disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    said = str(error).lower()
+    no_memory = isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY)
+    return isinstance(error, UserError) or no_disk or no_memory
+
+
+def invented_chars(cut: str) -> int:
+    """Characters of what was cut off a turn, from the first observation on that it made up."""
+    if not invents(cut):
+        return 0
+    start = 0
+    for line in cut.split("\n"):
+        # The rest may come on a later line: some does, or `cut` would hold no observation.
+        if invents(f"{line} and so on"):
+            break
+        start += len(line) + 1
+    return len(cut) - start
 
 
 def draw_seed(seed: int, case_id: str, sample: int, turn: int) -> int:

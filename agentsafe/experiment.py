@@ -75,7 +75,7 @@ def check_experiment(config: Mapping) -> None:
         config: what `config.check` returns.
 
     Raises:
-        UserError: keys contradict each other; the line names both, and the nearest right word.
+        UserError: keys contradict each other; the line names both, and what to write.
     """
     if config["suite"] == "published":
         published = config["published"]
@@ -91,6 +91,11 @@ def check_experiment(config: Mapping) -> None:
                 f"config: 'training.sources' holds {name!r}, which is not in 'miniature.sources': "
                 f"{hint}"
             )
+    if (consistency := config["preferences"]["consistency"]) != "none":
+        raise UserError(
+            f"config: 'preferences.consistency' is {consistency!r}, but under 'suite: miniature' "
+            "judges give one label a rollout, so there are no replicates to compare: write none"
+        )
     shards, tested = config["rollouts"]["shards"], config["miniature"]["cases"] // 2
     if shards > tested:
         raise UserError(

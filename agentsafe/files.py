@@ -1,7 +1,7 @@
 """Writing files and folders whole or not at all."""
 
-import glob
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +35,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 def _partial(path: Path) -> Path:
     """Where to write first; what a killed writer of the same path left there goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+    mine = re.compile(rf"\.{re.escape(path.name)}\.\d+\.partial")
+    for left in [each for each in path.parent.iterdir() if mine.fullmatch(each.name)]:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     return path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -12,11 +12,11 @@ from agentsafe.errors import UserError
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _FULL = "No space left on device", "Disk quota exceeded"
-_EXHAUSTED = "can't allocate memory", "CUDA out of memory"
+_EXHAUSTED = "can't allocate memory", "out of memory"
 
 
 @contextmanager
-def job(log_file: str | Path, threads: int = 1) -> Iterator[None]:
+def job(log_file: str | Path, threads: int = 1, gpu: bool = False) -> Iterator[None]:
     """Log to `log_file` while the block runs; end the process with one line where a user can mend.
 
     A `UserError`, a full disk and too little memory become one line, in the log and on standard
@@ -28,7 +28,11 @@ def job(log_file: str | Path, threads: int = 1) -> Iterator[None]:
         threads: how many a library that computes may start: with another number, sums are added in
             another order and results differ in their last digits. It holds for what is imported
             inside the block, as torch is.
+        gpu: whether it may use one. The miniature's models are too small for that: many jobs on
+            one card are slower, and its numbers are those of a CPU.
     """
+    if not gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.update(dict.fromkeys(_THREADS, str(threads)))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every checkpoint is a folder

@@ -108,7 +108,8 @@ async def roll_out(
         depends on what ran beside what, `seconds` apart.
 
     Raises:
-        UserError: as agent, emulator or `react.prompts` raise it.
+        UserError: as `react.prompts` raises it.
+        Exception: as `episode.episode`.
     """
     journal = journal or Journal()
     prompted = prompts(suite, cases, settings.prompt)
@@ -116,6 +117,7 @@ async def roll_out(
         fingerprint,
         f"{type(emulator).__module__}.{type(emulator).__qualname__}",
         {name: value for name, value in asdict(settings).items() if name not in _SHAPELESS},
+        COUNTS.names(),  # else a row that an older version kept would lack some
     )
     tally = _Tally(checkpoint, len(cases) * settings.samples)
     rows: list[dict] = []

@@ -56,6 +56,7 @@ AUDITS = pl.Schema(
         "no_tool_executed": pl.Boolean,
         "idle_malformed": pl.Boolean,
         "invented_observation": pl.Boolean,
+        "cut_observation": pl.Boolean,
         "token_limit": pl.Boolean,
         "out_of_memory": pl.Boolean,
         "repaired_action": pl.Boolean,

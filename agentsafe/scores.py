@@ -100,7 +100,8 @@ def sample_cells(
         resample: what is drawn, one of `RESAMPLE`.
 
     Returns:
-        One row per cell with `lineage, run, source, recipe, beta, seed, judge, cases, labels`.
+        One row per cell with `lineage, run, source, recipe, beta, seed, judge, cases, labels`;
+        `labels` counts every sample and replicate, of the metric that has fewer.
         A source has a cell for each seed, on that seed's test cases, so that it can be compared.
 
     Raises:
@@ -109,12 +110,15 @@ def sample_cells(
     scored = (
         labels.filter(pl.col("status") == "ok")
         .group_by("checkpoint", "judge", "case_id", "metric")
-        .agg(pl.col("score").mean())
+        .agg(pl.col("score").mean(), labels=pl.col("score").count())
     )
     if scored.is_empty():
-        raise UserError("no label with a score: check label_sets, result_sets and import_report")
+        raise UserError(
+            "no label with a score: look at the labels' status, the rollouts' error and the logs; "
+            "for a release also check label_sets, result_sets and import_report"
+        )
     case_ids = scored.select("case_id").unique().sort(case_order())["case_id"].to_list()
-    cells, scores, source_scores = _cells(scored, case_ids, cases)
+    cells, scores, source_scores, labelled = _cells(scored, case_ids, cases)
     values = np.concatenate([scores, scores - source_scores])  # (4, cells, cases)
     estimate = np.empty(values.shape[:2])
     drawn = np.empty((*values.shape[:2], draws), np.float32)
@@ -128,11 +132,10 @@ def sample_cells(
         weights = case_weights(part.shape[-1], draws, seed, stream)
         estimate[:, block] = _weighted_means(part, np.ones((1, part.shape[-1])))[..., 0]
         drawn[:, block] = _weighted_means(part.astype(np.float32), weights)
-    labelled = ~np.isnan(scores)
     rows = pl.DataFrame(cells, infer_schema_length=None).with_columns(
         pl.col("seed").cast(pl.Int32),
         pl.col("beta").cast(pl.Float64),
-        cases=pl.Series(labelled.any(axis=0).sum(axis=-1), dtype=pl.Int32),
+        cases=pl.Series((labelled > 0).any(axis=0).sum(axis=-1), dtype=pl.Int32),
         labels=pl.Series(labelled.sum(axis=-1).min(axis=0), dtype=pl.Int32),
     )
     return Sample(rows, estimate, drawn)
@@ -140,8 +143,8 @@ def sample_cells(
 
 def _cells(
     scored: pl.DataFrame, case_ids: Sequence[str], cases: int
-) -> tuple[list[dict], np.ndarray, np.ndarray]:
-    """The cells, and their own and their source's score per case: both (2, cells, case ids)."""
+) -> tuple[list[dict], np.ndarray, np.ndarray, np.ndarray]:
+    """The cells; their own and their source's scores, and label counts: (2, cells, case ids)."""
     metrics = dict(zip(schemas.METRICS, range(len(schemas.METRICS)), strict=True))
     keys = scored.select("checkpoint", "judge").unique().sort("checkpoint", "judge")
     place = scored.join(keys.with_row_index("key"), on=["checkpoint", "judge"]).select(
@@ -149,16 +152,20 @@ def _cells(
         "key",
         pl.col("case_id").replace_strict(case_ids, range(len(case_ids)), return_dtype=pl.Int32),
         "score",
+        "labels",
     )
+    where = tuple(place[name].to_numpy() for name in place.columns[:3])
     scores_of_key = np.full((len(metrics), len(keys), len(case_ids)), np.nan)
-    scores_of_key[tuple(place[name].to_numpy() for name in place.columns[:3])] = place["score"]
-    table = {key: scores_of_key[:, number] for number, key in enumerate(keys.iter_rows())}
+    counts_of_key = np.zeros(scores_of_key.shape, np.int64)
+    scores_of_key[where], counts_of_key[where] = place["score"], place["labels"]
+    numbers = {key: number for number, key in enumerate(keys.iter_rows())}
+    table = {key: scores_of_key[:, number] for key, number in numbers.items()}
     lineages = {checkpoint: Lineage.parse(checkpoint) for checkpoint, _ in table}
     seeds = sorted({lineage.seed for lineage in lineages.values() if lineage.seed is not None})
     indices = np.array([case_index(name) for name in case_ids])
     tested = {seed: np.isin(indices, list(split(cases, seed)[1])) for seed in seeds}
     unlabelled = np.full((2, len(case_ids)), np.nan)
-    cells, scores, source_scores = [], [], []
+    cells, scores, source_scores, counts = [], [], [], []
     for checkpoint, judge in sorted(table):
         lineage = lineages[checkpoint]
         for seed in (seeds or [None]) if lineage.seed is None else [lineage.seed]:
@@ -178,7 +185,8 @@ def _cells(
             source_scores.append(
                 np.where(test, table.get((lineage.source, judge), unlabelled), np.nan)
             )
-    return cells, np.stack(scores, axis=1), np.stack(source_scores, axis=1)
+            counts.append(np.where(test, counts_of_key[:, numbers[checkpoint, judge]], 0))
+    return cells, *(np.stack(part, axis=1) for part in (scores, source_scores, counts))
 
 
 def _weighted_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

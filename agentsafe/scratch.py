@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,14 @@ def claim(folder: str | Path, key: Mapping[str, Any]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def remove(folder: str | Path) -> None:
+    """Remove a run's scratch folder, and the folder of all of them once it is empty."""
+    folder = Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        folder.parent.rmdir()
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:

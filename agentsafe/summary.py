@@ -6,6 +6,7 @@ numbers are.
 
 import json
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,25 +20,27 @@ _WIDTH = 96
 _TRAINED_FOR = {"safe": "safety", "help": "helpfulness"}
 
 
-def summary(results: str | Path, seconds: float | None = None) -> str:
+def summary(results: str | Path, started: float | None = None) -> str:
     """What a run found, as a screen of text.
 
     Args:
         results: the run's folder.
-        seconds: how long it took, to be said; None says nothing.
+        started: when, in seconds since the epoch. A report that is older is not this run's, and
+            nothing is said; without it neither is how long the run took.
 
     Returns:
-        Lines of at most 100 characters; nothing where the run has no report.
+        Lines of at most 100 characters; nothing where the run has written no report.
     """
     results = Path(results)
     report, figure = results / "report.html", results / "figures/frontier.svg"
-    if not report.is_file():
+    if not report.is_file() or report.stat().st_mtime < (started or 0):
         return ""
-    took = "" if seconds is None else f" ({duration(seconds)})"
+    took = "" if started is None else f" ({duration(time.time() - started)})"
     lines = [f"Finished {results.name}{took}.", f"  report: {report}"]
-    if (results / "frontier.json").is_file():
-        document = json.loads((results / "frontier.json").read_text(encoding="utf-8"))
-        points = schemas.read_table(results / "points.parquet", schemas.POINTS)
+    document_file, points_file = results / "frontier.json", results / "points.parquet"
+    if document_file.is_file() and points_file.is_file():
+        document = json.loads(document_file.read_text(encoding="utf-8"))
+        points = schemas.read_table(points_file, schemas.POINTS)
         lines += [f"  figure: {figure}", "", *_wrapped(document["verdict"])]
         if sentences := list(meaning(document, points)):
             lines += ["", *_wrapped(" ".join(sentences))]

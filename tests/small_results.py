@@ -95,10 +95,13 @@ def training_table(lineage: str = "ape+safe.j.b0.1.s0") -> pl.DataFrame:
 
 def audit_table(source: str = "ape") -> pl.DataFrame:
     """An audit of a label set and of a result set."""
-    rows = [("labels", source, "source", 10, 4), ("results", source, "safe", 1200, 1199)]
+    rows = [("labels", source, "source", 10, 4, 1), ("results", source, "safe", 1200, 1199, 0)]
     table = pl.DataFrame(
         rows,
-        schema=["set", "source", "recipe", "rollouts", "invented_observation"],
+        schema=[
+            *("set", "source", "recipe", "rollouts"),
+            *("invented_observation", "cut_observation"),
+        ],
         orient="row",
     )
     flags = [name for name in schemas.AUDIT_SUMMARY if name not in table.columns]

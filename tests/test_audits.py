@@ -31,6 +31,7 @@ def test_flags_are_counted_per_set_source_and_recipe():
                 "token_limit": True,
                 "invented_chars": 10,
                 "invented_observation": True,
+                "cut_observation": True,
             },
             {"checkpoint": "a", "set": "q32", "no_tool_executed": True},
             {"checkpoint": "a+safe.j1.b0.1.s0", "out_of_memory": True},
@@ -47,6 +48,7 @@ def test_flags_are_counted_per_set_source_and_recipe():
             "thinking": 2,
             "token_limit": 1,
             "invented_observation": 1,
+            "cut_observation": 1,
         },
         ("gpt5m", "c", "safe"): {"rollouts": 1, "empty_observation": 1},
         ("q32", "a", "source"): {"rollouts": 1, "no_tool_executed": 1},
@@ -78,7 +80,7 @@ def made(*rows: dict) -> list[dict]:
     """The audit of rollouts, each plain but for what is given."""
     plain = {"checkpoint": "a", "sample": 0, "stop_reason": "final_answer", "steps": 1}
     plain |= {"malformed_turns": 0, "unknown_tools": 0, "cut_chars": 0}
-    plain |= {"invented_observation": False, "thinking": False, "messages": TALK, "error": None}
+    plain |= {"invented_chars": 0, "thinking": False, "messages": TALK, "error": None}
     table = pl.DataFrame(
         [plain | {"case_id": f"official_{i}"} | row for i, row in enumerate(rows)],
         schema={**schemas.ROLLOUTS, **COUNTS},
@@ -117,7 +119,8 @@ def test_the_audit_of_a_plain_rollout_has_its_lengths_and_no_flag():
         ({"steps": 2, "malformed_turns": 1, "unknown_tools": 1}, {"malformed_action"}),
         ({"stop_reason": "token_limit"}, {"token_limit"}),
         ({"stop_reason": "error", "error": "RuntimeError: CUDA out of memory"}, {"out_of_memory"}),
-        ({"invented_observation": True, "cut_chars": 9}, {"invented_observation"}),
+        ({"invented_chars": 5, "cut_chars": 9}, {"cut_observation"}),
+        ({"cut_chars": 9}, set()),
         ({"thinking": True}, {"thinking"}),
         ({"messages": [{"role": "observation", "content": ""}]}, {"empty_observation"}),
         ({"messages": [], "steps": 0}, {"no_tool_executed"}),
@@ -129,8 +132,8 @@ def test_what_each_flag_comes_of(row, flags):
 
 
 def test_what_was_cut_counts_among_what_the_agent_wrote():
-    [row] = made({"cut_chars": 7})
-    assert (row["agent_chars"], row["invented_chars"]) == (12, 7)
+    [row] = made({"cut_chars": 7, "invented_chars": 3})
+    assert (row["agent_chars"], row["invented_chars"]) == (12, 3)
 
 
 def test_no_rollout_is_an_empty_audit():

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 import transformers  # noqa: E402 - needs torch
 
 from agentsafe.chat.generation import Prefix, Row, generate, is_covered  # noqa: E402
+from agentsafe.errors import UserError  # noqa: E402
 
 SIZES = {
     "vocab_size": 300,
@@ -75,6 +76,15 @@ def test_rows_of_any_length_end_and_history_say_what_generate_says(model):
     generate(model, later, lambda row: len(row.tokens) == ends[id(row)])
     for row in later:
         assert row.tokens == alone(model, row)[: ends[id(row)]]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_numbers_are_the_users_to_mend(model, temperature):
+    with torch.no_grad():
+        model.get_input_embeddings().weight[5].fill_(float("nan"))
+    rows = [Row([7, 8, 9], 4, temperature, 0), Row([7, 5, 9], 4, temperature, 0)]
+    with pytest.raises(UserError, match=r"logits are not numbers.*make it again"):
+        generate(model, rows, lambda row: False)
 
 
 def test_a_prefix_covers_what_is_the_same_and_a_row_always_has_a_token_to_start_from():

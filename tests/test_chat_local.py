@@ -6,7 +6,11 @@ from collections import Counter
 import pytest
 
 from agentsafe.chat import Sampling
+from agentsafe.episode import Settings
 from agentsafe.errors import UserError
+from agentsafe.react import prompts
+from agentsafe.rollout import roll_out
+from tests.scripted import Echo, small_suite
 from tests.tiny_model import write_tiny_checkpoint
 
 torch = pytest.importorskip("torch")
@@ -150,7 +154,30 @@ def test_a_prompt_that_leaves_no_room_is_said_to_and_others_go_on(chat):
     fits, full = ask(chat, (PROMPTS[0], Sampling(max_tokens=500)), (long, Sampling(max_tokens=5)))
     assert (full.text, full.stop_reason, full.completion_tokens) == ("", "context", 0)
     assert fits.prompt_tokens + fits.completion_tokens == 60
-    assert fits.stop_reason == "length"
+    assert fits.stop_reason == "context"
+    left = 60 - fits.prompt_tokens
+    wide, same, tight = ask(
+        chat, *((PROMPTS[0], Sampling(max_tokens=left + more)) for more in (-1, 0, 1))
+    )
+    assert [c.stop_reason for c in (wide, same, tight)] == ["length", "length", "context"]
+    assert tight.text == same.text == fits.text
+
+
+def test_an_episode_whose_turn_the_context_cuts_overflows_it(chat):
+    suite = small_suite(1)
+    settings = Settings(samples=1, max_turn_tokens=500, max_agent_tokens=900)
+    chat.context = 40 + len(
+        chat.tokenizer.apply_chat_template(
+            prompts(suite, suite.cases, "compact")["official_0"],
+            add_generation_prompt=True,
+            return_dict=False,
+        )
+    )
+    rollouts, audits = asyncio.run(roll_out("bold", suite, suite.cases, chat, Echo(), settings))
+    row = rollouts.row(0, named=True)
+    assert (row["stop_reason"], row["error"], row["agent_tokens"]) == ("context_overflow", None, 40)
+    assert [message["role"] for message in row["messages"]] == ["assistant"]
+    assert audits["malformed_turns"].to_list() == [0]
 
 
 def test_a_later_turn_costs_its_own_tokens_only(chat):
@@ -175,13 +202,16 @@ def test_what_is_kept_of_earlier_turns_is_bounded(chat):
     assert sum(map(len, chat._prefixes.values())) == 4
 
 
-def test_broken_weights_fail_every_request_and_are_named(chat):
+def test_broken_weights_fail_every_request_and_end_the_job_with_a_line(chat):
     with torch.no_grad():
         chat.model.model.norm.weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match="weights are broken"):
+    with pytest.raises(UserError, match="weights are broken"):
         ask(chat, (PROMPTS[0], Sampling()))
-    with pytest.raises(ValueError, match="weights are broken"):
+    with pytest.raises(UserError, match="weights are broken"):
         ask(chat, (PROMPTS[0], Sampling(1.0)), (PROMPTS[1], Sampling()))
+    suite = small_suite()
+    with pytest.raises(UserError, match=r"^the checkpoint's logits [^\n]*make it again$"):
+        asyncio.run(roll_out("bold", suite, suite.cases, chat, Echo(), Settings()))
 
 
 def test_a_cancelled_request_leaves_the_others_alone(chat):

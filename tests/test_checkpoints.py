@@ -4,6 +4,8 @@ import json
 import shutil
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentsafe import checkpoints
 from agentsafe.errors import UserError
@@ -41,10 +43,11 @@ def scramble_header(folder):
     path.write_bytes(text)
 
 
-def forget_offsets(folder):
-    header = json.dumps({"weight": {"dtype": "F32"}}).encode()
-    path = folder / "model.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header)
+def with_header(header):
+    """Weights that are a header alone."""
+    text = json.dumps(header).encode()
+    whole = len(text).to_bytes(8, "little") + text
+    return lambda folder: (folder / "model.safetensors").write_bytes(whole)
 
 
 def pickle_weights(folder):
@@ -59,25 +62,74 @@ def write(name, text):
     return lambda folder: (folder / name).write_text(text)
 
 
-def lose_a_shard(folder):
-    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
-    write("model.safetensors.index.json", json.dumps(index))(folder)
+def index(*files):
+    """An index that has a tensor in each of the files."""
+    weight_map = {str(number): name for number, name in enumerate(files)}
+    return write(INDEX, json.dumps({"weight_map": weight_map}))
 
 
+def in_config_alone(template):
+    """The chat template in the tokenizer's config, in place of its own file."""
+
+    def spoil(folder):
+        (folder / "chat_template.jinja").unlink()
+        write("tokenizer_config.json", json.dumps(template))(folder)
+
+    return spoil
+
+
+INDEX = "model.safetensors.index.json"
+OFFSETS = {
+    "no offsets": {},
+    "text": {"data_offsets": [0, "x"]},
+    "true": {"data_offsets": [0, True]},
+    "float": {"data_offsets": [0, 4.0]},
+    "negative": {"data_offsets": [0, -1]},
+    "endless": {"data_offsets": [0, 10**4000]},
+    "one": {"data_offsets": [0]},
+    "null": None,
+}
 BROKEN = {
     "cut": (cut_weights, "but its header says"),
     "cut in the header": (stop_in_header, "no whole safetensors file"),
     "empty": (empty_weights, "no whole safetensors file"),
     "corrupt header": (scramble_header, "header is corrupt"),
-    "no offsets": (forget_offsets, "header is corrupt"),
+    **{
+        f"offsets: {name}": (with_header({"weight": entry}), "header is corrupt")
+        for name, entry in OFFSETS.items()
+    },
+    "header of a list": (with_header([1]), "header is corrupt"),
     "pickled": (pickle_weights, "save_pretrained, which writes safetensors"),
     "no weights": (remove("model.safetensors"), "no \\*.safetensors weights"),
-    "lost shard": (lose_a_shard, "model-2.safetensors: no such weights file"),
+    "lost shard": (
+        index("model.safetensors", "model-2.safetensors"),
+        "index.json: no such weights file beside it: 'model-2.safetensors'",
+    ),
+    "shard elsewhere": (index("../copy/model.safetensors"), "no such weights file"),
+    "shard of pickles": (index("config.json"), "no such weights file"),
+    "shard with a long name": (index("x" * 5000), "no such weights file"),
+    "shard with an odd name": (index("\0\n\ud800"), "no such weights file"),
+    "shard that is no name": (index(5), "no 'weight_map'"),
+    "empty index": (write(INDEX, "{}"), "index.json: no 'weight_map'"),
+    "index of nothing": (index(), "no 'weight_map'"),
+    "index of a list": (write(INDEX, "[]"), "index.json: must hold a JSON object, not list"),
     "no config": (remove("config.json"), "no config.json"),
     "torn config": (write("config.json", "{"), "config.json: not readable as JSON"),
+    "config of a list": (write("config.json", "[]"), "config.json: must hold a JSON object"),
+    "nested config": (write("config.json", "[" * 10**5), "config.json: not readable as JSON"),
     "no tokenizer": (remove("tokenizer.json"), "no tokenizer"),
     "no template": (remove("chat_template.jinja"), "no chat template"),
+    "tokenizer config of a list": (in_config_alone([]), "tokenizer_config.json: must hold a JSON"),
+    "template that is a number": (in_config_alone({"chat_template": 5}), "no chat template"),
     "untrained": (write("untrained.json", '{"reason": "no pair"}'), "was not trained: no pair"),
+    "untrained, in two lines": (
+        write("untrained.json", '{"reason": "no\\npair"}'),
+        "was not trained: no pair",
+    ),
+    "no reason": (write("untrained.json", "{}"), "untrained.json: gives no reason"),
+    "empty reason": (write("untrained.json", '{"reason": " "}'), "untrained.json: gives no reason"),
+    "reason that is a number": (write("untrained.json", '{"reason": 0}'), "gives no reason"),
+    "untrained of a list": (write("untrained.json", "[]"), "untrained.json: must hold a JSON"),
 }
 
 
@@ -89,6 +141,49 @@ def test_what_is_broken_is_said_in_one_line(folder, name):
         with pytest.raises(UserError, match=said) as caught:
             read(folder)
         assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+def around(*keys):
+    """JSON that is right down to some key, so that what is below it is read."""
+    shapes = anything
+    for key in reversed(keys):
+        shapes |= st.fixed_dictionaries({key: shapes})
+    return shapes
+
+
+files = st.one_of(
+    st.tuples(st.just(INDEX), around("weight_map", "a")),
+    st.tuples(st.just("model.safetensors"), around("a", "data_offsets")),
+    st.tuples(st.just("tokenizer_config.json"), around("chat_template")),
+    st.tuples(st.just("untrained.json"), around("reason")),
+    st.tuples(st.just("config.json"), anything),
+)
+
+
+@given(files)
+def test_whatever_one_file_holds_is_fine_or_said_in_one_line(whole, tmp_path_factory, file):
+    folder = shutil.copytree(whole, tmp_path_factory.mktemp("any") / "copy")
+    (folder / "chat_template.jinja").unlink()
+    name, content = file
+    weights = name == "model.safetensors"
+    (with_header(content) if weights else write(name, json.dumps(content)))(folder)
+    try:
+        checkpoints.check(folder)
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+def test_shards_that_an_index_names_are_the_weights(folder):
+    index("model.safetensors")(folder)
+    checkpoints.check(folder)
+    assert checkpoints.weights(folder) == [folder / "model.safetensors"]
 
 
 def test_a_missing_folder_is_said_in_one_line(tmp_path):

@@ -30,6 +30,7 @@ def keys(schema=SCHEMA, path=()):
 
 
 KEYS = dict(keys())
+SEEDS = [path for path in KEYS if path[-1] in ("seed", "seeds", "training_seed")]
 LEAVES = {path: part for path, part in KEYS.items() if "properties" not in part}
 each_key = pytest.mark.parametrize("path", KEYS, ids=".".join)
 each_leaf = pytest.mark.parametrize("path", LEAVES, ids=".".join)
@@ -206,6 +207,20 @@ def test_bounds_hold(path):
     for bound in ("exclusiveMinimum", "exclusiveMaximum"):
         if bound in part:
             refusal(path, part[bound])
+
+
+@pytest.mark.parametrize("path", SEEDS, ids=".".join)
+def test_a_seed_is_one_that_tables_and_generators_take(path):
+    most = 2**31 - 1
+    several = path[-1] == "seeds"
+    check(config_with(path, [most] if several else most), SCHEMA)
+    assert f"and <= {most}" in refusal(path, [most + 1] if several else most + 1)
+
+
+def test_every_section_with_chance_has_its_seed():
+    assert {path[0] for path in SEEDS} == {
+        *("miniature", "rollouts", "preferences", "training", "scores")
+    }
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ trainings = st.fixed_dictionaries(
         "sources": st.none() | some(st.sampled_from(SOURCES)),
         "recipes": st.lists(recipes, min_size=1, max_size=5, unique_by=tuple),
         "betas": some(st.floats(1e-12, 100) | st.sampled_from([0.1, 1, 100]), max_size=3),
-        "seeds": some(st.integers(0, 10**6), max_size=3),
+        "seeds": some(st.integers(0, 2**31 - 1), max_size=3),
     }
 )
 
@@ -110,6 +110,13 @@ def test_shards_are_numbered_from_zero():
             "config: 'rollouts.shards' is 13, but a trained checkpoint has only 12 cases",
         ),
         (
+            {"preferences": {"consistency": "exact"}},
+            "config: 'preferences.consistency' is 'exact', but under 'suite: miniature' judges "
+            "give one label a rollout, so there are no replicates to compare: write none",
+        ),
+        ({"preferences": {"consistency": "majority"}}, "is 'majority', but"),
+        ({"preferences": {"consistency": "all_but_one"}}, "is 'all_but_one', but"),
+        (
             {"suite": "published", "published": {"label_sets": [], "result_sets": []}},
             "config: published.label_sets and published.result_sets are both empty",
         ),
@@ -124,6 +131,7 @@ def test_a_contradiction_is_one_line(changes, line):
 
 def test_what_does_not_matter_to_the_suite_is_not_checked():
     asked = {"run": "x", "suite": "published", "training": {"sources": ["bald"]}}
+    asked["preferences"] = {"consistency": "exact"}  # released judges have replicates
     experiment.check_experiment(check(asked, SCHEMA))
 
 

@@ -52,6 +52,10 @@ def test_what_a_killed_writer_left_goes_and_what_others_write_stays(tmp_path, na
     (tmp_path / f".{name}.1.partial/weights").touch()
     (tmp_path / f".{name}.2.partial").touch()
     (tmp_path / ".other.1.partial").touch()
+    (tmp_path / f".{name}.5-7b.1.partial").mkdir()
     with whole_folder(tmp_path / name):
         pass
-    assert {path.name for path in tmp_path.iterdir()} == {name, ".other.1.partial"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(name, ".other.1.partial"),
+        f".{name}.5-7b.1.partial",
+    }

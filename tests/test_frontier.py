@@ -204,6 +204,19 @@ def test_robustness_has_a_row_for_every_choice(whole):
         assert rows[name]["r2"] != ols["r2"]
 
 
+def test_the_share_of_labels_falls_where_a_case_keeps_some_of_its_samples(labels):
+    # Three samples a case; one in three rollouts goes, and hardly a case loses all of its own.
+    samples = [labels.with_columns(sample=pl.lit(number, pl.Int32)) for number in range(3)]
+    tripled = pl.concat(samples).filter(pl.col("judge") == "j1")
+    rows = {
+        row["variant"]: row
+        for row in fitted(tripled, audits_of(tripled)).document["judges"]["all"]["robustness"]
+    }
+    left = rows["without invented observations"]
+    assert left["share_of_labels"] == pytest.approx(2 / 3, abs=0.02)
+    assert rows["all rollouts"]["share_of_labels"] == 1
+
+
 def test_without_audits_robustness_is_the_shorter_and_the_rest_the_same(labels, whole):
     bare = fitted(labels)
     for judge, entry in bare.document["judges"].items():

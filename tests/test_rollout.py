@@ -1,6 +1,7 @@
 """Episodes to each of their ends, and many of them at once."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -13,10 +14,11 @@ import pytest
 
 from agentsafe import schemas
 from agentsafe.chat import Completion
-from agentsafe.episode import Settings, draw_seed
+from agentsafe.episode import Settings, draw_seed, invented_chars
 from agentsafe.errors import UserError
 from agentsafe.journal import Journal
 from agentsafe.lineage import Lineage
+from agentsafe.preferences import clean_rollouts
 from agentsafe.react import STOP, Action, actions, write
 from agentsafe.rollout import at_once, cases_of, no_rollouts, roll_out
 from tests.scripted import DONE, LOOK, Echo, Scripted, small_suite
@@ -70,6 +72,11 @@ def test_an_episode_is_turns_and_observations_until_the_last_word():
         (Scripted("hm", stop_reason="length"), {}, "malformed", 0, 3),
         (Scripted(DONE, stop_reason="length"), {}, "malformed", 0, 3),
         (Scripted(LOOK, Completion("", "context", 9, 0)), {}, "context_overflow", 1, 1),
+        (Scripted(LOOK, Completion("hm", "context", 9, 2)), {}, "context_overflow", 1, 2),
+        (Scripted(Completion(DONE, "context", 9, 2)), {}, "context_overflow", 0, 1),
+        (Scripted(Completion(LOOK, "context", 9, 2)), {}, "context_overflow", 1, 1),
+        (Scripted(LOOK, OSError(errno.ECONNRESET, "reset")), {}, "error", 1, 1),
+        (Scripted(ConnectionError("refused")), {}, "error", 0, 0),
         (Scripted(LOOK, RuntimeError("out of\nluck")), {}, "error", 1, 1),
         (Scripted(RAISE), {}, "error", 0, 1),
     ],
@@ -80,6 +87,13 @@ def test_every_end(agent, settings, stop_reason, steps, turns):
     assert audit["token_limit"] == (stop_reason == "token_limit")
     assert (row["error"] is None) == (stop_reason != "error")
     assert "\n" not in (row["error"] or "")
+
+
+def test_a_turn_that_the_context_cut_is_kept_and_not_malformed():
+    row, audit = only(Scripted(LOOK, Completion("Thought: I", "context", 9, 3)))
+    assert row["messages"][-1] == {"role": "assistant", "content": "Thought: I"}
+    assert row["agent_tokens"] == 13
+    assert (audit["malformed_turns"], audit["malformed_action"]) == (0, False)
 
 
 def test_an_action_before_the_cut_counts():
@@ -111,12 +125,30 @@ def test_what_is_invented_is_seen_by_nobody_and_counted():
     row, audit = only(agent)
     assert row["messages"][0]["content"] == LOOK
     assert not any("made this up" in str(asked) for asked in agent.asked)
-    assert audit["invented_observation"]
-    assert audit["invented_chars"] == len(f"Observation: I made this up\n{DONE}Observation:")
-    assert audit["agent_chars"] == len(LOOK) + len(DONE) + audit["invented_chars"]
+    assert audit["cut_observation"]
+    assert not audit["invented_observation"]  # none is left in what is kept
+    assert audit["invented_chars"] == len(f"Observation: I made this up\n{DONE}")
+    cut = audit["invented_chars"] + len("Observation:")
+    assert audit["agent_chars"] == len(LOOK) + len(DONE) + cut
     _, stopped = only(Scripted(LOOK + "\nObservation:", DONE))
-    assert not stopped["invented_observation"]  # a stop string is no observation
-    assert stopped["invented_chars"] == len("Observation:")
+    assert not stopped["cut_observation"]  # a stop string is no observation
+    assert stopped["invented_chars"] == 0
+    assert clean_rollouts(pl.DataFrame([audit], schema=schemas.AUDITS)).height == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "made_up"),
+    [
+        (LOOK + "\n", ""),
+        ("", "Observation: first\nObservation: second"),
+        (LOOK + "\n\u2028Thought: then\n", "**Observation:** on\n" + DONE),
+        ("Thought: a line\n", "Observation:\n\n  later"),
+        ("", "Observation:\nObservation:\n  later"),
+        ("the word Observation: in a line\n", "> Observation: x"),
+    ],
+)
+def test_invented_characters_start_at_the_first_observation(before, made_up):
+    assert invented_chars(before + made_up) == len(made_up)
 
 
 def test_thinking_is_cut_before_anything_is_read():
@@ -164,15 +196,31 @@ class FailsOnce(Scripted):
 
 
 def test_one_failing_episode_does_not_lose_the_others():
-    rollouts, audits = play(FailsOnce(RuntimeError("CUDA out of memory")), cases=3)
+    rollouts, _ = play(FailsOnce(RuntimeError("it broke")), cases=3)
     assert rollouts["stop_reason"].to_list() == ["final_answer", "error", "final_answer"]
-    assert rollouts["error"][1] == "RuntimeError: CUDA out of memory"
-    assert audits["out_of_memory"].to_list() == [False, True, False]
+    assert rollouts["error"][1] == "RuntimeError: it broke"
 
 
-def test_what_the_user_must_mend_ends_the_job():
-    with pytest.raises(UserError, match="mend me"):
-        play(FailsOnce(UserError("mend me")), cases=3)
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("mend me"),
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("CUDA error: Out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+def test_what_is_no_episodes_own_ends_the_job_and_keeps_what_was_finished(error, tmp_path):
+    path = tmp_path / "j.jsonl"
+    with pytest.raises(type(error)) as raised:
+        play(FailsOnce(error), cases=3, batch=1, journal=Journal(path))
+    assert raised.value is error
+    agent = Scripted(LOOK, DONE)
+    play(agent, cases=3, journal=Journal(path))
+    assert len(agent.asked) == 4  # cases 1 and 2
 
 
 def test_cancelling_ends_the_job():

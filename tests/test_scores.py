@@ -223,7 +223,29 @@ def test_samples_and_replicates_of_a_case_are_averaged_first():
     sample = sampled({(run, "j1", first): ([3, 3, 3], [0, 1]), (run, "j1", second): (0, 0)})
     number = cell(sample, run, "j1")
     assert sample.estimate[:2, number].tolist() == [1.5, 0.25]
-    assert sample.rows["labels"][number] == 2
+    assert sample.rows["labels"][number] == 3  # of helpfulness; of safety there are 4
+
+
+def test_labels_are_counted_one_by_one_and_cases_once():
+    train, test = (sorted(half) for half in split(CASES, 0))
+    run = "a+safe.j1.b0.1.s0"
+    scores = {(run, "j1", case): ([1, 2, 3, 0], [0, 0, 1, 2]) for case in range(CASES)}
+    scores |= {("a", "j1", case): ([1, 1], [2, 2]) for case in range(CASES)}
+    one = labels_table(scores)
+    two = one.with_columns(replicate=pl.lit(1, pl.Int32))
+    failed = one.with_columns(
+        replicate=pl.lit(2, pl.Int32), status=pl.lit("error"), score=pl.lit(None, pl.Int8)
+    )
+    options = {"cases": CASES, "draws": 20, "seed": 0}
+    single = sample_cells(one, **options)
+    several = sample_cells(pl.concat([one, two, failed]), **options)
+    number, source = cell(single, run, "j1"), cell(single, "a", "j1")
+    assert train and single.rows["labels"][number] == 4 * len(test)
+    assert single.rows["labels"][source] == 2 * len(test)
+    assert several.rows["labels"][number] == 8 * len(test)
+    assert several.rows["cases"].to_list() == single.rows["cases"].to_list() == [len(test)] * 2
+    assert several.estimate.tobytes() == single.estimate.tobytes()
+    assert several.draws.tobytes() == single.draws.tobytes()
 
 
 def test_paired_and_unpaired_deltas_are_the_same_where_every_case_is_labelled():
@@ -286,8 +308,9 @@ def test_labels_that_are_not_ok_do_not_count():
 def test_no_ok_label_at_all_is_refused():
     table = labels_table(random_scores()).with_columns(status=pl.lit("unparsed"))
     for nothing in (table, table.clear()):
-        with pytest.raises(UserError, match="no label with a score"):
+        with pytest.raises(UserError, match=r"no label .*status.*error.*logs.*label_sets") as e:
             sample_cells(nothing, cases=CASES, draws=10, seed=0)
+        assert "\n" not in str(e.value)
 
 
 def test_a_checkpoint_whose_name_is_no_lineage_is_refused():

@@ -33,9 +33,11 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model answered; `stop_reason` is `stop` (its own end, or a stop string) or `length`.
+    """What a model answered, and why that ends.
 
-    A prompt that leaves no room in the model's context gives `context` and no text.
+    `stop_reason` is `stop` (its own end, or a stop string), `length` (`max_tokens`) or `context`:
+    the model's context was full before that, `text` is what there was room for. A prompt that
+    leaves no room at all gives no text and 0 `completion_tokens`.
     """
 
     text: str

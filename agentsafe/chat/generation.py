@@ -20,6 +20,8 @@ import torch
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from agentsafe.errors import UserError
+
 #: Prompt tokens that go through the model together: more are no faster, and take memory.
 _PREFILL = 4096
 
@@ -114,7 +116,7 @@ def generate(model: PreTrainedModel, rows: list[Row], stops: Callable[[Row], boo
         stops: whether a row's newest token ends its text.
 
     Raises:
-        ValueError: a token's probability is not a number: the weights are broken.
+        UserError: a logit is not a number: the weights are broken.
     """
     device = model.device
     rows, copies = _same_last(rows)
@@ -282,7 +284,9 @@ def _uniforms(rows: list[Row]) -> np.ndarray:
 def _draw(logits: torch.Tensor, temperature: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """A token per row: where the row's uniform number falls in the cumulative distribution."""
     if logits.isnan().any():
-        raise ValueError("a token's probability is not a number: the weights are broken")
+        raise UserError(
+            "the checkpoint's logits are not numbers, its weights are broken; make it again"
+        )
     likeliest = logits.argmax(-1)
     if not temperature.any():
         return likeliest

@@ -101,8 +101,7 @@ class LocalChat:
         """The model's next turn after `messages`; see `agentsafe.chat.Sampling`.
 
         Raises:
-            UserError: the chat template refuses such a conversation.
-            ValueError: a token's probability is not a number: the weights are broken.
+            UserError: the chat template refuses such a conversation, or the weights are broken.
         """
         try:
             prompt = self.tokenizer.apply_chat_template(
@@ -204,7 +203,10 @@ class LocalChat:
         text = self._decode(tokens[:-1] if tokens[-1] in self._ends else tokens)
         found = [text.index(stop) + len(stop) for stop in request.sampling.stop if stop in text]
         text = text[: min(found, default=None)]
-        return Completion(text, request.row.stop_reason, len(request.row.prompt), len(tokens))
+        reason, room = request.row.stop_reason, request.row.room
+        if reason == "length" and room < request.sampling.max_tokens:
+            reason = "context"
+        return Completion(text, reason, len(request.row.prompt), len(tokens))
 
     def _decode(self, tokens: list[int]) -> str:
         return self.tokenizer.decode(

@@ -133,6 +133,7 @@ def read_rollout(line: bytes) -> Rollout:
         "malformed_action": refused > 0,
         "idle_malformed": steps == refused > 0,
         "invented_observation": invented_chars > 0,
+        "cut_observation": False,
         "token_limit": token_limit,
         "out_of_memory": out_of_memory,
     }

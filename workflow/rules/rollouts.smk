@@ -22,7 +22,6 @@ rule roll_out:
         settings=config["rollouts"],
         cases=CASES,
         shards=config["rollouts"]["shards"],
-        suite=config["suite"],
         scratch=f"{RESULTS}/journals/{{lineage}}/{{shard}}.jsonl",
     message:
         "Letting {wildcards.lineage} play its cases (shard {wildcards.shard} of {params.shards})"

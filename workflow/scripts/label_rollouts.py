@@ -8,8 +8,11 @@ from agentsafe.job import job
 from agentsafe.labelling import label
 from agentsafe.miniature.judge import RuleJudge
 
+JUDGES = {RuleJudge.name: RuleJudge}
+
 with job(snakemake.log[0]):
     suite = read_suite(snakemake.input.cases, snakemake.input.toolkits)
     rollouts = schemas.read_table(snakemake.input.rollouts, schemas.ROLLOUTS)
-    labels = asyncio.run(label(RuleJudge(), suite, rollouts, snakemake.params.replicates))
+    judge = JUDGES[snakemake.wildcards.judge]()
+    labels = asyncio.run(label(judge, suite, rollouts, snakemake.params.replicates))
     schemas.write_table(labels, snakemake.output[0], schemas.LABELS)

@@ -7,6 +7,7 @@ from agentsafe.cases import read_suite
 from agentsafe.job import job
 from agentsafe.lineage import Lineage
 from agentsafe.react import prompts
+from agentsafe.scratch import remove
 
 with job(snakemake.log[0], snakemake.threads):
     options = snakemake.params
@@ -25,3 +26,4 @@ with job(snakemake.log[0], snakemake.threads):
     )
     schemas.write_table(training.log, snakemake.output.log, schemas.TRAINING)
     training.card.write(snakemake.output.card)
+    remove(options.scratch)
