@@ -44,6 +44,7 @@ def job(log_file: str | Path, threads: int = 1, gpu: bool = False) -> Iterator[N
         force=True,
     )
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a log that cannot be written must not hide why
     try:
         yield
     except UserError as error:
