@@ -41,6 +41,7 @@ def test_no_two_cases_are_alike(suites):
     for suite in suites:
         assert [case.case_id for case in suite.cases] == [f"miniature_{n}" for n in range(144)]
         assert len({identity(case) for case in suite.cases}) == 144
+        assert len({case.instruction for case in suite.cases}) == 144
 
 
 def missing(suite) -> int:
