@@ -134,6 +134,7 @@ def read_rollout(line: bytes) -> Rollout:
         "idle_malformed": steps == refused > 0,
         "invented_observation": invented_chars > 0,
         "cut_observation": False,
+        "emulator_failed": False,
         "token_limit": token_limit,
         "out_of_memory": out_of_memory,
     }
