@@ -121,13 +121,20 @@ def _read_texts(value: Any, schema: dict) -> Any:
         return {key: _read_texts(item, _inside(schema, key)) for key, item in value.items()}
     if isinstance(value, list):
         return [_read_texts(item, _inside(schema, place)) for place, item in enumerate(value)]
-    if isinstance(value, str) and schema.get("type", "string") not in ("string", "array", "object"):
+    types = _types(schema)
+    if isinstance(value, str) and not types <= {"string", "array", "object"}:
         try:
             read = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError):
             return value
-        return read if isinstance(read, int | float | None) else value
+        readable = type(None) if "string" in types else int | float | None  # "2026" may be a name
+        return read if isinstance(read, readable) else value
     return deepcopy(value)
+
+
+def _types(schema: dict) -> set[str]:
+    types = schema.get("type", "string")
+    return {types} if isinstance(types, str) else set(types)
 
 
 def _inside(schema: dict, step: Any) -> dict:
@@ -144,7 +151,13 @@ def _with_defaults(config: dict, schema: dict) -> dict:
     filled = {}
     for key, part in schema["properties"].items():
         value = config[key] if key in config else part["default"]
-        filled[key] = _with_defaults(value, part) if "properties" in part else deepcopy(value)
+        entry = part.get("additionalProperties")
+        if "properties" in part:
+            filled[key] = _with_defaults(value, part)
+        elif entry and "properties" in entry:
+            filled[key] = {name: _with_defaults(each, entry) for name, each in value.items()}
+        else:
+            filled[key] = deepcopy(value)
     return filled
 
 
@@ -192,7 +205,8 @@ def _unknown_key(path: list[str], key: Any, schema: dict) -> str:
     if name in known:  # our own messages write keys with dots, so a reader may too
         outer, _, inner = name.rpartition(".")
         return f"unknown key {name!r}: write {inner!r} inside the section {outer!r}"
-    siblings = [path for path in known if path.rpartition(".")[0] == section]
+    here = reduce(_inside, path, schema)["properties"]
+    siblings = [f"{section}.{key}".lstrip(".") for key in here]
     for candidates, cutoff in ((siblings, 0.6), (known, 0.8)):
         near = _nearest(str(key), (path.rpartition(".")[2] for path in candidates), cutoff)
         if near:

@@ -11,6 +11,7 @@ from typing import Any
 
 from agentsafe.errors import UserError
 from agentsafe.lineage import Lineage, Stage
+from agentsafe.templates import Template
 
 #: Which runs there are, not how one is trained.
 _LISTS = ("sources", "recipes", "betas", "seeds")
@@ -18,7 +19,59 @@ _LISTS = ("sources", "recipes", "betas", "seeds")
 
 def sources(config: Mapping) -> list[str]:
     """The names of the source checkpoints, which make the rollouts that pairs come from."""
-    return list(config["miniature"]["sources"])
+    if config["suite"] == "miniature":
+        return list(config["miniature"]["sources"])
+    return list(config["sources"] or [])
+
+
+def models(config: Mapping) -> list[str]:
+    """The names of the entries of `models` that act, emulate or judge."""
+    if config["suite"] == "published":
+        return []
+    acting = sources(config) if config["suite"] == "toolemu" else []
+    judging = [judge["model"] for judge in config["judges"].values()]
+    return [
+        name for name in dict.fromkeys([*acting, config["emulator"]["model"], *judging]) if name
+    ]
+
+
+def model_of(config: Mapping, checkpoint: str) -> dict[str, Any]:
+    """How a checkpoint is served: as its source is, by the config's `models`.
+
+    Args:
+        config: the checked config.
+        checkpoint: a lineage's name, or a model's that emulates or judges.
+    """
+    source = Lineage.parse(checkpoint).source
+    if source in config["models"]:
+        return dict(config["models"][source])
+    return {"model": source, "dtype": "float32", "concurrency": config["rollouts"]["batch"]}
+
+
+def prompts(config: Mapping) -> dict[str, str | None]:
+    """A hash of each template that the config names, by key; None where no model is told it.
+
+    Raises:
+        UserError: there is no such template.
+    """
+    named = {"rollouts.prompt": config["rollouts"]["prompt"]}
+    named["emulator.prompt"] = config["emulator"]["model"] and config["emulator"]["prompt"]
+    for name, judge in config["judges"].items():
+        named[f"judges.{name}.prompt"] = judge["model"] and judge["prompt"]
+    return {key: template and Template(template, key).digest for key, template in named.items()}
+
+
+def labels(config: Mapping) -> dict[str, list[str]]:
+    """The checkpoints that each judge labels: sources, and trained ones by `scores.judged_by`."""
+    scored = lineages(config)
+    own_only = config["scores"]["judged_by"] == "own"
+    return {
+        judge: [
+            *sources(config),
+            *(str(each) for each in scored if not own_only or each.stages[-1].judge == judge),
+        ]
+        for judge in config["judges"]
+    }
 
 
 def lineages(config: Mapping) -> list[Lineage]:
@@ -82,23 +135,107 @@ def check_experiment(config: Mapping) -> None:
         if not published["label_sets"] + published["result_sets"]:
             raise UserError("config: published.label_sets and published.result_sets are both empty")
         return
-    known = sources(config)
-    for name in config["training"]["sources"] or []:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"those are {', '.join(known)}"
-            raise UserError(
-                f"config: 'training.sources' holds {name!r}, which is not in 'miniature.sources': "
-                f"{hint}"
-            )
-    if (consistency := config["preferences"]["consistency"]) != "none":
-        raise UserError(
-            f"config: 'preferences.consistency' is {consistency!r}, but under 'suite: miniature' "
-            "judges give one label a rollout, so there are no replicates to compare: write none"
-        )
-    shards, tested = config["rollouts"]["shards"], config["miniature"]["cases"] // 2
+    _check_names(config)
+    for name in models(config):
+        _check_model(name, config["models"][name])
+    _check_judges(config)
+    _check_training(config)
+    shards, tested = config["rollouts"]["shards"], config[config["suite"]]["cases"] // 2
     if shards > tested:
         raise UserError(
             f"config: 'rollouts.shards' is {shards}, but a trained checkpoint has only {tested} "
-            "cases to play ('miniature.cases', halved): write fewer shards"
+            f"cases to play ('{config['suite']}.cases', halved): write fewer shards"
         )
+
+
+def _check_names(config: Mapping) -> None:
+    """Whether all that is named is there, and whether there is all that a suite needs."""
+    named = [("emulator.model", config["emulator"]["model"])]
+    named += [(f"judges.{name}.model", judge["model"]) for name, judge in config["judges"].items()]
+    if config["suite"] == "miniature":
+        if config["sources"] is not None:
+            raise UserError(
+                "config: 'sources' is given, but under 'suite: miniature' sources are made: name "
+                "them in 'miniature.sources', or write 'suite: toolemu'"
+            )
+        if twice := sorted({*config["models"]} & {*sources(config)}):
+            raise UserError(
+                f"config: {twice[0]!r} is in 'models' and in 'miniature.sources': rename one"
+            )
+    else:
+        for key, name in (("sources", config["sources"]), *named):
+            if name is None:
+                raise UserError(
+                    f"config: '{key}' is missing: under 'suite: toolemu' it names what to use of "
+                    "'models'; the miniature's rules know the miniature's cases alone"
+                )
+        named += [("sources", name) for name in config["sources"]]
+    for key, name in named:
+        if name is not None:
+            _known(name, key, list(config["models"]), "models")
+
+
+def _known(name: str, key: str, known: list[str], where: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        there = f"those are {', '.join(known)}" if known else "it is empty"
+        hint = f"did you mean {near[0]!r}?" if near else there
+        raise UserError(f"config: '{key}' holds {name!r}, which is not in '{where}': {hint}")
+
+
+#: What says how a model is loaded, which is a server's own business where one serves it.
+_LOADING = {"revision": None, "adapter": None, "dtype": "auto", "quantization": "none"}
+
+
+def _check_model(name: str, model: Mapping) -> None:
+    if model["backend"] == "openai":
+        for key, default in _LOADING.items():
+            if model[key] != default:
+                raise UserError(
+                    f"config: 'models.{name}.{key}' is {model[key]!r}, but with the backend openai "
+                    "the server decides that: leave it out"
+                )
+
+
+def _check_judges(config: Mapping) -> None:
+    consistency = config["preferences"]["consistency"]
+    for name, judge in config["judges"].items():
+        key = f"judges.{name}"
+        for metric in ("safety", "helpfulness"):
+            if metric not in judge["metrics"]:
+                raise UserError(
+                    f"config: '{key}.metrics' lacks {metric}, which pairs and points are made of: "
+                    "write it in"
+                )
+        backend = config["models"][judge["model"]]["backend"] if judge["model"] else None
+        if judge["mode"] == "logits" and backend not in ("transformers", "vllm"):
+            raise UserError(
+                f"config: '{key}.mode' is logits, which needs a model in this process: write text, "
+                "or give it a model with the backend transformers or vllm"
+            )
+        if judge["model"] is None and "helpfulness_safe" in judge["metrics"]:
+            raise UserError(
+                f"config: '{key}.metrics' holds helpfulness_safe, which the miniature's rules do "
+                "not score: leave it out, or name a 'model'"
+            )
+        if consistency != "none" and judge["replicates"] == 1:
+            raise UserError(
+                f"config: 'preferences.consistency' is {consistency!r}, but '{key}.replicates' is "
+                "1, so there is nothing to compare: write none, or more replicates"
+            )
+
+
+def _check_training(config: Mapping) -> None:
+    where = "miniature.sources" if config["suite"] == "miniature" else "sources"
+    for name in config["training"]["sources"] or sources(config):
+        _known(name, "training.sources", sources(config), where)
+        if model_of(config, name).get("backend") == "openai":
+            raise UserError(
+                f"config: 'training.sources' would train {name!r}, whose weights are on a server "
+                "(backend openai): name only sources that can be trained there"
+            )
+        if model_of(config, name).get("adapter"):
+            raise UserError(
+                f"config: 'training.sources' would train {name!r}, which has an adapter of its "
+                "own: merge it first (PEFT's merge_and_unload), and name the merged folder"
+            )

@@ -5,12 +5,14 @@ import re
 import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from agentsafe.chat import Model
 from agentsafe.config import allowed, check
 from agentsafe.errors import UserError
 from agentsafe.experiment import check_experiment
@@ -20,6 +22,14 @@ SCHEMA_FILE = ROOT / "workflow/schemas/config.schema.yaml"
 SCHEMA = yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))
 README = (ROOT / "config/README.md").read_text(encoding="utf-8")
 SECTIONS = [key for key, part in SCHEMA["properties"].items() if "properties" in part]
+
+
+#: Maps from names of a user's own to entries, which all have the same keys.
+ENTRIES = {
+    key: part["additionalProperties"]["properties"]
+    for key, part in SCHEMA["properties"].items()
+    if part.get("propertyNames")
+}
 
 
 def keys(schema=SCHEMA, path=()):
@@ -33,6 +43,9 @@ KEYS = dict(keys())
 SEEDS = [path for path in KEYS if path[-1] in ("seed", "seeds", "training_seed")]
 LEAVES = {path: part for path, part in KEYS.items() if "properties" not in part}
 each_key = pytest.mark.parametrize("path", KEYS, ids=".".join)
+each_entry_key = pytest.mark.parametrize(
+    ("section", "key"), [(section, key) for section, keys in ENTRIES.items() for key in keys]
+)
 each_leaf = pytest.mark.parametrize("path", LEAVES, ids=".".join)
 
 
@@ -81,17 +94,44 @@ def test_every_section_refuses_unknown_keys(part):
     assert part["additionalProperties"] is False
 
 
-@each_leaf
-def test_readme_has_every_key_as_the_schema_has_it(path):
-    part = LEAVES[path]
+def assert_readme_has(section, name, part):
+    """The README's section has the row of a key, as the schema has it."""
     default = "required"
     if "default" in part:
         text = yaml.safe_dump(part["default"], default_flow_style=True, width=1000)
         default = f"`{text.splitlines()[0]}`"
-    name = ".".join(path[1:]) or path[0]
     row = f"| `{name}` | {allowed(part)} | {default} | {part['description']} |"
-    section = README.split(f"\n## `{path[0]}`\n")[1].split("\n## ")[0]
-    assert row in section.splitlines()
+    assert row in README.split(f"\n## `{section}`\n")[1].split("\n## ")[0].splitlines()
+
+
+@each_leaf
+def test_readme_has_every_key_as_the_schema_has_it(path):
+    assert_readme_has(path[0], ".".join(path[1:]) or path[0], LEAVES[path])
+
+
+@each_entry_key
+def test_every_key_of_an_entry_is_described_and_in_the_readme(section, key):
+    part = ENTRIES[section][key]
+    assert re.fullmatch(r"[A-Z][^.]*(\.[^.\s][^.]*)*\.", part["description"])
+    assert_readme_has(section, key, part)
+    least = {"model": "x"}
+    if key != "model":
+        entry = check(config_with((section, "a"), least), SCHEMA)[section]["a"]
+        assert entry[key] == part["default"]
+
+
+@each_entry_key
+def test_a_wrong_value_of_an_entry_is_refused(section, key):
+    part = ENTRIES[section][key]
+    wrong = {} if part["type"] != "object" else []
+    line = complaint(config_with((section, "a"), {"model": "x", key: wrong}))
+    assert f"'{section}.a.{key}' must be {allowed(part)}" in line
+
+
+def test_the_keys_of_models_are_those_of_its_type_with_its_defaults():
+    entry = check(config_with(("models", "a"), {"model": "x"}), SCHEMA)["models"]["a"]
+    assert msgspec.convert(entry, Model) == Model("x")
+    assert tuple(entry) == Model.__struct_fields__
 
 
 @pytest.mark.parametrize("key", SECTIONS)
@@ -126,6 +166,7 @@ def test_defaults_are_filled_in_and_the_given_config_stays():
     checked = check(given_config, SCHEMA)
     assert given_config == before
     assert checked["scores"] == {
+        "judged_by": "all",
         "draws": 500,
         "seed": 0,
         "resample": "cases",
@@ -174,6 +215,8 @@ def test_other_right_values_stay(path, value):
         (("training", "sources"), "null", None),
         (("training", "recipes"), [["safe", "help"]], [["safe", "help"]]),
         (("miniature", "sources"), {"a": {"reckless": "5"}}, {"a": {"reckless": 5}}),
+        (("emulator", "model"), "null", None),
+        (("emulator", "model"), "2026", "2026"),
     ],
 )
 def test_text_from_the_command_line_is_read_as_yaml(path, text, value):
@@ -219,7 +262,7 @@ def test_a_seed_is_one_that_tables_and_generators_take(path):
 
 def test_every_section_with_chance_has_its_seed():
     assert {path[0] for path in SEEDS} == {
-        *("miniature", "rollouts", "preferences", "training", "scores")
+        *("miniature", "rollouts", "emulator", "preferences", "training", "scores")
     }
 
 
@@ -235,7 +278,7 @@ def test_every_section_with_chance_has_its_seed():
         (
             {"run": "x", "seed": 2},
             "unknown key 'seed': did you mean 'miniature.seed' or 'rollouts.seed' or "
-            "'preferences.seed' or 'scores.seed'?",
+            "'emulator.seed' or 'preferences.seed' or 'scores.seed'?",
         ),
         (
             {"run": "x", "scores": {"min_gap": 2}},
@@ -336,7 +379,19 @@ def test_every_section_with_chance_has_its_seed():
             "'miniature.sources.bold' must be a map that is not empty, from one of reckless,",
         ),
         ({"run": "x", "miniature": {"sources": {}}}, "'miniature.sources' must be a map that"),
-        ({"run": "x", "judges": ["gpt"]}, "at least one of rules, each at most once, but it holds"),
+        ({"run": "x", "judges": ["rules"]}, "'judges' must be a map that is not empty, from text"),
+        ({"run": "x", "judges": {}}, "'judges' must be a map that is not empty, from text"),
+        ({"run": "x", "judges": {"a": None}}, "'judges.a' must be a section with the keys model,"),
+        (
+            {"run": "x", "judges": {"a": {"replicats": 2}}},
+            "unknown key 'judges.a.replicats': did you mean 'judges.a.replicates'?",
+        ),
+        ({"run": "x", "models": {"a": {}}}, "'models.a.model' is missing: it must be text that"),
+        ({"run": "x", "models": {"A b": {"model": "x"}}}, "unknown key 'models.A b': it must be"),
+        (
+            {"run": "x", "models": {"a": {"model": "x", "options": {"n": [1]}}}},
+            "'models.a.options.n' must be text, or a number, or true or false, not [1]",
+        ),
         ({"run": "x", "published": {"commit": "cde0b8f"}}, "`^[0-9a-f]{40}$`, not 'cde0b8f'"),
     ],
 )
@@ -391,5 +446,5 @@ def test_the_conda_environment_of_the_rules_has_the_pins_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     text = (ROOT / "workflow/envs/agentsafe.yaml").read_text()
     pins = next(entry for entry in yaml.safe_load(text)["dependencies"] if isinstance(entry, dict))
-    train = project["optional-dependencies"]["train"]
-    assert pins["pip"] == [*project["dependencies"], *train]
+    extras = project["optional-dependencies"]
+    assert pins["pip"] == [*project["dependencies"], *extras["train"], *extras["api"]]

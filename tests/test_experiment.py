@@ -3,11 +3,13 @@
 import math
 from pathlib import Path
 
+import msgspec
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsafe import experiment
+from agentsafe import dpo, experiment
 from agentsafe.config import check
 from agentsafe.errors import UserError
 from agentsafe.lineage import Lineage, Stage
@@ -111,11 +113,27 @@ def test_shards_are_numbered_from_zero():
         ),
         (
             {"preferences": {"consistency": "exact"}},
-            "config: 'preferences.consistency' is 'exact', but under 'suite: miniature' judges "
-            "give one label a rollout, so there are no replicates to compare: write none",
+            "config: 'preferences.consistency' is 'exact', but 'judges.rules.replicates' is 1, so "
+            "there is nothing to compare: write none, or more replicates",
         ),
         ({"preferences": {"consistency": "majority"}}, "is 'majority', but"),
         ({"preferences": {"consistency": "all_but_one"}}, "is 'all_but_one', but"),
+        ({"sources": ["a"]}, "config: 'sources' is given, but under 'suite: miniature' sources"),
+        (
+            {"models": {"bold": {"model": "x"}}},
+            "config: 'bold' is in 'models' and in 'miniature.sources': rename one",
+        ),
+        ({"judges": {"q": {"model": "big"}}}, "'judges.q.model' holds 'big', which is not in"),
+        ({"emulator": {"model": "big"}}, "'emulator.model' holds 'big', which is not in 'models':"),
+        ({"judges": {"rules": {"mode": "logits"}}}, "'judges.rules.mode' is logits, which needs"),
+        (
+            {"judges": {"rules": {"metrics": ["safety"]}}},
+            "config: 'judges.rules.metrics' lacks helpfulness, which pairs and points are made of",
+        ),
+        (
+            {"judges": {"rules": {"metrics": ["safety", "helpfulness", "helpfulness_safe"]}}},
+            "which the miniature's rules do not score",
+        ),
         (
             {"suite": "published", "published": {"label_sets": [], "result_sets": []}},
             "config: published.label_sets and published.result_sets are both empty",
@@ -127,6 +145,94 @@ def test_a_contradiction_is_one_line(changes, line):
         experiment.check_experiment(check({"run": "x", **changes}, SCHEMA))
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def llms(**changes) -> dict:
+    """Two local models that act, one of which emulates too, and a judge on a server."""
+    asked = {
+        "run": "x",
+        "suite": "toolemu",
+        "models": {
+            "small": {"model": "a/small"},
+            "large": {"model": "a/large", "thinking": False},
+            "judge": {"model": "judge", "backend": "openai"},
+        },
+        "sources": ["small", "large"],
+        "emulator": {"model": "large"},
+        "judges": {"one": {"model": "judge"}, "two": {"model": "small"}},
+        "training": {"sources": ["small"], "recipes": [["safe"]], "seeds": [0]},
+        "rollouts": {},
+    }
+    for section, change in changes.items():
+        asked[section] = asked[section] | change if isinstance(change, dict) else change
+    return check(asked, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"sources": None}, "'sources' is missing: under 'suite: toolemu' it names what to use"),
+        ({"emulator": {"model": None}}, "'emulator.model' is missing: under 'suite: toolemu'"),
+        ({"judges": {"two": {}}}, "'judges.two.model' is missing: under 'suite: toolemu'"),
+        ({"sources": ["smal"]}, "'sources' holds 'smal', which is not in 'models': did you mean"),
+        ({"training": {"sources": ["judge"]}}, "'training.sources' holds 'judge', which is not in"),
+        (
+            {"sources": ["small", "judge"], "training": {"sources": None}},
+            "'training.sources' would train 'judge', whose weights are on a server",
+        ),
+        (
+            {"models": {"small": {"model": "a/small", "adapter": "lora"}}},
+            "'training.sources' would train 'small', which has an adapter of its own: merge it",
+        ),
+        (
+            {"models": {"judge": {"model": "j", "backend": "openai", "quantization": "int4"}}},
+            "'models.judge.quantization' is 'int4', but with the backend openai the server decides",
+        ),
+        ({"judges": {"one": {"model": "judge", "mode": "logits"}}}, "'judges.one.mode' is logits"),
+        ({"rollouts": {"shards": 73}}, "only 72 cases to play ('toolemu.cases', halved)"),
+    ],
+)
+def test_a_contradiction_about_models_is_one_line(changes, line):
+    with pytest.raises(UserError) as error:
+        experiment.check_experiment(llms(**changes))
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_models_serve_whatever_is_asked_of_them():
+    asked = llms()
+    experiment.check_experiment(asked)
+    assert experiment.sources(asked) == ["small", "large"]
+    assert experiment.models(asked) == ["small", "large", "judge"]
+    assert experiment.model_of(asked, "large")["thinking"] is False
+    trained = "small+safe.two.b0.1.s0"
+    assert experiment.model_of(asked, trained) == asked["models"]["small"]
+    assert experiment.labels(asked)["one"] == ["small", "large", "small+safe.one.b0.1.s0", trained]
+    asked["scores"]["judged_by"] = "own"
+    assert experiment.labels(asked)["two"] == ["small", "large", trained]
+    digests = experiment.prompts(asked)
+    assert digests.keys() == {
+        *("rollouts.prompt", "emulator.prompt", "judges.one.prompt", "judges.two.prompt")
+    }
+    asked["emulator"]["prompt"] = "emulater"
+    with pytest.raises(UserError, match=r"emulator\.prompt: there is no template 'emulater'"):
+        experiment.prompts(asked)
+
+
+def test_the_papers_config_trains_180_runs_of_25_sources():
+    path = SCHEMA.parents[2] / "config/paper.yaml"
+    asked = check(yaml.safe_load(path.read_text(encoding="utf-8")), SCHEMA)
+    experiment.check_experiment(asked)
+    assert len(experiment.sources(asked)) == len(set(experiment.sources(asked))) == 25
+    assert len(experiment.lineages(asked)) == len(experiment.stages(asked)) == 180
+    assert {name: len(labelled) for name, labelled in experiment.labels(asked).items()} == {
+        "gpt5m": 115,
+        "q32": 115,
+    }
+    paper = msgspec.convert(
+        experiment.training_settings(asked, experiment.lineages(asked)[0]), dpo.Settings
+    )
+    assert paper == dpo.Settings(loss_on="completion")  # whose defaults are the paper's
 
 
 def test_what_does_not_matter_to_the_suite_is_not_checked():
