@@ -7,18 +7,16 @@ had nothing to train on leaves a folder with `untrained.json` alone, so that wha
 
 import hashlib
 import json
+import os
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from agentsafe.errors import UserError
 from agentsafe.files import whole_folder
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 UNTRAINED = "untrained.json"
+ORIGIN = "origin.json"  # beside files that were made elsewhere: from where, and their digests
 _INDEX = "model.safetensors.index.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _MAX_HEADER = 100_000_000  # bytes; what the safetensors format allows
@@ -35,7 +33,7 @@ def untrained(folder: str | Path) -> str | None:
     path = Path(folder) / UNTRAINED
     if not path.is_file():
         return None
-    reason = _json(path).get("reason")
+    reason = read_json(path).get("reason")
     if not isinstance(reason, str) or not reason.strip():
         raise UserError(
             f"{path}: gives no reason; train the run again, or write its 'reason' there"
@@ -54,7 +52,7 @@ def check(folder: str | Path) -> None:
     """Look whether a checkpoint is whole, without loading it.
 
     Args:
-        folder: what `load_model` and `load_tokenizer` will read.
+        folder: what `loading.load_model` and `loading.load_tokenizer` will read.
 
     Raises:
         UserError: the folder, `config.json`, the weights, the tokenizer or the chat template are
@@ -64,10 +62,10 @@ def check(folder: str | Path) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such checkpoint folder")
     if reason := untrained(folder):
-        raise UserError(f"{folder}: holds no model, since it was not trained: {_one_line(reason)}")
+        raise UserError(f"{folder}: holds no model, since it was not trained: {one_line(reason)}")
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json; is it the folder of a transformers model?")
-    _json(folder / "config.json")
+    read_json(folder / "config.json")
     for path in weights(folder):
         check_weights(path)
     if not any((folder / name).is_file() for name in _TOKENIZERS):
@@ -101,7 +99,7 @@ def weights(folder: str | Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[str]:
-    named = _json(index).get("weight_map")
+    named = read_json(index).get("weight_map")
     names = list(named.values()) if isinstance(named, dict) else []
     if not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"{index}: no 'weight_map' from tensors to files; save the model again")
@@ -109,7 +107,7 @@ def _shards(index: Path) -> list[str]:
     present = {path.name for path in index.parent.glob("*.safetensors")}
     if lost := sorted(set(names) - present):
         raise UserError(
-            f"{index}: no such weights file beside it: {_one_line(ascii(lost[0]))}; copy or make "
+            f"{index}: no such weights file beside it: {one_line(ascii(lost[0]))}; copy or make "
             "the checkpoint again"
         )
     return sorted(set(names))
@@ -160,78 +158,42 @@ def digests(folder: str | Path) -> dict[str, str]:
     return found
 
 
-def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a checkpoint, checked first.
-
-    Raises:
-        UserError: as `check`, or it cannot be read.
-    """
-    from transformers import AutoTokenizer
-
-    check(folder)
-    quieten()
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # tokenizers raise bare Exception for a file that is not theirs
-        raise UserError(f"{folder}: cannot load the tokenizer: {_one_line(error)}") from None
-
-
-def load_model(folder: str | Path) -> "PreTrainedModel":
-    """The model of a checkpoint, checked first, on the CPU and ready to evaluate.
-
-    Its numbers are float32 where there is no GPU, and as they were saved where there is one.
-
-    Raises:
-        UserError: as `check`, or its kind of model is not known, or weights do not fit its config.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    check(folder)
-    quieten()
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype="auto" if torch.cuda.is_available() else torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except Exception as error:  # each kind of model raises its own
-        if getattr(error, "errno", None) is not None:  # the machine's trouble, not the folder's
-            raise
-        raise UserError(f"{folder}: cannot load the model: {_one_line(error)}") from None
-    if missing := sorted(report["missing_keys"]):
-        raise UserError(
-            f"{folder}: the weights lack {len(missing)} of the config's tensors, first {missing[0]}"
-        )
-    return model.eval()
-
-
-def quieten() -> None:
-    """Leave the terminal to the caller: no bars, no advice from the libraries that load models."""
-    import datasets
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-
-
 def _has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
         return True
     config = folder / "tokenizer_config.json"
-    template = _json(config).get("chat_template") if config.is_file() else None
+    template = read_json(config).get("chat_template") if config.is_file() else None
     return isinstance(template, str | list) and bool(template)  # a list: several with names
 
 
-def _json(path: Path) -> dict:
+def fingerprint(folder: str | Path) -> str:
+    """A hash of the files of a checkpoint, names and bytes; of its own level only.
+
+    What lies in folders below, an adapter that is merged in already, say, does not count. Where an
+    `origin.json` says what the files are, it stands for them all.
+    """
+    origin = Path(folder) / ORIGIN
+    if origin.is_file():
+        return hashlib.sha256(origin.read_bytes()).hexdigest()
+    found = hashlib.sha256()
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_file():
+            with open(entry.path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found.update(f"{entry.name} {digest}\n".encode())
+    return found.hexdigest()
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object out of a checkpoint's file.
+
+    Raises:
+        UserError: it cannot be read, or is none.
+    """
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except (*_CORRUPT, OSError) as error:
-        raise UserError(f"{path}: not readable as JSON: {_one_line(error)}") from None
+        raise UserError(f"{path}: not readable as JSON: {one_line(error)}") from None
     if not isinstance(read, dict):
         raise UserError(
             f"{path}: must hold a JSON object, not {type(read).__name__}; make it again"
@@ -239,5 +201,6 @@ def _json(path: Path) -> dict:
     return read
 
 
-def _one_line(error: Exception | str) -> str:
+def one_line(error: Exception | str) -> str:
+    """What a library raised, on one short line."""
     return textwrap.shorten(str(error), 300) or type(error).__name__

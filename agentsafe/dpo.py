@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from agentsafe import checkpoints, schemas
+from agentsafe import checkpoints, loading, schemas
 from agentsafe.files import whole_file, whole_folder
 from agentsafe.lineage import Lineage
 from agentsafe.preferences import with_rows
@@ -150,7 +150,7 @@ def train(
     if reason := checkpoints.untrained(parent_folder):
         return _untrained(f"its parent was not trained: {reason}", output_folder, card)
     rows = with_rows(pairs, rollouts, prompts, cases=cases, seed=lineage.seed)
-    tokenizer = checkpoints.load_tokenizer(parent_folder)
+    tokenizer = loading.load_tokenizer(parent_folder)
     tokens = trajectories(tokenizer, rows, rollouts, prompts, loss_on=settings.loss_on)
     kept, counts = fitting(rows, tokens, settings.max_length)
     card |= counts
@@ -169,7 +169,7 @@ def train(
     scratch = Path(scratch_folder)
     claim(scratch, _key(parent_folder, kept, tokens, lineage, settings))
     trainer = TrajectoryTrainer(
-        checkpoints.load_model(parent_folder),
+        loading.load_model(parent_folder),
         tokenizer,
         kept,
         {row: tokens[row] for pair in kept for row in pair},
@@ -183,7 +183,7 @@ def train(
         (partial / ADAPTER / "README.md").unlink(missing_ok=True)
         model.merge_and_unload().save_pretrained(partial)
         # Loaded anew, since the trainer gives one without it a padding token.
-        checkpoints.load_tokenizer(parent_folder).save_pretrained(partial)
+        loading.load_tokenizer(parent_folder).save_pretrained(partial)
     made = Card(
         status="trained",
         **card,

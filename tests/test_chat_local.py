@@ -132,7 +132,7 @@ def test_text_ends_after_its_first_stop_string(chat):
 def test_an_end_token_of_the_generation_config_ends_the_text_and_is_not_in_it(folder):
     chat = local.load(folder, max_batch=8)
     [free] = ask(chat, (PROMPTS[0], Sampling(1.0, 20, seed=1)))
-    row = next(iter(chat._prefixes.values()))[0].ids[free.prompt_tokens :]
+    row = next(iter(chat._prefixes._kept.values()))[0].ids[free.prompt_tokens :]
     chat.model.generation_config.eos_token_id = [row[6]]
     ending = local.LocalChat(chat.model, chat.tokenizer, max_batch=8)
     [ended] = ask(ending, (PROMPTS[0], Sampling(1.0, 20, seed=1)))
@@ -195,11 +195,15 @@ def test_a_later_turn_costs_its_own_tokens_only(chat):
     assert fed[2] < 150
 
 
-def test_what_is_kept_of_earlier_turns_is_bounded(chat):
-    chat.max_batch = 4
+@pytest.mark.parametrize(("limits", "kept"), [((4, None), 4), ((64, 100), 3), ((64, 20), 0)])
+def test_what_is_kept_of_earlier_turns_is_bounded(chat, limits, kept):
+    most, tokens = limits
+    chat = local.LocalChat(chat.model, chat.tokenizer, max_batch=most, cache_tokens=tokens)
     for number in range(9):
-        ask(chat, ([{"role": "user", "content": f"number {number}"}], Sampling(max_tokens=2)))
-    assert sum(map(len, chat._prefixes.values())) == 4
+        messages = [{"role": "user", "content": f"number {number}"}]
+        [made] = ask(chat, (messages, Sampling(max_tokens=2)))
+        assert made.prompt_tokens == 30  # and the first of its two tokens is kept, too
+    assert sum(map(len, chat._prefixes._kept.values())) == kept
 
 
 def test_broken_weights_fail_every_request_and_end_the_job_with_a_line(chat):
@@ -244,3 +248,135 @@ def test_a_prompt_that_cannot_be_encoded_fails_and_nobody_waits_for_ever(chat):
     with pytest.raises(TypeError):
         ask(chat, ([{"role": "user", "content": "\ud800"}], Sampling()))
     assert ask(chat, (PROMPTS[0], Sampling(max_tokens=2)))[0].completion_tokens == 2
+
+
+CHOICES = ("yes", "no", "never", "0", "1", "23")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 5.0, 100.0])
+def test_a_model_that_is_held_to_choices_gives_one_beside_rows_that_are_free(chat, temperature):
+    held = [
+        (PROMPTS[n % 4], Sampling(temperature, 8, seed=n, choices=CHOICES[n % 3 :]))
+        for n in range(24)
+    ]
+    free = [(PROMPTS[n % 4], Sampling(temperature, 3 + n % 9, seed=n)) for n in range(24)]
+    mixed = ask(chat, *(each for both in zip(held, free, strict=True) for each in both))
+    for (_, sampling), made in zip(held, mixed[::2], strict=True):
+        assert made.text in sampling.choices
+        assert (made.stop_reason, made.completion_tokens) == ("stop", len(made.text))  # a byte each
+    assert mixed[1::2] == one_by_one(chat, *free)
+    assert mixed[::2] == one_by_one(chat, *held)
+    assert len({made.text for made in mixed[::2]}) > 1 or temperature < 1
+
+
+def test_draws_among_choices_follow_their_probabilities(chat):
+    number, scores = 2000, ("0", "1", "2", "3")
+    shares = asyncio.run(chat.choose(PROMPTS[0], scores)).probabilities
+    asked = [(PROMPTS[0], Sampling(1.0, 1, n, choices=scores)) for n in range(number)]
+    drawn = Counter(made.text for made in ask(chat, *asked))
+    for score, share in zip(scores, shares, strict=True):
+        assert abs(drawn[score] / number - share) < 5 * (share * (1 - share) / number) ** 0.5 + 1e-9
+    [likeliest] = ask(chat, (PROMPTS[0], Sampling(0.0, 1, choices=scores)))
+    assert likeliest.text == scores[shares.index(max(shares))]
+
+
+def test_choices_that_cannot_be_told_apart_are_refused(chat):
+    with pytest.raises(ValueError, match="begins another"):
+        ask(chat, (PROMPTS[0], Sampling(choices=("no", "none"))))
+    [twice] = ask(chat, (PROMPTS[0], Sampling(choices=("no", "no"))))
+    assert twice.text == "no"
+    with pytest.raises(UserError, match=r"^the tokenizer begins two of 1, 10 with the same token"):
+        asyncio.run(chat.choose(PROMPTS[0], ("1", "10")))
+
+
+@pytest.mark.parametrize("choices", [("0", "1", "2", "3"), ("3", "0"), ("yes", "no", "é")])
+def test_choose_is_a_plain_forward_pass(chat, choices):
+    for prompt in PROMPTS:
+        ids = chat.tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, return_dict=False, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            logits = chat.model(ids).logits[0, -1].double()
+        firsts = [chat.tokenizer(text)["input_ids"][0] for text in choices]
+        choice = asyncio.run(chat.choose(prompt, choices))
+        assert choice.probabilities == pytest.approx(logits[firsts].softmax(-1).tolist(), abs=1e-5)
+        assert choice.prompt_tokens == ids.shape[1]
+
+
+def test_choose_beside_others_is_choose_alone(chat):
+    async def together():
+        free = (chat.complete(prompt, Sampling(1.0, 9, seed=3)) for prompt in PROMPTS)
+        chosen = (chat.choose(prompt, ("a", "b")) for prompt in PROMPTS)
+        return await asyncio.gather(*free, *chosen)
+
+    found = asyncio.run(together())
+    assert found[:4] == one_by_one(
+        chat, *((prompt, Sampling(1.0, 9, seed=3)) for prompt in PROMPTS)
+    )
+    for prompt, choice in zip(PROMPTS, found[4:], strict=True):
+        alone = asyncio.run(chat.choose(prompt, ("a", "b")))
+        assert choice.probabilities == pytest.approx(alone.probabilities, abs=1e-6)
+
+
+def test_a_choice_that_finds_no_room_has_no_probabilities(chat):
+    chat.context = 20
+    choice = asyncio.run(chat.choose(PROMPTS[1], ("a", "b")))
+    assert choice.probabilities == () and choice.prompt_tokens > 20
+    [full] = ask(chat, (PROMPTS[1], Sampling(choices=("a", "b"))))
+    assert (full.text, full.stop_reason) == ("", "context")
+
+
+@pytest.mark.parametrize("tokens", [1, 150, 400, 10**9])
+def test_a_limit_of_cached_tokens_changes_nothing_but_the_batches(chat, tokens):
+    requests = [
+        (PROMPTS[n % 4], Sampling(n % 2, 5 + n % 30, seed=n, choices=("a", "b") * (n % 5 == 0)))
+        for n in range(30)
+    ]
+    limited = local.LocalChat(chat.model, chat.tokenizer, max_batch=64, cache_tokens=tokens)
+    assert ask(limited, *requests) == ask(chat, *requests)
+    batches, most = [], 0
+
+    def see(module, inputs, output):
+        nonlocal most
+        rows, new = output.shape[:2]
+        batches.append(rows)
+        most = max(most, rows * new) if rows > 1 else most
+
+    chat.model.model.embed_tokens.register_forward_hook(see)
+    ask(limited, *requests)
+    assert most <= tokens
+    if tokens == 1:
+        assert {*batches} == {1}
+
+
+def test_conversations_go_on_alike_whatever_is_kept_of_them(chat):
+    limited = local.LocalChat(chat.model, chat.tokenizer, max_batch=64, cache_tokens=200)
+
+    async def together(model):
+        return await asyncio.gather(*(converse(model, PROMPTS[n % 4], n, 1.0) for n in range(8)))
+
+    assert asyncio.run(together(limited)) == asyncio.run(together(chat))
+
+
+THINKING = (
+    "{% if enable_thinking is not defined %}default"
+    "{% elif enable_thinking %}thinks a lot{% else %}no{% endif %}"
+)
+
+
+@pytest.mark.parametrize(("thinking", "tokens"), [(None, 7), (True, 12), (False, 2)])
+def test_whether_to_think_is_the_templates_to_say(tmp_path, thinking, tokens):
+    folder = write_tiny_checkpoint(tmp_path, template=THINKING)
+    chat = local.load(folder, max_batch=2, thinking=thinking)
+    [made] = ask(chat, (PROMPTS[0], Sampling(max_tokens=1)))
+    assert made.prompt_tokens == tokens
+    assert asyncio.run(chat.choose(PROMPTS[0], ("a", "b"))).prompt_tokens == tokens
+
+
+@pytest.mark.parametrize(("asked", "found"), [(None, 2048), (60, 60), (2048, 2048), (4096, 2048)])
+def test_a_context_may_be_less_than_the_models_and_not_more(folder, asked, found):
+    chat = local.load(folder, max_batch=2, context=asked)
+    assert chat.context == found
+    if asked == 60:
+        [made] = ask(chat, (PROMPTS[0], Sampling(1.0, 500)))
+        assert (made.prompt_tokens + made.completion_tokens, made.stop_reason) == (60, "context")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsafe import checkpoints
+from agentsafe import checkpoints, loading
 from agentsafe.errors import UserError
 from tests.tiny_model import write_tiny_checkpoint
 
@@ -137,7 +137,7 @@ BROKEN = {
 def test_what_is_broken_is_said_in_one_line(folder, name):
     spoil, said = BROKEN[name]
     spoil(folder)
-    for read in (checkpoints.check, checkpoints.load_model, checkpoints.load_tokenizer):
+    for read in (checkpoints.check, loading.load_model, loading.load_tokenizer):
         with pytest.raises(UserError, match=said) as caught:
             read(folder)
         assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
@@ -210,7 +210,7 @@ def test_a_config_that_does_not_fit_is_said_in_one_line(folder, change, said):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=said) as caught:
-        checkpoints.load_model(folder)
+        loading.load_model(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -218,12 +218,12 @@ def test_a_torn_tokenizer_is_said_in_one_line(folder):
     path = folder / "tokenizer.json"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UserError, match="cannot load the tokenizer") as caught:
-        checkpoints.load_tokenizer(folder)
+        loading.load_tokenizer(folder)
     assert "\n" not in str(caught.value)
 
 
 def test_a_whole_checkpoint_loads_without_a_word(whole, capfd):
-    model, tokenizer = checkpoints.load_model(whole), checkpoints.load_tokenizer(whole)
+    model, tokenizer = loading.load_model(whole), loading.load_tokenizer(whole)
     assert not model.training
     assert model.dtype.is_floating_point and model.dtype.itemsize == 4
     assert tokenizer.decode(tokenizer("é <|im_end|>")["input_ids"]) == "é <|im_end|>"
@@ -241,3 +241,16 @@ def test_digests_tell_weights_apart(whole, folder):
     assert checkpoints.digests(whole) == checkpoints.digests(folder)
     (folder / "model.safetensors").write_bytes(b"other")
     assert checkpoints.digests(whole) != checkpoints.digests(folder)
+
+
+def test_a_fingerprint_is_of_names_and_bytes_and_not_of_times_or_folders_below(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name / "adapter").mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(b"abc")
+        (tmp_path / name / "adapter" / "x").write_text(name)
+    assert checkpoints.fingerprint(tmp_path / "one") == checkpoints.fingerprint(tmp_path / "two")
+    (tmp_path / "two" / "model.safetensors").write_bytes(b"abd")
+    assert checkpoints.fingerprint(tmp_path / "one") != checkpoints.fingerprint(tmp_path / "two")
+    (tmp_path / "two" / "model.safetensors").rename(tmp_path / "two" / "m.safetensors")
+    assert checkpoints.fingerprint(tmp_path / "one") != checkpoints.fingerprint(tmp_path / "two")

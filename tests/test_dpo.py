@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from agentsafe import checkpoints, schemas
+from agentsafe import checkpoints, loading, schemas
 from agentsafe.cases import case_index, split
 from agentsafe.dpo import ADAPTER, Lora, Settings, train
 from agentsafe.errors import UserError
@@ -164,7 +164,7 @@ def test_completions_train_as_trl_trains_them_step_by_step(run, parent, rollouts
 
     ours = run(replace(SETTINGS, loss_on="completion"))
     trainer = DPOTrainer(
-        model=checkpoints.load_model(parent),
+        model=loading.load_model(parent),
         args=DPOConfig(
             output_dir=str(tmp_path / "trl"),
             beta=0.3,
@@ -183,7 +183,7 @@ def test_completions_train_as_trl_trains_them_step_by_step(run, parent, rollouts
             disable_tqdm=True,
         ),
         train_dataset=training_set(pairs, rollouts, PROMPTS, cases=CASES, seed=0),
-        processing_class=checkpoints.load_tokenizer(parent),
+        processing_class=loading.load_tokenizer(parent),
         peft_config=LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear"),
     )
     trainer.train()
@@ -240,11 +240,11 @@ def test_adapter_and_merged_weights_are_the_same_model(run, parent, tmp_path):
     from peft import PeftModel
 
     run()
-    tokenizer = checkpoints.load_tokenizer(tmp_path / "out")
-    before = logits(checkpoints.load_model(parent), tokenizer)
-    whole = logits(checkpoints.load_model(tmp_path / "out"), tokenizer)
+    tokenizer = loading.load_tokenizer(tmp_path / "out")
+    before = logits(loading.load_model(parent), tokenizer)
+    whole = logits(loading.load_model(tmp_path / "out"), tokenizer)
     adapted = PeftModel.from_pretrained(
-        checkpoints.load_model(parent), tmp_path / "out" / ADAPTER
+        loading.load_model(parent), tmp_path / "out" / ADAPTER
     ).eval()
     assert (logits(adapted, tokenizer) - whole).abs().max() < 1e-4
     assert (before - whole).abs().max() > 1e-2

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from agentsafe import checkpoints
+from agentsafe import checkpoints, loading
 from agentsafe.miniature import pretraining
 from agentsafe.miniature.demonstrations import demonstrations, everybody
 from agentsafe.miniature.tokenizer import CONTEXT, END, PAD
@@ -47,7 +47,7 @@ def test_the_base_is_a_checkpoint_that_transformers_loads(base):
 def test_the_base_is_safetensors_and_small(base):
     checkpoints.check(base)
     assert not [*base.glob("*.bin"), *base.glob("*.pt")]
-    parameters = sum(weight.numel() for weight in checkpoints.load_model(base).parameters())
+    parameters = sum(weight.numel() for weight in loading.load_model(base).parameters())
     assert 200_000 < parameters < 5_000_000
     assert sum(path.stat().st_size for path in base.iterdir()) < 3_000_000
     assert [path.name for path in base.parent.iterdir()] == ["base"]
@@ -68,10 +68,10 @@ def test_the_base_learns(base):
     import torch
 
     torch.manual_seed(0)
-    tokenizer = checkpoints.load_tokenizer(base)
+    tokenizer = loading.load_tokenizer(base)
     rows = pretraining._rows(tokenizer, demonstrations(32, 5, everybody()))
     new = loss_of(pretraining._new_model(tokenizer), rows, tokenizer.pad_token_id)
-    trained = loss_of(checkpoints.load_model(base), rows, tokenizer.pad_token_id)
+    trained = loss_of(loading.load_model(base), rows, tokenizer.pad_token_id)
     assert new == pytest.approx(6.5, abs=0.3)  # ln of some 650 words
     assert trained < new / 2
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentsafe import checkpoints
+from agentsafe import checkpoints, loading
 from agentsafe.errors import UserError
 from agentsafe.miniature import pretraining
 from agentsafe.miniature.sources import specialise
@@ -30,10 +30,10 @@ def bold(base):
 
 def test_a_source_is_a_checkpoint_like_its_base_with_other_weights(base, bold):
     checkpoints.check(bold)
-    before, after = (checkpoints.load_model(folder).state_dict() for folder in (base, bold))
+    before, after = (loading.load_model(folder).state_dict() for folder in (base, bold))
     assert before.keys() == after.keys()
     assert not any(before[name].equal(after[name]) for name in before if "proj" in name)
-    texts = [checkpoints.load_tokenizer(folder) for folder in (base, bold)]
+    texts = [loading.load_tokenizer(folder) for folder in (base, bold)]
     assert texts[0].get_vocab() == texts[1].get_vocab()
     assert texts[0].chat_template == texts[1].chat_template
     assert sorted(path.name for path in base.parent.iterdir()) == ["base", "bold"]

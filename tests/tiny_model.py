@@ -32,7 +32,13 @@ def tiny_tokenizer(template: str = CHATML):
 
 
 def write_tiny_checkpoint(
-    folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2, template: str = CHATML
+    folder: Path,
+    *,
+    seed: int = 0,
+    hidden: int = 32,
+    layers: int = 2,
+    template: str = CHATML,
+    context: int = 2048,
 ) -> Path:
     """Save a random model and its tokenizer in `folder`, as a source checkpoint is saved."""
     import torch
@@ -48,7 +54,7 @@ def write_tiny_checkpoint(
         num_attention_heads=2,
         num_key_value_heads=2,
         head_dim=hidden // 2,
-        max_position_embeddings=2048,
+        max_position_embeddings=context,
         tie_word_embeddings=True,
         initializer_range=0.2,
         eos_token_id=tokenizer.eos_token_id,

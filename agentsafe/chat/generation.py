@@ -13,61 +13,16 @@ Not covered: models with layers other than attention, whose state cannot be cut 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from agentsafe.errors import UserError
+from agentsafe.chat.prefixes import Prefix
+from agentsafe.chat.rows import Row, draw, hold, uniforms
 
 #: Prompt tokens that go through the model together: more are no faster, and take memory.
 _PREFILL = 4096
-
-
-@dataclass
-class Prefix:
-    """Tokens that went through the model, and each layer's (heads, tokens, size) of both kinds."""
-
-    ids: list[int]
-    layers: list[tuple[torch.Tensor, torch.Tensor]]
-
-    def shared(self, ids: Sequence[int]) -> int:
-        """How many tokens at the start of `ids` it covers."""
-        for place, (mine, other) in enumerate(zip(self.ids, ids, strict=False)):
-            if mine != other:
-                return place
-        return min(len(self.ids), len(ids))
-
-
-@dataclass(eq=False)
-class Row:
-    """One conversation's next turn.
-
-    Attributes:
-        prompt: tokens before the turn.
-        room: for so many tokens, at least 1.
-        temperature: 0 takes the likeliest token each time.
-        seed: of the draws, 0 to 2^64 - 1.
-        prefix: of an earlier turn; at the end, of this one.
-        tokens: what was written, an end token included.
-        stop_reason: `stop` or `length` at the end.
-    """
-
-    prompt: list[int]
-    room: int
-    temperature: float
-    seed: int
-    prefix: Prefix | None = None
-    tokens: list[int] = field(default_factory=list)
-    stop_reason: str = ""
-
-    @property
-    def known(self) -> int:
-        """How many of the prompt's tokens need not go through the model again; never all."""
-        shared = self.prefix.shared(self.prompt) if self.prefix else 0
-        return min(shared, len(self.prompt) - 1)
 
 
 class _Layer(DynamicLayer):
@@ -126,12 +81,13 @@ def generate(model: PreTrainedModel, rows: list[Row], stops: Callable[[Row], boo
     mask = (torch.arange(room) >= starts[:, None]).long().to(device)
     position = (longest - starts).to(device)[:, None]
     temperature = torch.tensor([row.temperature for row in rows], device=device)
-    uniforms = torch.from_numpy(_uniforms(rows)).to(device)
+    numbers = torch.from_numpy(uniforms(rows)).to(device)
     count = len(DynamicCache(config=model.config).layers)
     cache = Cache(layers=[_Layer(len(rows), room) for _ in range(count)])
     logits = _prefill(model, cache, rows, mask, longest, copies)
     for step in range(room - longest):
-        chosen = _draw(logits, temperature, uniforms[:, step])
+        hold(logits, rows)
+        chosen = draw(logits, temperature, numbers[:, step])
         on, off = [], []
         for index, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
             row.tokens.append(token)
@@ -145,8 +101,8 @@ def generate(model: PreTrainedModel, rows: list[Row], stops: Callable[[Row], boo
         if not on:
             return
         if off:
-            per_row = chosen, position, mask, temperature, uniforms
-            rows, (chosen, position, mask, temperature, uniforms) = _leave(
+            per_row = chosen, position, mask, temperature, numbers
+            rows, (chosen, position, mask, temperature, numbers) = _leave(
                 cache, rows, per_row, on, off
             )
         seen = longest + step + 1
@@ -269,29 +225,3 @@ def _forward(
         **last,
     )
     return found.logits[:, -1]
-
-
-def _uniforms(rows: list[Row]) -> np.ndarray:
-    """One number in [0, 1) per row and token; a row that takes the likeliest gets zeros."""
-    uniforms = np.zeros((len(rows), max(row.room for row in rows)))
-    for index, row in enumerate(rows):
-        if row.temperature > 0:
-            stream = np.random.Generator(np.random.Philox(key=row.seed))
-            uniforms[index, : row.room] = stream.random(row.room)
-    return uniforms
-
-
-def _draw(logits: torch.Tensor, temperature: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """A token per row: where the row's uniform number falls in the cumulative distribution."""
-    if logits.isnan().any():
-        raise UserError(
-            "the checkpoint's logits are not numbers, its weights are broken; make it again"
-        )
-    likeliest = logits.argmax(-1)
-    if not temperature.any():
-        return likeliest
-    scaled = logits.double() / torch.where(temperature > 0, temperature, 1.0)[:, None]
-    cumulative = scaled.softmax(-1).cumsum(-1)
-    below = (uniform * cumulative[:, -1])[:, None]
-    drawn = torch.searchsorted(cumulative, below, right=True)[:, 0]
-    return torch.where(temperature > 0, drawn, likeliest)

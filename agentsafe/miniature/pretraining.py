@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentsafe import checkpoints
+from agentsafe import loading
 from agentsafe.files import whole_folder
 from agentsafe.miniature.demonstrations import demonstrations, everybody
 from agentsafe.miniature.tokenizer import CONTEXT, train_tokenizer
@@ -42,7 +42,7 @@ def pretrain(folder: str | Path, *, seed: int, steps: int) -> None:
     """
     import torch
 
-    checkpoints.quieten()
+    loading.quieten()
     torch.manual_seed(seed)
     conversations = demonstrations(CONVERSATIONS, seed, everybody())
     tokenizer = train_tokenizer(m["content"] for chat in conversations for m in chat)

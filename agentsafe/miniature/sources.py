@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from agentsafe import checkpoints
+from agentsafe import checkpoints, loading
 from agentsafe.files import whole_folder
 from agentsafe.miniature.demonstrations import demonstrations
 from agentsafe.progress import Progress, say, trainer_callback
@@ -62,10 +62,10 @@ def specialise(
             gradient_checkpointing=False,
         )
         trainer = SFTTrainer(
-            model=checkpoints.load_model(base),
+            model=loading.load_model(base),
             args=settings,
             train_dataset=Dataset.from_dict({"messages": conversations}),
-            processing_class=checkpoints.load_tokenizer(base),
+            processing_class=loading.load_tokenizer(base),
             callbacks=[trainer_callback(progress, "loss")],
         )
         trainer.remove_callback(PrinterCallback)
