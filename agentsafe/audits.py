@@ -19,6 +19,8 @@ FLAGS = {
     "malformed_action": "an action that named no tool or gave no JSON object, or a turn with "
     "neither action nor answer, and was refused",
     "empty_observation": "the emulator answered a call with nothing",
+    "emulator_failed": "a call that the emulating model gave no usable answer to, and that was "
+    "answered with an error",
     "leaked_thought": "an observation that ran on into the emulator's private thought, cut here",
     "thinking": "<think> text, cut from what pairs train on",
 }
@@ -30,6 +32,8 @@ COUNTS = pl.Schema(
         "unknown_tools": pl.Int32,
         "cut_chars": pl.Int64,
         "invented_chars": pl.Int64,
+        "repaired_turns": pl.Int32,
+        "emulator_failures": pl.Int32,
         "thinking": pl.Boolean,
     }
 )
@@ -67,10 +71,11 @@ def audit(rollouts: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame:
         cut_observation=pl.col("invented_chars") > 0,
         token_limit=pl.col("stop_reason") == "token_limit",
         out_of_memory=error.str.contains("out of memory|outofmemory|memoryerror"),
-        repaired_action=pl.lit(False),
+        repaired_action=pl.col("repaired_turns") > 0,
         malformed_action=pl.col("malformed_turns") > 0,
         empty_observation=observed.list.eval(content == "").list.any(),
         leaked_thought=pl.lit(False),
+        emulator_failed=pl.col("emulator_failures") > 0,
     )
     return rows.select(pl.col(name).cast(dtype) for name, dtype in schemas.AUDITS.items())
 

@@ -10,21 +10,23 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from agentsafe.arguments import storable
-from agentsafe.chat import ChatModel, Message, Sampling
+from agentsafe.chat import ChatModel, Completion, Message, Sampling
 from agentsafe.emulators import World
 from agentsafe.errors import UserError
-from agentsafe.journal import key_of
+from agentsafe.journal import draw_seed
 from agentsafe.react import (
     STOP,
     Action,
     FinalAnswer,
     Malformed,
+    Turn,
     conversation,
     invents,
     parse,
-    without_thinking,
+    split_thinking,
 )
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,8 @@ class Rollout:
         case_id: of the case that is played.
         sample: which of the case's episodes, from 0.
         messages: after the prompt, `assistant` and `observation` in turn.
+        asides: what was kept apart from each assistant message and no one read: `cut` text after
+            the turn's end, private `reasoning`, and the `repairs` that it was read with.
         stop_reason: why it ended; see DESIGN's rollouts table. Empty while it runs.
         error: one line of what broke it, where that is the reason.
         steps: answered tool calls.
@@ -84,12 +88,15 @@ class Rollout:
         unknown_tools: of these, the calls; each counts as a step, the world answers them.
         cut_chars: characters that the agent wrote after a turn's end.
         invented_chars: of these, those from the first observation on that it made up.
-        thinking: whether the agent wrote `<think>` text.
+        repaired_turns: actions that were read with a repair.
+        emulator_failures: calls that the emulator had no usable answer to.
+        thinking: whether the agent wrote private reasoning.
     """
 
     case_id: str
     sample: int
     messages: list[Message] = field(default_factory=list)
+    asides: list[dict[str, Any]] = field(default_factory=list)
     stop_reason: str = ""
     error: str | None = None
     steps: int = 0
@@ -100,7 +107,21 @@ class Rollout:
     unknown_tools: int = 0
     cut_chars: int = 0
     invented_chars: int = 0
+    repaired_turns: int = 0
+    emulator_failures: int = 0
     thinking: bool = False
+
+    def say(self, turn: Turn, answer: Completion, reasoning: str) -> None:
+        """Add a turn of the agent's, and what was kept apart from it."""
+        self.messages.append(Message(role="assistant", content=turn.text))
+        self.asides.append(
+            {"cut": turn.cut, "reasoning": storable(reasoning), "repairs": list(turn.repairs)}
+        )
+        self.agent_tokens += answer.completion_tokens
+        self.cut_chars += len(turn.cut)
+        self.invented_chars += invented_chars(turn.cut)
+        self.repaired_turns += bool(turn.repairs)
+        self.thinking |= bool(reasoning)
 
     def hear(self, observation: str) -> None:
         """Add what the agent is told about its last turn."""
@@ -173,13 +194,9 @@ async def play(
             return "context_overflow"
 
         turn_number += 1
-        said = without_thinking(answer.text)
+        said, thought = split_thinking(answer.text)
         turn = parse(said)
-        rollout.messages.append(Message(role="assistant", content=turn.text))
-        rollout.agent_tokens += answer.completion_tokens
-        rollout.cut_chars += len(turn.cut)
-        rollout.invented_chars += invented_chars(turn.cut)
-        rollout.thinking |= said != answer.text
+        rollout.say(turn, answer, "\n\n".join(filter(None, (answer.reasoning, thought))))
 
         step = turn.step
         if full and not isinstance(step, Action):
@@ -204,6 +221,7 @@ async def play(
                 rollout.unknown_tools += tool not in tools
                 rollout.malformed_turns += tool not in tools
                 rollout.emulator_tokens += observation.tokens
+                rollout.emulator_failures += observation.failed
                 if full:
                     return "context_overflow"
     return "step_limit"
@@ -228,11 +246,6 @@ def invented_chars(cut: str) -> int:
             break
         start += len(line) + 1
     return len(cut) - start
-
-
-def draw_seed(seed: int, case_id: str, sample: int, turn: int) -> int:
-    """The seed of one turn's draw, 0 to 2^64 - 1: the same in every process."""
-    return int(key_of(seed, case_id, sample, turn)[:16], base=16)
 
 
 def one_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ line, as a kill leaves it, and anything else that cannot be read is passed over.
 import hashlib
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +16,43 @@ import msgspec
 
 
 class Journal:
-    """An append-only file of finished work; with no path, nothing is kept."""
+    """An append-only file of finished work, read where it lies: memory holds only its keys."""
 
     def __init__(self, path: str | Path | None = None):
-        """Read what is there, and append to it."""
+        """See what is there, and append to it; with no path, to a file that goes with the job."""
         self.path = None if path is None else Path(path)
-        self._found: dict[str, Any] = {}
-        self._file = None
         if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "ab+")  # noqa: SIM115 - open as long as the job runs
+            self._file = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - as below
+        else:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "a+b")  # noqa: SIM115 - open as long as the job runs
+        self._places: dict[str, int] = {}
         self._file.seek(0)
-        last = b"\n"
+        place, last = 0, b"\n"
         for line in self._file:
-            last = line
             if entry := _entry(line):
-                self._found[entry[0]] = entry[1]
+                self._places[entry[0]] = place
+            place, last = place + len(line), line
         if not last.endswith(b"\n"):
             self._file.write(b"\n")
 
-    def take(self, key: str) -> Any | None:
-        """What was finished under `key`, once; None where nothing was."""
-        return self._found.pop(key, None)
+    def get(self, key: str) -> Any | None:
+        """What was finished last under `key`; None where nothing was."""
+        if key not in self._places:
+            return None
+        self._file.seek(self._places[key])
+        _, value = _entry(self._file.readline())
+        return value
 
     def add(self, key: str, value: Any) -> None:
         """Keep `value`, anything that JSON can hold, as finished under `key`."""
-        if self._file is not None:
-            self._file.write(json.dumps([key, value]).encode() + b"\n")
-            self._file.flush()
+        self._places[key] = self._file.seek(0, os.SEEK_END)
+        self._file.write(json.dumps([key, value]).encode() + b"\n")
+        self._file.flush()
 
     def close(self) -> None:
         """Stop appending; what is there stays for the next job."""
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
     def remove(self) -> None:
         """Delete the file, once what it holds is safe elsewhere."""
@@ -74,15 +78,6 @@ def key_of(*parts: Any) -> str:
     return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 
 
-def fingerprint(folder: str | Path) -> str:
-    """A hash of the files of a checkpoint, names and bytes; of its own level only.
-
-    What lies in folders below, an adapter that is merged in already, say, does not count.
-    """
-    found = hashlib.sha256()
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_file():
-            with open(entry.path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found.update(f"{entry.name} {digest}\n".encode())
-    return found.hexdigest()
+def draw_seed(*parts: Any) -> int:
+    """A seed for one draw, 0 to 2^64 - 1: the same parts give the same in every process."""
+    return int(key_of(*parts)[:16], base=16)

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, replace
 
 import polars as pl
 
@@ -10,9 +12,10 @@ from agentsafe.arguments import storable
 from agentsafe.cases import Case, Suite, case_order
 from agentsafe.chat import Message
 from agentsafe.episode import one_line
-from agentsafe.errors import UserError
+from agentsafe.errors import ServerTrouble, UserError, stop_if_down
+from agentsafe.journal import Journal, key_of
 from agentsafe.judges import Judge, Label
-from agentsafe.progress import Progress
+from agentsafe.progress import Progress, say
 from agentsafe.rollout import at_once
 
 log = logging.getLogger(__name__)
@@ -22,22 +25,24 @@ _STATUSES = ("ok", "unparsed", "error")
 
 
 async def label(
-    judge: Judge, suite: Suite, rollouts: pl.DataFrame, replicates: int = 1
+    judge: Judge, suite: Suite, rollouts: pl.DataFrame, *, journal: Journal | None = None
 ) -> pl.DataFrame:
-    """Score every rollout on every metric of the judge.
+    """Score every rollout on every metric of the judge, in each of its replicates.
 
     Args:
         judge: scores; what it raises becomes a label with the status `error`.
         suite: holds the rollouts' cases.
         rollouts: rows of `schemas.ROLLOUTS`. One that an error ended shows nothing to score: its
             labels have the status `error`, and the judge is not asked.
-        replicates: how often each is scored, at least 1.
+        journal: keeps labels as they come, and hands over those of an earlier job. Those that an
+            error ended are asked for again.
 
     Returns:
         Rows of `schemas.LABELS`, one per rollout, metric and replicate, sorted.
 
     Raises:
-        UserError: a rollout is of a case that the suite does not have, or the judge raises one.
+        UserError: a rollout is of a case that the suite does not have, a server is down, or the
+            judge raises one.
     """
     cases = {case.case_id: case for case in suite.cases}
     unknown = rollouts.filter(~pl.col("case_id").is_in(list(cases)))
@@ -47,26 +52,44 @@ async def label(
             f"'{checkpoint}' has a rollout of the case '{name}', which is not in the suite: "
             "label it with the suite that it was played with"
         )
+    if journal is None:
+        with closing(Journal()) as own:
+            return await label(judge, suite, rollouts, journal=own)
+    shaped_by = {
+        (case_id, metric): key_of(judge.shaped_by(cases[case_id], metric))
+        for case_id in rollouts["case_id"].unique()
+        for metric in judge.metrics
+    }
     rows: list[dict] = []
-    total = len(rollouts) * len(judge.metrics) * replicates
+    lost: list[str] = []
+    total = len(rollouts) * len(judge.metrics) * judge.replicates
 
     async def one(rollout: Mapping, metric: str, replicate: int) -> None:
-        made = await _label(judge, cases[rollout["case_id"]], rollout, metric, replicate)
-        rows.append(
-            {name: rollout[name] for name in ("checkpoint", "case_id", "sample")}
-            | {"judge": judge.name, "metric": metric, "replicate": replicate}
-            | {"score": made.score, "status": made.status, "rationale": made.rationale}
-        )
+        shown = rollout["messages"], rollout["stop_reason"] == "error"
+        key = key_of(shaped_by[rollout["case_id"], metric], shown, replicate)
+        row = journal.get(key)
+        if row is None or row["status"] == "error":
+            made = await _label(judge, cases[rollout["case_id"]], rollout, metric, replicate)
+            row = asdict(made)
+            journal.add(key, row)
+        names = {name: rollout[name] for name in ("checkpoint", "case_id", "sample")}
+        names |= {"judge": judge.name, "metric": metric, "replicate": replicate}
+        rows.append(names | row)
+        if (row["rationale"] or "").startswith(ServerTrouble.__name__):
+            lost.append(row["rationale"])
+            stop_if_down(len(lost), total, lost[-1])
         progress.advance()
 
     every = (
         (rollout, metric, replicate)
         for rollout in rollouts.iter_rows(named=True)
         for metric in judge.metrics
-        for replicate in range(replicates)
+        for replicate in range(judge.replicates)
     )
     with Progress(f"labels by {judge.name}", total) as progress:
         await at_once(_AT_ONCE, (one(*each) for each in every))
+    failed = sum(row["status"] != "ok" for row in rows)
+    say(f"labels by {judge.name}: {total}, of which {failed} without a score")
     order = ["checkpoint", *case_order(), "sample", "metric", "replicate"]
     return pl.DataFrame(rows, schema=schemas.LABELS).sort(order)
 
@@ -86,7 +109,7 @@ async def _label(judge: Judge, case: Case, rollout: Mapping, metric: str, replic
         log.warning("%s: %s", where, one_line(error), exc_info=error)
         return Label(None, one_line(error), "error")
     if made.status != "ok":
-        return Label(None, storable(made.rationale), made.status)
+        return replace(made, score=None, rationale=storable(made.rationale))
     if made.score not in range(schemas.MAX_SCORE + 1):
         return Label(None, f"score {made.score!r} is none of 0 to {schemas.MAX_SCORE}", "error")
-    return Label(int(made.score), storable(made.rationale))
+    return replace(made, score=int(made.score), rationale=storable(made.rationale))

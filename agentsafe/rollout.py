@@ -4,7 +4,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict
+from itertools import islice
 
 import polars as pl
 
@@ -14,6 +16,7 @@ from agentsafe.cases import Case, Suite, case_index, case_order, split
 from agentsafe.chat import ChatModel
 from agentsafe.emulators import Emulator
 from agentsafe.episode import Settings, episode
+from agentsafe.errors import ServerTrouble, stop_if_down
 from agentsafe.journal import Journal, key_of
 from agentsafe.lineage import Lineage
 from agentsafe.progress import Progress, say
@@ -24,6 +27,7 @@ log = logging.getLogger(__name__)
 #: What of the settings does not shape an episode, or does so by what it says, not by its name.
 _SHAPELESS = ("samples", "batch", "prompt")
 _LOG_EVERY = 30.0  # seconds
+_ROWS_AT_ONCE = 256
 
 
 class _Tally:
@@ -31,7 +35,7 @@ class _Tally:
 
     def __init__(self, checkpoint: str, total: int):
         self.checkpoint, self.total = checkpoint, total
-        self.episodes = self.taken_over = self.turns = self.malformed = 0
+        self.episodes = self.taken_over = self.turns = self.malformed = self.lost = 0
         self.started = self.logged = time.monotonic()
 
     def add(self, row: dict, taken_over: bool) -> dict[str, float]:
@@ -41,6 +45,9 @@ class _Tally:
         if not taken_over:
             self.turns += sum(message["role"] == "assistant" for message in row["messages"])
             self.malformed += row["malformed_turns"]
+        if (row["error"] or "").startswith(ServerTrouble.__name__):
+            self.lost += 1
+            stop_if_down(self.lost, self.total, row["error"])
         now = time.monotonic()
         if now - self.logged > _LOG_EVERY:
             self.logged = now
@@ -100,48 +107,59 @@ async def roll_out(
         agent: serves the checkpoint.
         emulator: opens the cases' worlds.
         settings: how episodes are played.
-        fingerprint: of the checkpoint's content (`journal.fingerprint`).
-        journal: takes over and keeps episodes that ended, those that an error ended apart.
+        fingerprint: of the checkpoint's content and of how it is served.
+        journal: keeps what is finished, so that memory does not, and hands over what an earlier
+            job finished there. Episodes that an error ended are played again.
 
     Returns:
         Rows of `schemas.ROLLOUTS` and of `schemas.AUDITS`, sorted by case and sample. Neither
         depends on what ran beside what, `seconds` apart.
 
     Raises:
-        UserError: as `react.prompts` raises it.
+        UserError: as `react.prompts` raises it, or a server is down.
         Exception: as `episode.episode`.
     """
-    journal = journal or Journal()
+    if journal is None:
+        with closing(Journal()) as own:
+            return await roll_out(
+                *(checkpoint, suite, cases, agent, emulator, settings),
+                fingerprint=fingerprint,
+                journal=own,
+            )
     prompted = prompts(suite, cases, settings.prompt)
     shaped_by = (
         fingerprint,
-        f"{type(emulator).__module__}.{type(emulator).__qualname__}",
         {name: value for name, value in asdict(settings).items() if name not in _SHAPELESS},
-        COUNTS.names(),  # else a row that an older version kept would lack some
+        [*schemas.ROLLOUTS.names(), *COUNTS.names()],  # else an older version's row would lack some
     )
     tally = _Tally(checkpoint, len(cases) * settings.samples)
-    rows: list[dict] = []
+    every = [(case, sample) for case in cases for sample in range(settings.samples)]
+    told = {
+        case.case_id: (case, suite.tools_of(case), prompted[case.case_id], emulator.shaped_by(case))
+        for case in cases
+    }
+    keys = {
+        (case.case_id, sample): key_of(shaped_by, *told[case.case_id], sample)
+        for case, sample in every
+    }
 
     async def one(case: Case, sample: int) -> None:
-        prompt, tools = prompted[case.case_id], suite.tools_of(case)
-        key = key_of(shaped_by, case, tools, prompt, sample)
-        row = journal.take(key)
-        taken_over = row is not None
+        key = keys[case.case_id, sample]
+        row = journal.get(key)
+        taken_over = row is not None and row["stop_reason"] != "error"
         if not taken_over:
+            _, tools, prompt, _ = told[case.case_id]
             names = frozenset(tool.name for tool in tools)
-            world = emulator.open(case)
+            world = emulator.open(case, sample)
             made = await episode(case.case_id, sample, prompt, names, agent, world, settings)
             row = asdict(made)
-            if made.stop_reason != "error":
-                journal.add(key, row)
-        rows.append(row)
+            journal.add(key, row)
         progress.advance(**tally.add(row, taken_over))
 
-    every = ((case, sample) for case in cases for sample in range(settings.samples))
     with Progress(checkpoint, tally.total) as progress:
         await at_once(settings.batch, (one(*each) for each in every))
     say(str(tally))
-    return _tables(checkpoint, rows)
+    return _tables(checkpoint, map(journal.get, keys.values()))
 
 
 async def at_once(width: int, work: Iterable[Coroutine]) -> None:
@@ -160,9 +178,13 @@ async def at_once(width: int, work: Iterable[Coroutine]) -> None:
         raise failures.exceptions[0] from None
 
 
-def _tables(checkpoint: str, rows: list[dict]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    everything = pl.DataFrame(rows, schema={**schemas.ROLLOUTS, **COUNTS}, strict=False)
-    everything = everything.with_columns(checkpoint=pl.lit(checkpoint))
+def _tables(checkpoint: str, rows: Iterable[dict]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Both tables; only so many rows at a time are Python's own, which take far more memory."""
+    schema = {**schemas.ROLLOUTS, **COUNTS}
+    waiting, parts = iter(rows), [pl.DataFrame(schema=schema)]
+    while several := list(islice(waiting, _ROWS_AT_ONCE)):
+        parts.append(pl.DataFrame(several, schema=schema, strict=False))
+    everything = pl.concat(parts).with_columns(checkpoint=pl.lit(checkpoint))
     everything = everything.sort(*case_order(), "sample")
     rollouts = everything.select(schemas.ROLLOUTS.names())
     return rollouts, audit(rollouts, everything.select(COUNTS.names()))

@@ -18,11 +18,15 @@ MAX_SCORE = 3
 
 _KEY = {"checkpoint": pl.String, "case_id": pl.String, "sample": pl.Int32}
 _MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
+#: What was kept apart from one turn of the agent: text after its end, private reasoning, and the
+#: names of the repairs that it was read with (`react.REPAIRS`).
+_ASIDE = pl.Struct({"cut": pl.String, "reasoning": pl.String, "repairs": pl.List(pl.String)})
 
 ROLLOUTS = pl.Schema(
     {
         **_KEY,
         "messages": pl.List(_MESSAGE),
+        "asides": pl.List(_ASIDE),
         "stop_reason": pl.String,
         "error": pl.String,
         "steps": pl.Int32,
@@ -40,8 +44,13 @@ LABELS = pl.Schema(
         "score": pl.Int8,
         "status": pl.String,
         "rationale": pl.String,
+        "expected": pl.Float64,
+        "entropy": pl.Float64,
+        "tokens": pl.Int64,
     }
 )
+#: What stands beside a label and does not make it another one.
+_REMARKS = ("rationale", "expected", "entropy", "tokens")
 #: One row per rollout: what is odd about it. The flags of `agentsafe.audits.FLAGS` are columns.
 AUDITS = pl.Schema(
     {
@@ -63,6 +72,8 @@ AUDITS = pl.Schema(
         "malformed_action": pl.Boolean,
         "empty_observation": pl.Boolean,
         "leaked_thought": pl.Boolean,
+        "emulator_failures": pl.Int32,
+        "emulator_failed": pl.Boolean,
         "thinking": pl.Boolean,
     }
 )
@@ -183,6 +194,36 @@ PERSISTENCE = pl.Schema(
         "flag": pl.String,
     }
 )
+#: One row per metric, comparison and statistic (see `agentsafe.agreement`).
+AGREEMENT = pl.Schema(
+    {
+        "metric": pl.String,
+        "judge_a": pl.String,
+        "judge_b": pl.String,
+        "raters": pl.Int32,
+        "statistic": pl.String,
+        "rollouts": pl.Int32,
+        "cases": pl.Int32,
+        "unparsed": pl.Int32,
+        "error": pl.Int32,
+        "unmatched": pl.Int32,
+        "value": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "reason": pl.String,
+    }
+)
+#: How often one gave this score and the other that, for every pair that is compared.
+CONFUSION = pl.Schema(
+    {
+        "metric": pl.String,
+        "judge_a": pl.String,
+        "judge_b": pl.String,
+        "score_a": pl.Int8,
+        "score_b": pl.Int8,
+        "count": pl.Int64,
+    }
+)
 
 
 def write_table(table: pl.DataFrame, path: str | Path, schema: pl.Schema) -> None:
@@ -232,10 +273,10 @@ def read_labels(paths: Iterable[str | Path]) -> pl.DataFrame:
     """Read the labels of several sets; one that stands in two of them counts once.
 
     Returns:
-        Rows of `LABELS` without their rationale, sorted. A judge's two different scores
+        Rows of `LABELS` as far as `status`, sorted. A judge's two different scores
         of one rollout are both there, as replicates are.
     """
-    columns = [name for name in LABELS if name != "rationale"]
+    columns = [name for name in LABELS if name not in _REMARKS]
     return read_table(paths, LABELS, columns).unique().sort(columns)
 
 

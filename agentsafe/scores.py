@@ -92,8 +92,8 @@ def sample_cells(
     """Score every cell on its test cases, as estimated and under every draw.
 
     Args:
-        labels: rows of `schemas.LABELS`; those that are not ok do not count. Samples and
-            replicates of a case are averaged first.
+        labels: rows of `schemas.LABELS`; those that are not ok, or of other metrics than
+            `schemas.METRICS`, do not count. Samples and replicates of a case are averaged first.
         cases: number of cases of the suite, which the split halves.
         draws: number of bootstrap draws.
         seed: of the draws.
@@ -108,7 +108,7 @@ def sample_cells(
         UserError: there is no ok label at all, or a checkpoint's name is no lineage.
     """
     scored = (
-        labels.filter(pl.col("status") == "ok")
+        labels.filter(pl.col("status") == "ok", pl.col("metric").is_in(schemas.METRICS))
         .group_by("checkpoint", "judge", "case_id", "metric")
         .agg(pl.col("score").mean(), labels=pl.col("score").count())
     )

@@ -22,6 +22,7 @@ class Scripted:
 
     def __init__(self, *turns, stop_reason="stop", tokens=10):
         self.turns, self.stop_reason, self.tokens = turns, stop_reason, tokens
+        self.constrains = False
         self.asked = []
 
     async def complete(self, messages, sampling):
@@ -38,8 +39,11 @@ class Scripted:
 class Echo:
     """An emulator whose worlds number their answers; asked for `raise`, it does."""
 
-    def open(self, case):
+    def open(self, case, sample):
         return EchoWorld(case)
+
+    def shaped_by(self, case):
+        return "echo"
 
 
 class EchoWorld:

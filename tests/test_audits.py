@@ -80,7 +80,8 @@ def made(*rows: dict) -> list[dict]:
     """The audit of rollouts, each plain but for what is given."""
     plain = {"checkpoint": "a", "sample": 0, "stop_reason": "final_answer", "steps": 1}
     plain |= {"malformed_turns": 0, "unknown_tools": 0, "cut_chars": 0}
-    plain |= {"invented_chars": 0, "thinking": False, "messages": TALK, "error": None}
+    plain |= {"invented_chars": 0, "repaired_turns": 0, "emulator_failures": 0}
+    plain |= {"thinking": False, "messages": TALK, "error": None}
     table = pl.DataFrame(
         [plain | {"case_id": f"official_{i}"} | row for i, row in enumerate(rows)],
         schema={**schemas.ROLLOUTS, **COUNTS},

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentsafe.cases import Case
-from agentsafe.journal import Journal, fingerprint, key_of
+from agentsafe.journal import Journal, key_of
 
 
 def filled(path):
@@ -17,13 +17,15 @@ def filled(path):
     return journal
 
 
-def test_what_was_added_is_there_for_the_next_job_once(tmp_path):
+def test_what_was_added_is_there_for_the_next_job(tmp_path):
     filled(tmp_path / "deep" / "j.jsonl")
     journal = Journal(tmp_path / "deep" / "j.jsonl")
-    assert journal.take("a") == {"text": "one\nline \ud800"}
-    assert journal.take("a") is None
-    assert journal.take("c") is None
-    assert journal.take("b") == [1, None]
+    assert journal.get("a") == {"text": "one\nline \ud800"}
+    assert journal.get("c") is None
+    assert journal.get("b") == [1, None]
+    journal.add("a", 2)
+    assert journal.get("a") == 2  # the newest counts
+    assert journal.get("b") == [1, None]
 
 
 @pytest.mark.parametrize(
@@ -44,12 +46,12 @@ def test_half_a_line_and_garbage_are_passed_over_and_spoil_nothing_after(tmp_pat
     with path.open("ab") as file:
         file.write(garbage)
     journal = Journal(path)
-    assert journal.take("b") == [1, None]
-    assert journal.take("c") is None
+    assert journal.get("b") == [1, None]
+    assert journal.get("c") is None
     journal.add("c", 3)
     journal.close()
     again = Journal(path)
-    assert (again.take("a")["text"][:3], again.take("c")) == ("one", 3)
+    assert (again.get("a")["text"][:3], again.get("c")) == ("one", 3)
 
 
 def test_every_prefix_of_a_journal_is_a_journal(tmp_path):
@@ -59,7 +61,7 @@ def test_every_prefix_of_a_journal_is_a_journal(tmp_path):
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         journal = Journal(path)
-        found = [journal.take(key) is not None for key in "ab"]
+        found = [journal.get(key) is not None for key in "ab"]
         journal.close()
         assert found in ([False, False], [True, False], [True, True])
 
@@ -70,11 +72,12 @@ def test_it_goes_when_all_is_safe_elsewhere(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_path_nothing_is_kept(tmp_path, monkeypatch):
+def test_without_a_path_all_goes_with_the_job(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     journal = Journal()
     journal.add("a", 1)
-    assert journal.take("a") is None
+    assert journal.get("a") == 1
+    assert Journal().get("a") is None
     journal.remove()
     assert list(tmp_path.iterdir()) == []
 
@@ -92,16 +95,3 @@ def test_keys_differ_by_every_part():
     assert len(set(keys)) == 5
     assert key_of(case, 0) == keys[0]
     json.dumps(keys)
-
-
-def test_a_fingerprint_is_of_names_and_bytes_and_not_of_times_or_folders_below(tmp_path):
-    for name in ("one", "two"):
-        (tmp_path / name / "adapter").mkdir(parents=True)
-        (tmp_path / name / "config.json").write_text("{}")
-        (tmp_path / name / "model.safetensors").write_bytes(b"abc")
-        (tmp_path / name / "adapter" / "x").write_text(name)
-    assert fingerprint(tmp_path / "one") == fingerprint(tmp_path / "two")
-    (tmp_path / "two" / "model.safetensors").write_bytes(b"abd")
-    assert fingerprint(tmp_path / "one") != fingerprint(tmp_path / "two")
-    (tmp_path / "two" / "model.safetensors").rename(tmp_path / "two" / "m.safetensors")
-    assert fingerprint(tmp_path / "one") != fingerprint(tmp_path / "two")

@@ -28,8 +28,11 @@ class Counting:
     name = "counting"
     metrics = ("safety", "helpfulness")
 
-    def __init__(self, **instead):
-        self.instead, self.asked = instead, 0
+    def __init__(self, replicates=1, **instead):
+        self.replicates, self.instead, self.asked = replicates, instead, 0
+
+    def shaped_by(self, case, metric):
+        return case.case_id, metric
 
     async def label(self, case, messages, metric, replicate):
         self.asked += 1
@@ -45,10 +48,10 @@ def labels(judge, table, **options):
 
 
 def test_every_rollout_gets_a_label_per_metric_and_replicate_in_order(tmp_path):
-    table = labels(Counting(), rollouts(samples=2), replicates=3)
+    table = labels(Counting(3), rollouts(samples=2))
     assert len(table) == 12 * 2 * 2 * 3
     assert table.row(0) == ("bold", "official_0", 0, "counting", "helpfulness", 0, 3, "ok",
-                            "helpfulness 0")  # fmt: skip
+                            "helpfulness 0", None, None, 0)  # fmt: skip
     keys = table.select("case_id", "sample", "metric", "replicate").rows()
     assert keys == sorted(keys, key=lambda key: (len(key[0]), *key))
     assert len(set(keys)) == len(keys)

@@ -34,7 +34,7 @@ def answers(case, calls):
     """The observations of calls in a fresh world, as an agent gets them."""
 
     async def play():
-        world = MiniatureEmulator().open(case)
+        world = MiniatureEmulator().open(case, 0)
         return [(await world.answer(call)).text for call in calls]
 
     return asyncio.run(play())

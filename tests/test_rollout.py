@@ -14,9 +14,9 @@ import pytest
 
 from agentsafe import schemas
 from agentsafe.chat import Completion
-from agentsafe.episode import Settings, draw_seed, invented_chars
+from agentsafe.episode import Settings, invented_chars
 from agentsafe.errors import UserError
-from agentsafe.journal import Journal
+from agentsafe.journal import Journal, draw_seed
 from agentsafe.lineage import Lineage
 from agentsafe.preferences import clean_rollouts
 from agentsafe.react import STOP, Action, actions, write
@@ -259,7 +259,7 @@ def test_draws_differ_by_case_sample_turn_and_seed_and_never_by_process():
     play(agent, cases=3, samples=2)
     seeds = [sampling.seed for _, sampling in agent.asked]
     assert len(seeds) == len(set(seeds)) == 12
-    code = "from agentsafe.episode import draw_seed; print(draw_seed(0, 'official_1', 2, 3))"
+    code = "from agentsafe.journal import draw_seed; print(draw_seed(0, 'official_1', 2, 3))"
     other = {"PYTHONHASHSEED": "5", "PATH": os.environ["PATH"]}
     found = subprocess.run(
         [sys.executable, "-c", code], env=other, capture_output=True, text=True, check=True
@@ -306,7 +306,7 @@ def test_what_shapes_an_episode_makes_it_another(tmp_path, change):
 
 KILLED = """
     import asyncio, os, signal, sys
-    from agentsafe.journal import Journal
+    from agentsafe.journal import Journal, draw_seed
     from agentsafe.rollout import roll_out
     from agentsafe.episode import Settings
     from tests.scripted import DONE, LOOK, Echo, Scripted, small_suite

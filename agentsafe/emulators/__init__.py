@@ -1,11 +1,12 @@
 """What answers an agent's tool calls. No tool is ever really executed.
 
 An emulator opens a world for each episode: it starts from the case and remembers what was called.
-The miniature's works by rules and lives in `agentsafe.miniature.world`.
+The miniature's works by rules and lives in `agentsafe.miniature.world`; `agentsafe.emulators.llm`
+is a language model.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from agentsafe.cases import Case
 from agentsafe.react import Action
@@ -13,10 +14,15 @@ from agentsafe.react import Action
 
 @dataclass(frozen=True)
 class Observation:
-    """The answer to one tool call, and how many tokens an emulating model spent on it."""
+    """The answer to one tool call.
+
+    `tokens` is what an emulating model spent on it; `failed` says that it could give none, and that
+    `text` is an error in its place.
+    """
 
     text: str
     tokens: int = 0
+    failed: bool = False
 
 
 class World(Protocol):
@@ -30,6 +36,10 @@ class World(Protocol):
 class Emulator(Protocol):
     """Opens worlds."""
 
-    def open(self, case: Case) -> World:
+    def open(self, case: Case, sample: int) -> World:
         """A fresh world of a case, as it is before the agent's first step."""
+        ...
+
+    def shaped_by(self, case: Case) -> Any:
+        """All that its answers depend on but the calls themselves, as plain data."""
         ...

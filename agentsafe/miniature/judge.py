@@ -6,6 +6,7 @@ by how much of the task was accomplished, whatever the risk.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from agentsafe.cases import Case
 from agentsafe.chat import Message
@@ -22,8 +23,15 @@ ACT_OF = {"which": REMOVE, "loss": REMOVE, "amount": SET, "private": SHARE}
 class RuleJudge:
     """Scores rollouts of the miniature's cases."""
 
-    name = NAME
     metrics: Sequence[str] = ("safety", "helpfulness")
+
+    def __init__(self, name: str = NAME, replicates: int = 1):
+        """A judge of this name; its replicates are all the same."""
+        self.name, self.replicates = name, replicates
+
+    def shaped_by(self, case: Case, metric: str) -> Any:
+        """What labels depend on, as `agentsafe.judges.Judge` asks: these rules and the case."""
+        return f"{type(self).__module__}.{type(self).__qualname__}", case, metric
 
     async def label(
         self, case: Case, messages: Sequence[Message], metric: str, replicate: int

@@ -131,9 +131,13 @@ class MiniatureWorld:
 class MiniatureEmulator:
     """Opens the worlds of the miniature's cases."""
 
-    def open(self, case: Case) -> MiniatureWorld:
-        """A fresh world, as `agentsafe.emulators.Emulator` asks."""
+    def open(self, case: Case, sample: int) -> MiniatureWorld:
+        """A fresh world, as `agentsafe.emulators.Emulator` asks; the same in every sample."""
         return MiniatureWorld(case)
+
+    def shaped_by(self, case: Case) -> str:
+        """What its answers depend on: these rules, the case apart."""
+        return f"{type(self).__module__}.{type(self).__qualname__}"
 
 
 def _wrong_arguments(action: Action) -> dict[str, str] | None:

@@ -1,0 +1,109 @@
+"""Who acts, emulates and judges, as a config says: a model, or the miniature's rules."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agentsafe.cases import Suite
+from agentsafe.chat import ChatModel, Model
+from agentsafe.emulators import Emulator
+from agentsafe.judges import Judge
+
+
+def agent(
+    checkpoint: str,
+    model: Mapping[str, Any],
+    folder: str | Path,
+    *,
+    temperature: float,
+    threads: int | None = None,
+) -> tuple[ChatModel, str]:
+    """A checkpoint that acts, and a hash of all that shapes what it says.
+
+    Args:
+        checkpoint: the lineage's name.
+        model: how it is served: its source's entry of `models`.
+        folder: of the checkpoint.
+        temperature: that it will be asked at.
+        threads: of torch on a CPU.
+
+    Raises:
+        UserError: it cannot be served.
+    """
+    from agentsafe.chat.serving import identity, serve
+
+    spec = msgspec.convert(model, Model)
+    chat = serve(checkpoint, spec, folder, greedy=temperature == 0, threads=threads)
+    return chat, identity(spec, folder)
+
+
+def emulator(
+    section: Mapping[str, Any],
+    suite: Suite,
+    model: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+    *,
+    threads: int | None = None,
+) -> Emulator:
+    """The emulator of a run.
+
+    Args:
+        section: the config's `emulator`.
+        suite: holds the cases' toolkits.
+        model: the entry of `models` that the section names; None where it names none.
+        folder: of that model's checkpoint.
+        threads: of torch on a CPU.
+
+    Raises:
+        UserError: the model cannot be served, or there is no such template.
+    """
+    options = dict(section)
+    name = options.pop("model")
+    if name is None:
+        from agentsafe.miniature.world import MiniatureEmulator
+
+        return MiniatureEmulator()
+    from agentsafe.chat.serving import identity, serve
+    from agentsafe.emulators.llm import LLMEmulator
+
+    spec = msgspec.convert(model, Model)
+    chat = serve(name, spec, folder, greedy=options["temperature"] == 0, threads=threads)
+    return LLMEmulator(suite, chat, identity(spec, folder), **options)
+
+
+def judge(
+    name: str,
+    section: Mapping[str, Any],
+    suite: Suite,
+    model: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+    *,
+    threads: int | None = None,
+) -> Judge:
+    """A judge of a run.
+
+    Args:
+        name: of the judge.
+        section: its entry in the config's `judges`.
+        suite: holds the cases' toolkits.
+        model: the entry of `models` that the section names; None where it names none.
+        folder: of that model's checkpoint.
+        threads: of torch on a CPU.
+
+    Raises:
+        UserError: the model cannot be served, or there is no such template.
+    """
+    options = dict(section)
+    served = options.pop("model")
+    if served is None:
+        from agentsafe.miniature.judge import RuleJudge
+
+        return RuleJudge(name, options["replicates"])
+    from agentsafe.chat.serving import identity, serve
+    from agentsafe.judges.llm import LLMJudge
+
+    spec = msgspec.convert(model, Model)
+    chat = serve(served, spec, folder, threads=threads)
+    return LLMJudge(name, suite, chat, identity(spec, folder), **options)
