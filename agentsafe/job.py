@@ -3,10 +3,12 @@
 import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from agentsafe.errors import UserError
 
@@ -16,7 +18,9 @@ _EXHAUSTED = "can't allocate memory", "out of memory"
 
 
 @contextmanager
-def job(log_file: str | Path, threads: int = 1, gpu: bool = False) -> Iterator[None]:
+def job(
+    log_file: str | Path, threads: int = 1, gpu: bool = False, online: bool = False
+) -> Iterator[None]:
     """Log to `log_file` while the block runs; end the process with one line where a user can mend.
 
     A `UserError`, a full disk and too little memory become one line, in the log and on standard
@@ -30,12 +34,15 @@ def job(log_file: str | Path, threads: int = 1, gpu: bool = False) -> Iterator[N
             inside the block, as torch is.
         gpu: whether it may use one. The miniature's models are too small for that: many jobs on
             one card are slower, and its numbers are those of a CPU.
+        online: whether it may ask the hub; elsewhere every checkpoint is a folder.
     """
     if not gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.update(dict.fromkeys(_THREADS, str(threads)))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every checkpoint is a folder
+    if not online:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    before = signal.signal(signal.SIGTERM, _stop)
     logging.basicConfig(
         filename=log_file,
         filemode="w",
@@ -56,6 +63,14 @@ def job(log_file: str | Path, threads: int = 1, gpu: bool = False) -> Iterator[N
             sys.exit(f"error: {line}")
         logging.exception("a defect of agentsafe, not of your data")
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End in order when a scheduler asks for it; journals and trainers keep what is done."""
+    logging.error("stopped from outside (SIGTERM); the same command goes on from here")
+    sys.exit("error: stopped from outside; run the same command again, it goes on from here")
 
 
 def _machine_trouble(error: Exception) -> str | None:
