@@ -26,13 +26,16 @@ _PREFILL = 4096
 
 
 class _Layer(DynamicLayer):
-    """One layer's keys and values of all rows; the first `live` rows are at work."""
+    """One layer's keys and values of all rows.
+
+    The rows of `live` are at work, on the columns from `first` on: before it they have nothing.
+    """
 
     def __init__(self, rows: int, room: int):
         super().__init__()
         self.shape = rows, room
         self.live = slice(0, rows)
-        self.used = 0
+        self.first = self.used = 0
         self.all: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def allocate(self, *like: torch.Tensor) -> None:
@@ -49,11 +52,12 @@ class _Layer(DynamicLayer):
         start, self.used = self.used, self.used + key_states.shape[-2]
         for kept, new in zip(self.all, (key_states, value_states), strict=True):
             kept[self.live, :, start : self.used] = new
-        self.keys, self.values = (kept[self.live, :, : self.used] for kept in self.all)
+        columns = slice(self.first, self.used)
+        self.keys, self.values = (kept[self.live, :, columns] for kept in self.all)
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
-        return self.used
+        return self.used - self.first
 
 
 def is_covered(config: PreTrainedConfig) -> bool:
@@ -106,7 +110,10 @@ def generate(model: PreTrainedModel, rows: list[Row], stops: Callable[[Row], boo
                 cache, rows, per_row, on, off
             )
         seen = longest + step + 1
-        logits = _forward(model, cache, chosen[:, None], mask[:, :seen], position)
+        first = seen - max(len(row.prompt) + len(row.tokens) for row in rows)
+        for layer in cache.layers:
+            layer.first = first
+        logits = _forward(model, cache, chosen[:, None], mask[:, first:seen], position)
         position = position + 1
 
 
@@ -170,13 +177,14 @@ def _prefill(
                 break
             new, end = wider, end + 1
         live = slice(start, end)
+        first = longest - max(len(row.prompt) for row in rows[live])
         for layer in cache.layers:
-            layer.live, layer.used = live, longest - new
+            layer.live, layer.first, layer.used = live, first, longest - new
         for index in range(start, end):
             _recall(cache, rows[index], index, longest - len(rows[index].prompt), longest - new)
         ids = [([0] * new + row.prompt)[-new:] for row in rows[live]]
         tokens = torch.tensor(ids, device=mask.device)
-        seen = mask[live, :longest]
+        seen = mask[live, first:longest]
         position = (seen.cumsum(-1) - 1).clamp(min=0)[:, -new:]
         found.append(_forward(model, cache, tokens, seen, position))
         start = end
