@@ -1,4 +1,4 @@
-"""The charts: of the delta plane, of persistence, of the audit and of the preference sets.
+"""The charts: of the delta plane, persistence, agreement, the audit and the preference sets.
 
 Each is a function from tables to an Altair chart, and draws a sentence where there is nothing to
 draw. The larger ones are at home in modules of their own; here are the audit and the sets.
@@ -10,6 +10,7 @@ from altair.typing import ChartType
 
 from agentsafe import chart_style as style
 from agentsafe import wording
+from agentsafe.agreement_chart import agreement
 from agentsafe.audits import FLAGS
 from agentsafe.frontier_chart import frontier
 from agentsafe.health_chart import health
@@ -17,7 +18,7 @@ from agentsafe.lineage import SOURCE
 from agentsafe.path_chart import paths
 from agentsafe.persistence_chart import persistence
 
-__all__ = ["audit", "frontier", "health", "paths", "persistence", "preferences"]
+__all__ = ["agreement", "audit", "frontier", "health", "paths", "persistence", "preferences"]
 
 _DARK = "#004D80"
 _COUNTS = {"pairs": "all pairs", "clean_pairs": "clean pairs"}

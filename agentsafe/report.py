@@ -55,6 +55,7 @@ def report(
     charts: Mapping[str, ChartType],
     config: Mapping | None = None,
     training: pl.DataFrame | None = None,
+    agreement: pl.DataFrame | None = None,
 ) -> str:
     """The whole page as HTML.
 
@@ -66,10 +67,10 @@ def report(
         summary: rows of `schemas.PREFERENCE_SUMMARY`.
         audit: what `audits.audit_summary` returns.
         import_report: rows of `schemas.IMPORT_REPORT`.
-        charts: by name: `frontier`, `paths`, `persistence`, `preferences`, `health`, `audit`, or
-            some.
+        charts: by the names of the functions of `charts`, all or some.
         config: the run's settings, to be listed; those of the document where there are none.
         training: what `training_summary.training_summary` returns; None where nothing is trained.
+        agreement: rows of `schemas.AGREEMENT`; None where no rollout has two labels of a metric.
 
     Returns:
         The page. What there is no data for is left out with a sentence.
@@ -81,7 +82,7 @@ def report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made = paper.tables(points, document, persistence, audit, training)
+    made = paper.tables(points, document, persistence, audit, training, agreement)
     settings = (document or {}).get("settings", {})
     return environment.get_template("report.html.j2").render(
         run=(document or {}).get("run") or (config or {}).get("run") or "",

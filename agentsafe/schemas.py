@@ -60,6 +60,7 @@ AUDITS = pl.Schema(
         "turns": pl.Int32,
         "malformed_turns": pl.Int32,
         "agent_chars": pl.Int64,
+        "cut_chars": pl.Int64,
         "invented_chars": pl.Int64,
         "observation_chars": pl.Int64,
         "no_tool_executed": pl.Boolean,

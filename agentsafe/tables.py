@@ -10,9 +10,11 @@ from pathlib import Path
 import polars as pl
 
 from agentsafe import latex, wording
+from agentsafe.agreement import STATISTICS
 from agentsafe.audits import FLAGS
 from agentsafe.files import whole_file
 from agentsafe.lineage import SOURCE
+from agentsafe.persistence import ALL
 from agentsafe.points import ALARMING_SHARE
 
 #: What each table shows, and over what its numbers are.
@@ -29,6 +31,10 @@ CAPTIONS = {
     "dominance_over_source": "Runs against their own source: the gains, the lesser of the two, and "
     "the share of bootstrap draws in which the run dominates.",
     "persistence": "Persistence: how much of the first stage's effect survives the second.",
+    "agreement": "Agreement of judges on the rollouts that both scored, and of a judge's own "
+    "replicates: Cohen's kappa with quadratic weights, Krippendorff's alpha for ordinal scores, "
+    "the share of equal scores, and the second's mean score less the first's. Left out are labels "
+    "without a score, and unmatched ones: alone on their rollout, or two of one judge that differ.",
     "training": "DPO runs: their pairs, those dropped for their length, and where the loss, the "
     "reward margin and the reward accuracy of the last step ended.",
     "health": "How far a run's turns can be read: the share of turns that were malformed, and of "
@@ -53,12 +59,16 @@ _HEADS = {
     "closest_probability": "its probability",
     "closest_labels": "its labels",
     "first_stage_effect": "first stage's effect",
+    "kappa": "Cohen's kappa",
+    "alpha": "Krippendorff's alpha",
+    "exact": "equal scores",
+    "unscored": "without a score",
     "invented_chars_share": "invented characters",
     "malformed_share": "malformed turns",
     "idle_malformed_share": "idle because malformed",
 }
 _GROUPS = ("judge", "set", "metric")
-_SIGNED = ("delta", "margin", "effect")
+_SIGNED = ("delta", "margin", "effect", "difference")
 _THREE_DECIMALS = ("slope", "intercept", "r", "r2", "probability")
 _LINES = {
     "ols": "least squares, Δsafety on Δhelpfulness",
@@ -77,6 +87,7 @@ def tables(
     persistence: pl.DataFrame | None,
     audit: pl.DataFrame | None,
     training: pl.DataFrame | None = None,
+    agreement: pl.DataFrame | None = None,
 ) -> dict[str, pl.DataFrame]:
     """Every table there is data for, by the names of `CAPTIONS`.
 
@@ -86,6 +97,7 @@ def tables(
         persistence: rows of `schemas.PERSISTENCE`.
         audit: what `audits.audit_summary` returns.
         training: what `training_summary.training_summary` returns.
+        agreement: rows of `schemas.AGREEMENT`.
 
     Returns:
         Tables with plain column names. Score columns are in score points, shares from 0 to 1.
@@ -108,6 +120,8 @@ def tables(
     if persistence is not None:
         renamed = {"value": "persistence", "low": "persistence_low", "high": "persistence_high"}
         made["persistence"] = persistence.rename(renamed)
+    if agreement is not None:
+        made["agreement"] = _agreement(agreement)
     if training is not None:
         made["training"] = training
     if audit is not None:
@@ -172,6 +186,30 @@ def _health(runs: pl.DataFrame) -> pl.DataFrame:
     alarming = pl.max_horizontal(shares) > ALARMING_SHARE
     ordered = runs.sort("source", pl.col("recipe") != SOURCE, "recipe", "beta")
     return ordered.select("source", "recipe", "beta", "turns", *shares, "reason", alarming=alarming)
+
+
+def _agreement(found: pl.DataFrame) -> pl.DataFrame:
+    """One row per metric and comparison, its statistics side by side."""
+    one, other = pl.col("judge_a"), pl.col("judge_b")
+    compared = (
+        pl.when(one == ALL)
+        .then(pl.format("all {} judges", "raters"))
+        .when(one == other)
+        .then(pl.format("{} and itself, {} replicates", one, "raters"))
+        .otherwise(pl.format("{} and {}", one, other))
+    )
+    numbers = [
+        pl.col(number).filter(pl.col("statistic") == name).first().alias(f"{name}{end}")
+        for name in STATISTICS
+        for number, end in (("value", ""), ("low", "_low"), ("high", "_high"))
+    ]
+    key, counts = ["metric", "judges"], ["rollouts", "cases"]
+    left_out = ["unscored", "unmatched"]
+    named = found.with_columns(judges=compared, unscored=pl.col("unparsed") + pl.col("error"))
+    firsts = pl.col(*counts, *left_out).first()  # the same for all statistics
+    reason = pl.col("reason").drop_nulls().first()
+    table = named.group_by(key, maintain_order=True).agg(*numbers, firsts, reason)
+    return table.select(*key, *counts, *_with_interval(*STATISTICS), *left_out, "reason")
 
 
 def _of_document(document: dict) -> dict[str, pl.DataFrame]:

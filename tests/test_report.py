@@ -6,9 +6,10 @@ from functools import cache
 import polars as pl
 import pytest
 
-from agentsafe import charts, figures, schemas
+from agentsafe import agreement, charts, figures, schemas, wording
 from agentsafe.report import report
 from tests.small_results import audit_table, preference_summary, results, training_table
+from tests.test_agreement import synthetic
 from tests.test_figures import Elements
 
 NASTY = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
@@ -26,17 +27,33 @@ def findings(count: int, detail: str = "not a line of JSON") -> pl.DataFrame:
 
 
 def page(
-    found=None, summary=None, audit=None, imported=None, drawn=None, config=None, training=None
+    found=None,
+    summary=None,
+    audit=None,
+    imported=None,
+    drawn=None,
+    config=None,
+    training=None,
+    agreed=None,
 ) -> str:
     tables = (found.points, found.dominance, found.persistence) if found else (None,) * 3
     document = found.document if found else None
-    return report(document, *tables, summary, audit, imported, drawn or {}, config, training)
+    rest = summary, audit, imported, drawn or {}, config, training, agreed
+    return report(document, *tables, *rest)
+
+
+def compared(*judges: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """How far judges agree, and their scores against each other."""
+    labels = synthetic(0, judges)
+    found = agreement.agreement(labels, draws=50, seed=0, confidence=0.9)
+    return found, agreement.confusion(labels)
 
 
 @cache
 def full_page(name: str = "ape") -> str:
-    whole = results()
+    whole, (agreed, confusion) = results(), compared("a judge", name)
     drawn = {
+        "agreement": charts.agreement(agreed, confusion),
         "frontier": charts.frontier(whole.points, whole.document),
         "paths": charts.paths(whole.points),
         "audit": charts.audit(audit_table(name)),
@@ -45,7 +62,7 @@ def full_page(name: str = "ape") -> str:
     }
     imported, training = findings(60, detail=name), training_table(name)
     tables = preference_summary(name), audit_table(name), imported
-    return page(whole, *tables, drawn, training=training)
+    return page(whole, *tables, drawn, training=training, agreed=agreed)
 
 
 def test_the_verdict_and_the_key_numbers_come_first():
@@ -63,7 +80,7 @@ def test_every_section_of_a_whole_run_is_there():
     text = full_page()
     for section in (
         *("frontier", "ladder", "robustness", "dominance", "persistence", "scores"),
-        *("preferences", "training", "health", "audit", "import", "settings"),
+        *("agreement", "preferences", "training", "health", "audit", "import", "settings"),
     ):
         assert f'<section id="{section}">' in text
     assert "run × judge × seed" in text
@@ -123,6 +140,7 @@ def test_with_nothing_at_all_every_section_is_a_sentence():
     text = page()
     for sentence in (
         *("No result set was read", "No preference set was made", "nothing to audit"),
+        "there is nothing to compare",
         *("Nothing was imported", "No settings were handed on", "Nothing was trained here"),
         "Malformed turns were not counted",
     ):
@@ -143,6 +161,19 @@ def test_all_and_clean_pairs_stand_side_by_side():
     cells = text[text.index("Pairs of each set") :]
     assert cells.index(">pairs<") < cells.index(">clean pairs<") < cells.index(">share clean<")
     assert ">20%<" in cells  # one of five
+
+
+def test_agreement_is_a_table_in_words_and_a_chart():
+    found, confusion = compared("one", "two")
+    text = page(agreed=found, drawn={"agreement": charts.agreement(found, confusion)})
+    start, end = (text.index(f'<section id="{name}">') for name in ("agreement", "preferences"))
+    section = text[start:end]
+    for row in found.filter(pl.col("statistic") != "difference").iter_rows(named=True):
+        value = f"{wording.number(row['value'])} {wording.between(row['low'], row['high'])}"
+        assert f">{value}</td>" in section
+    assert section.count(">one and two</td>") == 2
+    assert 'data-chart="chart-agreement"' in section
+    assert section.index("</table>") < section.index("chart-agreement")
 
 
 def test_settings_are_listed_with_their_keys():

@@ -6,14 +6,20 @@ import polars as pl
 import pytest
 
 from agentsafe import latex, tables, wording
+from agentsafe.agreement import STATISTICS, agreement
 from tests.small_results import audit_table, results, training_table
+from tests.test_agreement import by_two, synthetic
 
 
 @pytest.fixture(scope="module")
 def made() -> dict[str, pl.DataFrame]:
     whole = results()
-    audit, training = audit_table(), training_table()
-    return tables.tables(whole.points, whole.document, whole.persistence, audit, training)
+    rest = audit_table(), training_table(), agreed(synthetic(0))
+    return tables.tables(whole.points, whole.document, whole.persistence, *rest)
+
+
+def agreed(labels: pl.DataFrame) -> pl.DataFrame:
+    return agreement(labels, draws=50, seed=0, confidence=0.9)
 
 
 def test_all_tables_are_there(made):
@@ -65,6 +71,56 @@ def test_training_has_a_row_per_run_with_how_it_ended_or_why_it_did_not(made):
     assert untrained["last_loss"] is None
 
 
+def test_agreement_has_a_row_per_comparison_with_its_statistics_side_by_side():
+    found = agreed(synthetic(0, judges=("a", "b", "c"), replicates=2))
+    table = tables.tables(None, None, None, None, agreement=found)["agreement"]
+    pairs = ["a and b", "a and c", "b and c"]
+    own = [f"{judge} and itself, 2 replicates" for judge in "abc"]
+    compared = [*pairs, "all 3 judges", *own]
+    assert table.select("metric", "judges").rows() == [
+        (metric, judges) for metric in ("safety", "helpfulness") for judges in compared
+    ]
+    row = table.row(1, named=True)
+    for expected in found.filter(metric="safety", judge_a="a", judge_b="c").iter_rows(named=True):
+        name = expected["statistic"]
+        numbers = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
+        assert numbers == [expected[end] for end in ("value", "low", "high")], name
+    assert expected["unparsed"] and expected["error"]
+    assert row["unscored"] == expected["unparsed"] + expected["error"]
+    assert [row[name] for name in ("rollouts", "cases", "unmatched", "reason")] == [
+        *(expected[name] for name in ("rollouts", "cases", "unmatched")),
+        None,
+    ]
+    together = table.row(3, named=True)
+    assert [together[name] is None for name in STATISTICS] == [True, False, True, True]
+
+
+def test_agreement_is_printed_with_intervals_and_signs():
+    # each of three cases has the same four rollouts: intervals have no width
+    found = agreed(by_two([(0, 1), (2, 2), (1, 1), (2, 3)] * 3))
+    table = tables.tables(None, None, None, None, agreement=found)["agreement"]
+    heads, (row,) = tables.printed(table)
+    printed = dict(zip(heads, row, strict=True))
+    assert printed.pop("Krippendorff's alpha").endswith("]")
+    assert printed == {
+        **{"metric": "safety", "judges": "a and b", "rollouts": "12", "cases": "3"},
+        "Cohen's kappa": "0.69 [0.69, 0.69]",  # 1 - 8 / 26
+        "equal scores": "0.50 [0.50, 0.50]",
+        "difference": "+0.50 [+0.50, +0.50]",
+        **{"without a score": "0", "unmatched": "0"},
+    }
+
+
+def test_agreement_that_cannot_be_had_is_printed_with_its_reason():
+    found = agreed(by_two([(2, 2)] * 3))
+    table = tables.tables(None, None, None, None, agreement=found)["agreement"]
+    heads, (row,) = tables.printed(table)
+    printed = dict(zip(heads, row, strict=True))
+    assert printed["reason"] == "all labels have the same score"
+    assert printed["equal scores"] == "1.00 [1.00, 1.00]"
+    assert "Cohen's kappa" not in printed
+
+
 def test_a_run_that_was_not_trained_is_in_the_scores_with_its_reason():
     lost = results(untrained=("ape+help.one.b0.1+help.one.b0.1.s0",))
     made = tables.tables(lost.points, lost.document, lost.persistence, None)
@@ -77,6 +133,8 @@ def test_a_run_that_was_not_trained_is_in_the_scores_with_its_reason():
 def test_what_there_is_no_data_for_is_left_out():
     assert tables.tables(None, None, None, None) == {}
     assert list(tables.tables(None, None, None, audit_table())) == ["audit"]
+    nothing = agreed(by_two([]))
+    assert tables.tables(None, None, None, None, agreement=nothing) == {}
     none = results(sources=("ape",), recipes=("",))
     made = tables.tables(none.points, none.document, none.persistence, None)
     assert "deltas" not in made
@@ -184,6 +242,6 @@ def test_what_is_a_number_is_told_from_what_only_begins_like_one():
 def test_the_document_of_a_file_gives_the_same_tables(made):
     whole = results()
     document = json.loads(json.dumps(whole.document))
-    rest = audit_table(), training_table()
+    rest = audit_table(), training_table(), agreed(synthetic(0))
     again = tables.tables(whole.points, document, whole.persistence, *rest)
     assert all(again[name].equals(table) for name, table in made.items())

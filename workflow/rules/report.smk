@@ -75,12 +75,31 @@ rule plot_preferences:
         "../scripts/plot_preferences.py"
 
 
+rule plot_agreement:
+    input:
+        agreement=f"{RESULTS}/agreement.parquet",
+        confusion=f"{RESULTS}/confusion.parquet",
+    output:
+        report(figures("agreement"), category="Data", caption="../report/agreement.rst"),
+    log:
+        f"{LOGS}/plot_agreement.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plot_agreement.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    message:
+        "Drawing how far judges agree"
+    script:
+        "../scripts/plot_agreement.py"
+
+
 rule write_tables:
     input:
         points=f"{RESULTS}/points.parquet",
         document=f"{RESULTS}/frontier.json",
         persistence=f"{RESULTS}/persistence.parquet",
         audit=f"{RESULTS}/audit.parquet",
+        agreement=if_compared(f"{RESULTS}/agreement.parquet"),
         cards=training("json"),
         training=training("parquet"),
     output:
@@ -101,6 +120,8 @@ rule write_report:
     input:
         audit=f"{RESULTS}/audit.parquet",
         import_report=if_released(f"{RESULTS}/import_report.parquet"),
+        agreement=if_compared(f"{RESULTS}/agreement.parquet"),
+        confusion=if_compared(f"{RESULTS}/confusion.parquet"),
         summaries=preference_sets(".summary"),
         points=if_scored(f"{RESULTS}/points.parquet"),
         document=if_scored(f"{RESULTS}/frontier.json"),

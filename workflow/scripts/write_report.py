@@ -12,7 +12,7 @@ from agentsafe.training_summary import read_training
 with job(snakemake.log[0]):
     found = snakemake.input
     audit = schemas.read_table(found.audit, schemas.AUDIT_SUMMARY)
-    imported = document = points = dominance = persistence = summary = None
+    imported = document = points = dominance = persistence = summary = agreement = None
     drawn = {"audit": charts.audit(audit)}
     if found.import_report:
         imported = schemas.read_table(found.import_report, schemas.IMPORT_REPORT)
@@ -28,8 +28,12 @@ with job(snakemake.log[0]):
         drawn["paths"] = charts.paths(points)
         drawn["persistence"] = charts.persistence(persistence)
         drawn["health"] = charts.health(points)
+    if found.agreement:
+        agreement = schemas.read_table(found.agreement, schemas.AGREEMENT)
+        confusion = schemas.read_table(found.confusion, schemas.CONFUSION)
+        drawn["agreement"] = charts.agreement(agreement, confusion)
     training = read_training(found.cards, found.training)
     config = dict(snakemake.params.config)
     tables = document, points, dominance, persistence, summary, audit, imported
     with whole_file(snakemake.output[0]) as partial:
-        partial.write_text(report(*tables, drawn, config, training), encoding="utf-8")
+        partial.write_text(report(*tables, drawn, config, training, agreement), encoding="utf-8")

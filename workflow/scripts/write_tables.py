@@ -15,4 +15,6 @@ with job(snakemake.log[0]):
     persistence = schemas.read_table(found.persistence, schemas.PERSISTENCE)
     audit = schemas.read_table(found.audit, schemas.AUDIT_SUMMARY)
     training = read_training(found.cards, found.training)
-    write(tables(points, document, persistence, audit, training), snakemake.output[0])
+    agreement = schemas.read_table(found.agreement, schemas.AGREEMENT)
+    made = tables(points, document, persistence, audit, training, agreement)
+    write(made, snakemake.output[0])

@@ -1,0 +1,12 @@
+"""Measure how far judges agree with each other, and each with itself."""
+
+from agentsafe import schemas
+from agentsafe.agreement import agreement, confusion
+from agentsafe.job import job
+
+with job(snakemake.log[0], snakemake.threads):
+    labels = schemas.read_labels(snakemake.input)
+    options = snakemake.params
+    table = agreement(labels, draws=options.draws, seed=options.seed, confidence=options.confidence)
+    schemas.write_table(table, snakemake.output.agreement, schemas.AGREEMENT)
+    schemas.write_table(confusion(labels), snakemake.output.confusion, schemas.CONFUSION)

@@ -1,0 +1,13 @@
+"""Draw how far judges agree: the scores of one against those of the other."""
+
+from pathlib import Path
+
+from agentsafe import charts, schemas
+from agentsafe.figures import save_all
+from agentsafe.job import job
+
+with job(snakemake.log[0]):
+    table = schemas.read_table(snakemake.input.agreement, schemas.AGREEMENT)
+    confusion = schemas.read_table(snakemake.input.confusion, schemas.CONFUSION)
+    drawn = {"agreement": charts.agreement(table, confusion)}
+    save_all(drawn, Path(snakemake.output[0]).parent)
