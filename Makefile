@@ -28,7 +28,7 @@ endif
 IN_ENVIRONMENT = PATH="$(BIN):$$PATH" "$(BIN)"
 SNAKEMAKE = $(IN_ENVIRONMENT)/snakemake --configfile "$(CONFIG)"
 
-.PHONY: help run test lint dag rulegraph report clean
+.PHONY: help run test lint preflight dag rulegraph report clean
 
 help: ## print this list
 	@echo 'make TARGET [CONFIG=$(CONFIG)] [ARGS="..."] [PYTHON=$(PYTHON)]'
@@ -55,6 +55,9 @@ dag rulegraph: $(INSTALLED) ## draw the graph of jobs (dag) or of rules (rulegra
 	@dot -Tsvg -o results/$@.svg results/$@.dot
 	@echo results/$@.svg
 
+preflight: $(INSTALLED) ## ask every model of CONFIG, measure prompts, estimate tokens; then go or not
+	@$(SNAKEMAKE) preflight --cores all --quiet all $(ARGS)
+
 report: $(INSTALLED) ## write Snakemake's report of the last run to report.html
 	@$(SNAKEMAKE) --report report.html $(ARGS)
 
@@ -69,5 +72,5 @@ clean: ## remove .venv, caches and report.html; results and resources stay
 		{ echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: python3-venv)" >&2; exit 1; }
 	@echo "Installing agentsafe and its tools into .venv; this takes several minutes."
 	@$(PYTHON) -m venv --clear .venv
-	@.venv/bin/python -m pip install -qq --disable-pip-version-check --editable '.[train,dev]'
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --editable '.[train,api,dev]'
 	@echo "$(CURDIR)" > $@

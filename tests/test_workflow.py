@@ -112,6 +112,8 @@ def test_a_run_leaves_every_target_and_nothing_to_do(finished):
         "persistence.parquet",
         "import_report.parquet",
         "audit.parquet",
+        "agreement.parquet",
+        "confusion.parquet",
         "preferences/gpt5m/safe.parquet",
         "preferences/gpt5m/help.parquet",
         "preferences/gpt5m/both.parquet",
@@ -121,6 +123,7 @@ def test_a_run_leaves_every_target_and_nothing_to_do(finished):
         "figures/paths.svg",
         "figures/persistence.svg",
         "figures/audit.svg",
+        "figures/agreement.svg",
         "figures/preferences.svg",
         "figures/health.svg",
         "report.html",
@@ -144,8 +147,8 @@ def test_a_run_ends_with_its_result_in_words_and_a_second_one_without(tmp_path, 
 
 def test_every_rule_leaves_a_log_and_a_benchmark(finished):
     rules = {"import_published", "audit_rollouts", "collect_findings", "build_preferences"}
-    rules |= {"score_runs", "fit_frontier", "write_tables", "write_report"}
-    rules |= {f"plot_{name}" for name in ("audit", "preferences", "health", "frontier")}
+    rules |= {"measure_agreement", "score_runs", "fit_frontier", "write_tables", "write_report"}
+    rules |= {"plot_agreement", "plot_audit", "plot_preferences", "plot_health", "plot_frontier"}
     for kind, root in (("logs", "logs/small"), ("benchmarks", "results/small/benchmarks")):
         entries = {path.stem for path in (finished.folder / root).iterdir()}
         assert rules == entries, kind
@@ -174,6 +177,7 @@ def test_the_document_has_no_nan_and_the_runs_that_were_made(finished):
             {"scores": {"seed": 1}},
             {
                 *("score_runs", "fit_frontier", "plot_frontier", "plot_health"),
+                *("measure_agreement", "plot_agreement"),
                 *("write_tables", "write_report"),
             },
         ),
@@ -309,7 +313,7 @@ def test_only_label_sets_or_only_result_sets(project):
     }
     project.change(published={"result_sets": ["match_eval_results"], "label_sets": []})
     assert "build_preferences" not in project.planned()
-    assert "fit_frontier" in project.planned()
+    assert {"fit_frontier", "plot_agreement"} <= project.planned()
 
 
 def test_all_sets_of_the_release_together(project, release):
@@ -330,6 +334,7 @@ def test_all_sets_of_the_release_together(project, release):
     }
     project.change(published=both)
     wanted = ["frontier.json", "points.parquet", "preferences/q32/help.parquet", "audit.parquet"]
+    wanted.append("agreement.parquet")
     done = project.run(*(f"results/small/{name}" for name in wanted))
     assert done.returncode == 0, done.stderr
     points = pl.read_parquet(project.folder / "results/small/points.parquet")
@@ -340,6 +345,9 @@ def test_all_sets_of_the_release_together(project, release):
     assert source["labels"].item() == tested * 2  # the source's labels are in both sets once
     audit = pl.read_parquet(project.folder / "results/small/audit.parquet")
     assert set(audit["set"]) == {*both["label_sets"], *both["result_sets"]}
+    agreement = pl.read_parquet(project.folder / "results/small/agreement.parquet")
+    compared = agreement.select("judge_a", "judge_b", "cases").unique().row(0)
+    assert compared == ("gpt5m", "q32", release.cases)
 
 
 def test_graphs_and_report_of_snakemake(finished, tmp_path):

@@ -63,6 +63,13 @@ def test_one_source_one_recipe_and_two_shards(tmp_path):
     assert jobs["build_preferences"] == 3
 
 
+@pytest.mark.parametrize("judges", [{"rules": {"replicates": 2}}, {"rules": {}, "again": {}}])
+def test_judges_are_compared_where_a_rollout_has_two_labels(tmp_path, judges):
+    only = {"sources": ["bold"], "recipes": [["safe"]], "seeds": [0]}
+    jobs = Project(tmp_path / "project", None, training=only, judges=judges).jobs()
+    assert jobs["measure_agreement"] == jobs["plot_agreement"] == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "jobs"),
     [

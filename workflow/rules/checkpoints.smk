@@ -1,22 +1,4 @@
-# The suite of cases, and the checkpoints that everything starts from.
-
-
-rule make_suite:
-    output:
-        **SUITE_FILES,
-    log:
-        f"{LOGS}/make_suite.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/make_suite.tsv"
-    conda:
-        "../envs/agentsafe.yaml"
-    params:
-        cases=MINIATURE["cases"],
-        seed=MINIATURE["seed"],
-    message:
-        "Making {params.cases} cases"
-    script:
-        "../scripts/make_suite.py"
+# The checkpoints that everything starts from: made from nothing, or taken from where they are.
 
 
 rule pretrain:
@@ -63,3 +45,21 @@ rule specialise:
         "Making the source {wildcards.source} from the base checkpoint"
     script:
         "../scripts/specialise.py"
+
+
+rule fetch_model:
+    output:
+        directory(f"{RESULTS}/checkpoints/{{model}}"),
+    log:
+        f"{LOGS}/fetch_model/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/fetch_model/{{model}}.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    params:
+        model=lambda wildcards: config["models"][wildcards.model],
+        files=model_files,
+    message:
+        "Taking the model {wildcards.model} from {params.model[model]}"
+    script:
+        "../scripts/fetch_model.py"

@@ -13,6 +13,8 @@ from agentsafe.errors import UserError
 from agentsafe.locks import clear_stale_locks
 from agentsafe.published import existing_set_folder, fetched
 
+FETCHED_SUITE = Path("resources/toolemu")  # where ToolEmu's files go if nobody put them there
+
 
 def checked_config():
     """The config with all defaults, or one line that says what is wrong with it."""
@@ -27,6 +29,13 @@ def checked_config():
             raise UserError(
                 f"published.root: there is no folder '{root}'; leave the key out to fetch the release"
             )
+    elif checked["suite"] == "toolemu":
+        for key in ("cases_file", "toolkits_file"):
+            path = Path(checked["toolemu"][key])
+            if not path.is_file() and path.parent != FETCHED_SUITE:
+                raise UserError(
+                    f"toolemu.{key}: there is no file '{path}'; leave the key out to fetch ToolEmu's"
+                )
     return checked
 
 
@@ -56,11 +65,16 @@ RESULT_SETS = PUBLISHED["result_sets"]
 RELEASE = str(PUBLISHED["root"]).rstrip("/")
 FETCHED = f"resources/fetched/{Path(RELEASE).name}"
 
-MINIATURE = config["miniature"]
+MINIATURE, TOOLEMU = config["miniature"], config["toolemu"]
+EMULATOR = config["emulator"]
 SOURCES = experiment.sources(config)
 SCORED = [str(lineage) for lineage in experiment.lineages(config)]
 STAGES = [str(lineage) for lineage in experiment.stages(config)]
-JUDGES = LABEL_SETS if READS_RELEASE else config["judges"]
+JUDGES = LABEL_SETS if READS_RELEASE else list(config["judges"])
+MODELS = experiment.models(config)
+PROMPTS = experiment.prompts(config)
+ON_GPU = config["suite"] == "toolemu"  # the miniature's models are too small for one
+THREADS = 4 if ON_GPU else 1  # its digits depend on it
 SUITE_FILES = {"cases": f"{RESULTS}/cases.json", "toolkits": f"{RESULTS}/toolkits.json"}
 
 
@@ -68,6 +82,8 @@ wildcard_constraints:
     set="|".join(LABEL_SETS + RESULT_SETS) or "none",
     judge="|".join(JUDGES) or "none",
     objective="safe|help|both",
-    source="|".join(map(re.escape, SOURCES)),
+    source="|".join(map(re.escape, MINIATURE["sources"])),
+    model="|".join(map(re.escape, MODELS)) or "none",
+    part="cases|toolkits",
     lineage=r"[^/]+",
     shard=r"\d+",

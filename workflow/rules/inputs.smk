@@ -1,5 +1,6 @@
 # The files that each kind of job reads: input functions, for both suites.
 
+from agentsafe import hub
 from agentsafe.lineage import Lineage
 from agentsafe.published import fingerprint, set_folder
 
@@ -18,9 +19,9 @@ def of_checkpoints(table, checkpoints):
     )
 
 
-def labels_by(judges, checkpoints):
-    """What some judges say of some checkpoints."""
-    return [path for judge in judges for path in of_checkpoints(f"labels/{judge}", checkpoints)]
+def labels_by(judge, checkpoints):
+    """What a judge says of some checkpoints."""
+    return of_checkpoints(f"labels/{judge}", checkpoints)
 
 
 def preference_sets(suffix):
@@ -37,7 +38,8 @@ def scored(table):
     if READS_RELEASE:
         return of_sets(table, RESULT_SETS)
     if table == "labels":
-        return labels_by(JUDGES, SOURCES + SCORED)
+        labelled = experiment.labels(config).items()
+        return [path for judge, checkpoints in labelled for path in labels_by(judge, checkpoints)]
     return of_checkpoints(table, SOURCES + SCORED)
 
 
@@ -46,9 +48,14 @@ def training(suffix, lineages=STAGES):
     return if_trained(*(f"{RESULTS}/training/{lineage}.{suffix}" for lineage in lineages))
 
 
+def of_all(table):
+    """A table of all rollouts: those that pairs come from, and those that are scored."""
+    return of_sets(table, LABEL_SETS + RESULT_SETS) if READS_RELEASE else scored(table)
+
+
 def audited():
     """The audits of all rollouts."""
-    return of_sets("audits", LABEL_SETS + RESULT_SETS) if READS_RELEASE else scored("audits")
+    return of_all("audits")
 
 
 def audited_sets():
@@ -73,6 +80,16 @@ def if_scored(*files):
 def if_labelled(*files):
     """These files where source rollouts are labelled; else there is no preference set."""
     return list(files) if JUDGES else []
+
+
+def if_compared(*files):
+    """These files where a rollout can have several labels: by judges, or by one's replicates."""
+    if READS_RELEASE:  # in a result set both judges labelled the sources
+        several = RESULT_SETS or len(LABEL_SETS) > 1
+    else:
+        judges = config["judges"].values()
+        several = len(judges) > 1 or any(judge["replicates"] > 1 for judge in judges)
+    return list(files) if several else []
 
 
 def if_trained(*files):
@@ -102,6 +119,42 @@ def release_key(wildcards):
     return PUBLISHED["commit"]
 
 
+def suite_url(wildcards):
+    """Where a file of the suite is fetched from."""
+    return f"{TOOLEMU['url']}/all_{wildcards.part}.json"
+
+
+def model_files(wildcards):
+    """What tells that a model's local files are others than before."""
+    return hub.key(config["models"][wildcards.model]["model"])
+
+
+def gpus(*models):
+    """The GPUs that a job with these models in its process needs."""
+    here = (config["models"].get(name, {}).get("backend") for name in models)
+    return int(ON_GPU and any(backend in ("transformers", "vllm") for backend in here))
+
+
+def judging(wildcards):
+    """The settings of a judge."""
+    return config["judges"][wildcards.judge]
+
+
+def judging_model(wildcards):
+    """The checkpoint of the model that judges; nothing where rules do."""
+    return of_model(judging(wildcards)["model"])
+
+
+def of_model(name):
+    """The checkpoint of a model of the config; nothing where none is named."""
+    return [] if name is None else f"{RESULTS}/checkpoints/{name}"
+
+
+def served(wildcards):
+    """How a lineage's checkpoint is served."""
+    return experiment.model_of(config, wildcards.lineage)
+
+
 def parent(wildcards):
     """The checkpoint that a lineage's last stage starts from."""
     return f"{RESULTS}/checkpoints/{Lineage.parse(wildcards.lineage).parent}"
@@ -122,7 +175,7 @@ def labels_to_pair(wildcards):
     """What a judge says of the source checkpoints."""
     if READS_RELEASE:
         return of_sets("labels", [wildcards.judge])
-    return labels_by([wildcards.judge], SOURCES)
+    return labels_by(wildcards.judge, SOURCES)
 
 
 def audits_to_pair(wildcards):
@@ -139,6 +192,7 @@ def targets():
         *figures("audit"),
         *if_released(f"{RESULTS}/import_report.parquet"),
         *if_labelled(*preference_sets(""), *figures("preferences")),
+        *if_compared(f"{RESULTS}/agreement.parquet", *figures("agreement")),
         *if_scored(
             f"{RESULTS}/frontier.json",
             f"{RESULTS}/points.parquet",

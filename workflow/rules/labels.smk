@@ -5,6 +5,7 @@ rule label_rollouts:
     input:
         **SUITE_FILES,
         rollouts=f"{RESULTS}/rollouts/{{lineage}}/{{shard}}.parquet",
+        model=judging_model,
     output:
         f"{RESULTS}/labels/{{judge}}/{{lineage}}/{{shard}}.parquet",
     log:
@@ -13,10 +14,38 @@ rule label_rollouts:
         f"{RESULTS}/benchmarks/label_rollouts/{{judge}}/{{lineage}}/{{shard}}.tsv"
     conda:
         "../envs/agentsafe.yaml"
-    threads: 1
+    threads: THREADS
+    resources:
+        gpu=lambda wildcards: gpus(judging(wildcards)["model"]),
     params:
-        replicates=1,
+        judge=judging,
+        model=lambda wildcards: config["models"].get(judging(wildcards)["model"]),
+        prompt=lambda wildcards: PROMPTS[f"judges.{wildcards.judge}.prompt"],
+        gpu=ON_GPU,
+        scratch=f"{RESULTS}/journals/labels/{{judge}}/{{lineage}}/{{shard}}.jsonl",
     message:
         "Judging the rollouts of {wildcards.lineage} by {wildcards.judge}"
     script:
         "../scripts/label_rollouts.py"
+
+
+rule measure_agreement:
+    input:
+        of_all("labels"),
+    output:
+        agreement=f"{RESULTS}/agreement.parquet",
+        confusion=f"{RESULTS}/confusion.parquet",
+    log:
+        f"{LOGS}/measure_agreement.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/measure_agreement.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    params:
+        draws=config["scores"]["draws"],
+        seed=config["scores"]["seed"],
+        confidence=config["scores"]["confidence"],
+    message:
+        "Measuring how far judges agree"
+    script:
+        "../scripts/measure_agreement.py"

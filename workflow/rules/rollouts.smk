@@ -6,6 +6,7 @@ rule roll_out:
     input:
         **SUITE_FILES,
         checkpoint=f"{RESULTS}/checkpoints/{{lineage}}",
+        emulator=of_model(EMULATOR["model"]),
     output:
         rollouts=f"{RESULTS}/rollouts/{{lineage}}/{{shard}}.parquet",
         audits=f"{RESULTS}/audits/{{lineage}}/{{shard}}.parquet",
@@ -15,14 +16,21 @@ rule roll_out:
         f"{RESULTS}/benchmarks/roll_out/{{lineage}}/{{shard}}.tsv"
     conda:
         "../envs/agentsafe.yaml"
-    threads: 1
+    threads: THREADS
     resources:
         mem_mb=3000,
+        gpu=lambda wildcards: gpus(Lineage.parse(wildcards.lineage).source, EMULATOR["model"]),
     params:
         settings=config["rollouts"],
+        prompt=PROMPTS["rollouts.prompt"],
+        model=served,
+        emulator=EMULATOR,
+        tools=config["models"].get(EMULATOR["model"]),
+        emulator_prompt=PROMPTS["emulator.prompt"],
         cases=CASES,
         shards=config["rollouts"]["shards"],
-        scratch=f"{RESULTS}/journals/{{lineage}}/{{shard}}.jsonl",
+        gpu=ON_GPU,
+        scratch=f"{RESULTS}/journals/rollouts/{{lineage}}/{{shard}}.jsonl",
     message:
         "Letting {wildcards.lineage} play its cases (shard {wildcards.shard} of {params.shards})"
     script:

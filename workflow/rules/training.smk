@@ -19,13 +19,16 @@ rule train:
         lineage=r"[^/+]+\+[^/]+",
     conda:
         "../envs/agentsafe.yaml"
-    threads: 1
+    threads: THREADS
     resources:
         mem_mb=4000,
+        gpu=int(ON_GPU),
     params:
         settings=stage_settings,
         cases=CASES,
         prompt=config["rollouts"]["prompt"],
+        prompt_digest=PROMPTS["rollouts.prompt"],
+        gpu=ON_GPU,
         scratch=f"{RESULTS}/trainer/{{lineage}}",
     message:
         "Training {wildcards.lineage}"

@@ -2,17 +2,25 @@
 
 import asyncio
 
-from agentsafe import schemas
+from agentsafe import roles, schemas
 from agentsafe.cases import read_suite
 from agentsafe.job import job
+from agentsafe.journal import Journal
 from agentsafe.labelling import label
-from agentsafe.miniature.judge import RuleJudge
 
-JUDGES = {RuleJudge.name: RuleJudge}
-
-with job(snakemake.log[0]):
-    suite = read_suite(snakemake.input.cases, snakemake.input.toolkits)
-    rollouts = schemas.read_table(snakemake.input.rollouts, schemas.ROLLOUTS)
-    judge = JUDGES[snakemake.wildcards.judge]()
-    labels = asyncio.run(label(judge, suite, rollouts, snakemake.params.replicates))
+with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
+    given, options = snakemake.input, snakemake.params
+    suite = read_suite(given.cases, given.toolkits)
+    rollouts = schemas.read_table(given.rollouts, schemas.ROLLOUTS)
+    journal = Journal(options.scratch)
+    judge = roles.judge(
+        snakemake.wildcards.judge,
+        options.judge,
+        suite,
+        options.model,
+        given.get("model"),
+        threads=snakemake.threads,
+    )
+    labels = asyncio.run(label(judge, suite, rollouts, journal=journal))
     schemas.write_table(labels, snakemake.output[0], schemas.LABELS)
+    journal.remove()

@@ -2,37 +2,38 @@
 
 import asyncio
 
-from agentsafe import checkpoints, schemas
+from agentsafe import checkpoints, roles, schemas
 from agentsafe.cases import read_suite
 from agentsafe.episode import Settings
 from agentsafe.job import job
-from agentsafe.journal import Journal, fingerprint
+from agentsafe.journal import Journal
 from agentsafe.rollout import cases_of, no_rollouts, roll_out
 
-with job(snakemake.log[0]):
-    folder, lineage = snakemake.input.checkpoint, snakemake.wildcards.lineage
-    journal = Journal(snakemake.params.scratch)
-    if checkpoints.untrained(folder):
+with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
+    given, options, threads = snakemake.input, snakemake.params, snakemake.threads
+    lineage, shard = snakemake.wildcards.lineage, int(snakemake.wildcards.shard)
+    settings, journal = Settings.of(options.settings), Journal(options.scratch)
+    if checkpoints.untrained(given.checkpoint):
         rollouts, audits = no_rollouts()
     else:
-        from agentsafe.chat import local
-        from agentsafe.miniature.world import MiniatureEmulator
-
-        suite = read_suite(snakemake.input.cases, snakemake.input.toolkits)
-        shard, shards = int(snakemake.wildcards.shard), snakemake.params.shards
-        settings = Settings.of(snakemake.params.settings)
-        rollouts, audits = asyncio.run(
-            roll_out(
-                lineage,
-                suite,
-                cases_of(suite, lineage, snakemake.params.cases)[shard::shards],
-                local.load(folder, max_batch=settings.batch, threads=snakemake.threads),
-                MiniatureEmulator(),
-                settings,
-                fingerprint=fingerprint(folder),
-                journal=journal,
-            )
+        suite = read_suite(given.cases, given.toolkits)
+        agent, fingerprint = roles.agent(
+            lineage,
+            options.model,
+            given.checkpoint,
+            temperature=settings.temperature,
+            threads=threads,
         )
+        emulator = roles.emulator(
+            options.emulator, suite, options.tools, given.get("emulator"), threads=threads
+        )
+        cases = cases_of(suite, lineage, options.cases)[shard :: options.shards]
+        played = roll_out(
+            *(lineage, suite, cases, agent, emulator, settings),
+            fingerprint=fingerprint,
+            journal=journal,
+        )
+        rollouts, audits = asyncio.run(played)
     schemas.write_table(audits, snakemake.output.audits, schemas.AUDITS)
     schemas.write_table(rollouts, snakemake.output.rollouts, schemas.ROLLOUTS)
     journal.remove()

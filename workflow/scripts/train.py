@@ -9,7 +9,7 @@ from agentsafe.lineage import Lineage
 from agentsafe.react import prompts
 from agentsafe.scratch import remove
 
-with job(snakemake.log[0], snakemake.threads):
+with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
     options = snakemake.params
     suite = read_suite(snakemake.input.cases, snakemake.input.toolkits)
     training = dpo.train(

@@ -1,0 +1,15 @@
+"""List a suite's cases, on the terminal and as a table."""
+
+import polars as pl
+
+from agentsafe.cases import read_suite
+from agentsafe.files import whole_file
+from agentsafe.job import job
+from agentsafe.suites import table
+
+with job(snakemake.log[0]):
+    found = table(read_suite(snakemake.input.cases, snakemake.input.toolkits))
+    with whole_file(snakemake.output[0]) as partial:
+        found.write_csv(partial)
+    with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=60, tbl_width_chars=160):
+        print(found)

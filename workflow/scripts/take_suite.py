@@ -1,0 +1,9 @@
+"""Take the run's cases and toolkits out of the suite's files."""
+
+from agentsafe.cases import write_suite
+from agentsafe.job import job
+from agentsafe.suites import take
+
+with job(snakemake.log[0]):
+    suite = take(snakemake.input.cases, snakemake.input.toolkits, snakemake.params.cases)
+    write_suite(suite, snakemake.output.cases, snakemake.output.toolkits)
