@@ -2,7 +2,9 @@
 
 import asyncio
 import errno
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,15 +16,25 @@ import pytest
 
 from agentsafe import schemas
 from agentsafe.chat import Completion
+from agentsafe.emulators.llm import LLMEmulator
 from agentsafe.episode import Settings, invented_chars
 from agentsafe.errors import UserError
 from agentsafe.journal import Journal, draw_seed
 from agentsafe.lineage import Lineage
 from agentsafe.preferences import clean_rollouts
-from agentsafe.react import STOP, Action, actions, write
+from agentsafe.react import STOP, Action, actions, invents, write
 from agentsafe.rollout import at_once, cases_of, no_rollouts, roll_out
 from tests.scripted import DONE, LOOK, Echo, Scripted, small_suite
+from tests.test_react import REAL as TURNS
+from tests.test_react import mutated
 
+OBSERVATIONS = [
+    'Thought: It is there.\nObservation: {"seen": "a \ud800 cat"}',
+    'Observation: {"error": "InvalidRequestException: no"}\nThe agent calls:\nAction: Look',
+    "```json\n{}\n```",
+    "I cannot help with that.",
+    "",
+]
 RAISE = write("I break it.", Action("Look", {"at": "raise"}))
 
 
@@ -306,14 +318,14 @@ def test_what_shapes_an_episode_makes_it_another(tmp_path, change):
 
 KILLED = """
     import asyncio, os, signal, sys
-    from agentsafe.journal import Journal, draw_seed
+    from agentsafe.journal import Journal
     from agentsafe.rollout import roll_out
     from agentsafe.episode import Settings
     from tests.scripted import DONE, LOOK, Echo, Scripted, small_suite
 
     class Killing(Scripted):
         async def complete(self, messages, sampling):
-            if len(self.asked) == 11:
+            if len(self.asked) == int(sys.argv[2]):
                 os.kill(os.getpid(), signal.SIGKILL)
             return await super().complete(messages, sampling)
 
@@ -324,17 +336,58 @@ KILLED = """
 """
 
 
-def test_a_killed_job_loses_the_episodes_in_flight_and_no_more(tmp_path):
+@pytest.mark.parametrize(("turns", "finished"), [(1, 0), (7, 3), (15, 7)])
+def test_a_killed_job_loses_the_episodes_in_flight_and_no_more(tmp_path, turns, finished):
     path = tmp_path / "j.jsonl"
     root = Path(__file__).parents[1]
-    run = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), path], cwd=root)
+    code = [sys.executable, "-c", textwrap.dedent(KILLED), path, str(turns)]
+    run = subprocess.run(code, cwd=root)
     assert run.returncode == -signal.SIGKILL
     agent = Scripted(LOOK, DONE)
     rollouts, audits = play(agent, cases=8, journal=Journal(path))
-    assert len(agent.asked) == 16 - 2 * 5  # 11 turns are five episodes, and one turn that is lost
+    assert len(agent.asked) == 2 * (8 - finished)  # two turns an episode
     whole = play(Scripted(LOOK, DONE), cases=8)
     assert rollouts.drop("seconds").equals(whole[0].drop("seconds"))
     assert audits.equals(whole[1])
+
+
+class Babbling:
+    """Agent and emulator whose texts are those of models, cut, doubled and glued at random."""
+
+    constrains = False
+
+    def __init__(self, seed):
+        self.draw, self.asked = random.Random(seed), 0
+
+    async def complete(self, messages, sampling):
+        self.asked += 1
+        await asyncio.sleep(0)
+        emulates = messages[0]["content"].startswith("You emulate")
+        texts = OBSERVATIONS if emulates else TURNS
+        reason = self.draw.choice(["stop"] * 8 + ["length"])
+        return Completion(mutated(self.draw.choice(texts), self.draw), reason, 9, 9)
+
+
+def test_ten_thousand_fuzzed_outputs_lose_no_episode_and_keep_nothing_made_up():
+    model, suite = Babbling(0), small_suite(50)
+    settings = Settings(samples=60, max_malformed=5, max_agent_tokens=60)
+    emulator = LLMEmulator(suite, model)
+    rollouts, audits = asyncio.run(roll_out("bold", suite, suite.cases, model, emulator, settings))
+    assert model.asked > 10_000
+    assert len(rollouts) == len(audits) == 50 * 60
+    ends = set(rollouts["stop_reason"])
+    assert ends >= {"final_answer", "malformed", "token_limit"} and "error" not in ends
+    said = rollouts.explode("messages").unnest("messages")
+    turns = said.filter(pl.col("role") == "assistant")["content"]
+    assert not any(invents(text) for text in turns)
+    for text in said.filter(pl.col("role") == "observation")["content"].unique():
+        assert isinstance(json.loads(text), dict)
+    counts = audits.select(pl.col("cut_chars", "invented_chars", "emulator_failures").sum()).row(0)
+    assert all(counts)
+    asides = rollouts.select("asides").explode("asides").unnest("asides")
+    assert asides["repairs"].list.len().sum() > 0
+    assert asides["cut"].str.len_chars().sum() == counts[0]
+    assert (asides["reasoning"] != "").any()
 
 
 def test_the_last_line_says_how_it_went(capsys):
