@@ -195,6 +195,11 @@ def _check_model(name: str, model: Mapping) -> None:
                     f"config: 'models.{name}.{key}' is {model[key]!r}, but with the backend openai "
                     "the server decides that: leave it out"
                 )
+    if model["backend"] == "vllm" and model["quantization"] == "int8":
+        raise UserError(
+            f"config: 'models.{name}.quantization' is 'int8', which the backend vllm does not do: "
+            "write int4 or none, or the backend transformers"
+        )
 
 
 def _check_judges(config: Mapping) -> None:

@@ -188,6 +188,10 @@ def llms(**changes) -> dict:
             {"models": {"judge": {"model": "j", "backend": "openai", "quantization": "int4"}}},
             "'models.judge.quantization' is 'int4', but with the backend openai the server decides",
         ),
+        (
+            {"models": {"small": {"model": "s", "backend": "vllm", "quantization": "int8"}}},
+            "'models.small.quantization' is 'int8', which the backend vllm does not do",
+        ),
         ({"judges": {"one": {"model": "judge", "mode": "logits"}}}, "'judges.one.mode' is logits"),
         ({"rollouts": {"shards": 73}}, "only 72 cases to play ('toolemu.cases', halved)"),
     ],

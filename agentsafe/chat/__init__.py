@@ -32,7 +32,7 @@ class Model(msgspec.Struct, frozen=True):
         dtype: of the weights: `auto` (as saved on a GPU, float32 on a CPU), `bfloat16`, `float16`
             or `float32`.
         quantization: `none`, `int8` or `int4` (bitsandbytes).
-        batching: `padded`, `continuous` or `auto`, with the backend `transformers`.
+        batching: `padded` or `continuous`, with the backend `transformers`.
         concurrency: conversations at once, on the device or on their way to the server.
         context: tokens of prompt and answer together; None for the model's own limit.
         thinking: `enable_thinking` of the chat template; None for the template's default.
@@ -54,7 +54,7 @@ class Model(msgspec.Struct, frozen=True):
     adapter: str | None = None
     dtype: str = "auto"
     quantization: str = "none"
-    batching: str = "auto"
+    batching: str = "padded"
     concurrency: int = 64
     context: int | None = None
     thinking: bool | None = None

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jinja2 import TemplateError
 
 from agentsafe import loading
 from agentsafe.chat import Choice, Completion, Message, Sampling
 from agentsafe.chat.generation import generate, is_covered
 from agentsafe.chat.prefixes import Prefixes
 from agentsafe.chat.rows import Row
-from agentsafe.chat.texts import Texts
+from agentsafe.chat.texts import Texts, first_tokens, written
 from agentsafe.errors import UserError
 
 #: Rounds of the event loop without a new request after which a batch sets off.
@@ -163,12 +162,7 @@ class LocalChat:
         Raises:
             UserError: two choices begin with the same token, or as `complete`.
         """
-        firsts = [self._texts.ids(text)[0] for text in choices]
-        if len({*firsts}) < len(firsts):
-            raise UserError(
-                f"the tokenizer begins two of {', '.join(choices)} with the same token, so that "
-                "their probabilities cannot be told apart: use the mode text"
-            )
+        firsts = first_tokens(self.tokenizer, choices)
         only = [[token] for token in firsts]
         request = await self._asked(messages, Sampling(max_tokens=1), only)
         if request.row is None:
@@ -183,15 +177,7 @@ class LocalChat:
         choices: list[list[int]] | None,
     ) -> _Request:
         """A request once it is answered; one that found no room in the context has no row."""
-        try:
-            prompt = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True, **self._options
-            )
-        except TemplateError as error:
-            raise UserError(
-                f"the checkpoint's chat template refuses the prompt ({error}); choose one of other "
-                "roles in rollouts.prompt, or mend the template"
-            ) from None
+        prompt = written(self.tokenizer, messages, self._options)
         loop = asyncio.get_running_loop()
         key = tuple(message["content"] for message in messages)
         request = _Request(key, prompt, sampling, loop.create_future(), choices)

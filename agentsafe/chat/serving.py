@@ -98,12 +98,7 @@ def _may_be_continuous(name: str, model: Model, greedy: bool) -> bool:
             f"models.{name}.batching: continuous batching draws no samples and keeps to no "
             "choices: write padded, or a temperature of 0"
         )
-    if model.batching != "auto":
-        return model.batching == "continuous"
-
-    import torch
-
-    return greedy and torch.cuda.is_available()
+    return model.batching == "continuous"
 
 
 def _continuous(name: str, model: Model, padded: "LocalChat") -> ChatModel | None:

@@ -1,9 +1,13 @@
 """Between a model's tokens and text: where a turn ends, and what it says."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
+from jinja2 import TemplateError
+
+from agentsafe.chat import Message
+from agentsafe.errors import UserError
 
 
 class Texts:
@@ -54,3 +58,40 @@ def cut_after(text: str, stop: Sequence[str]) -> str:
     """A text up to and with the first of some stop strings; all of it where there is none."""
     found = [text.index(each) + len(each) for each in stop if each in text]
     return text[: min(found, default=None)]
+
+
+def written(tokenizer, messages: Sequence[Message], options: Mapping[str, bool]) -> str:
+    """A conversation as the chat template writes it, with the agent's next turn opened.
+
+    Args:
+        tokenizer: has the template.
+        messages: of roles that it knows.
+        options: of the template, such as `enable_thinking`.
+
+    Raises:
+        UserError: the template refuses such a conversation.
+    """
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True, **options
+        )
+    except TemplateError as error:
+        raise UserError(
+            f"the checkpoint's chat template refuses the prompt ({error}); use a prompt of other "
+            "roles (rollouts.prompt, emulator.prompt, judges.*.prompt), or mend the template"
+        ) from None
+
+
+def first_tokens(tokenizer, choices: Sequence[str]) -> list[int]:
+    """The token that each choice begins with.
+
+    Raises:
+        UserError: two begin with the same.
+    """
+    firsts = [ids[0] for ids in tokenizer(list(choices), add_special_tokens=False)["input_ids"]]
+    if len({*firsts}) < len(firsts):
+        raise UserError(
+            f"the tokenizer begins two of {', '.join(choices)} with the same token, so that "
+            "their probabilities cannot be told apart: use the mode text"
+        )
+    return firsts
