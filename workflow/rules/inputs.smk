@@ -126,7 +126,8 @@ def suite_url(wildcards):
 
 def model_files(wildcards):
     """What tells that a model's local files are others than before."""
-    return hub.key(config["models"][wildcards.model]["model"])
+    model = config["models"][wildcards.model]
+    return [hub.key(model[part]) for part in ("model", "adapter") if model[part] is not None]
 
 
 def gpus(*models):
