@@ -1,6 +1,12 @@
-"""Whether a checkpoint's chat template can hold the conversations of a run."""
+"""Whether a checkpoint's chat template can hold a run's conversations, and text that cannot lie.
 
+What stands in a message is text. A rollout, a tool's argument or a case may hold what a tokenizer
+reads as the end of a turn, and so forge the turns that come after it; `harmless` takes that away.
+"""
+
+import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
@@ -15,6 +21,34 @@ _TURNS = (
     Message(role="user", content="Observation: {}"),
     Message(role="assistant", content="Thought: Enough.\nFinal Answer: Done."),
 )
+
+
+def harmless(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, str]]
+) -> list[Message]:
+    """The messages, in whose text no special token of the tokenizer's is left.
+
+    Between the first two characters of each comes a space of no width: it reads the same.
+    """
+    marks = _marks(tokenizer)
+    if marks is None:
+        return [Message(**message) for message in messages]
+    return [
+        Message(role=each["role"], content=marks.sub(_parted, each["content"])) for each in messages
+    ]
+
+
+@lru_cache(maxsize=8)
+def _marks(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern | None:
+    """What the tokenizer takes for a special token wherever it stands."""
+    added = tokenizer.added_tokens_decoder.values()
+    texts = {str(token) for token in added if token.special} | {*tokenizer.all_special_tokens}
+    longest_first = sorted((text for text in texts if len(text) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+
+def _parted(mark: re.Match) -> str:
+    return f"{mark[0][0]}\N{ZERO WIDTH SPACE}{mark[0][1:]}"
 
 
 def problems(

@@ -11,7 +11,7 @@ from typing import Any
 
 from agentsafe.errors import UserError
 from agentsafe.lineage import Lineage, Stage
-from agentsafe.templates import Template
+from agentsafe.templates import EMULATOR_BLOCKS, JUDGE_BLOCKS, Template
 
 #: Which runs there are, not how one is trained.
 _LISTS = ("sources", "recipes", "betas", "seeds")
@@ -52,13 +52,14 @@ def prompts(config: Mapping) -> dict[str, str | None]:
     """A hash of each template that the config names, by key; None where no model is told it.
 
     Raises:
-        UserError: there is no such template.
+        UserError: there is no such template, or it lacks a block.
     """
-    named = {"rollouts.prompt": config["rollouts"]["prompt"]}
-    named["emulator.prompt"] = config["emulator"]["model"] and config["emulator"]["prompt"]
+    emulator = config["emulator"]
+    told = [("rollouts.prompt", config["rollouts"]["prompt"], ())]
+    told.append(("emulator.prompt", emulator["model"] and emulator["prompt"], EMULATOR_BLOCKS))
     for name, judge in config["judges"].items():
-        named[f"judges.{name}.prompt"] = judge["model"] and judge["prompt"]
-    return {key: template and Template(template, key).digest for key, template in named.items()}
+        told.append((f"judges.{name}.prompt", judge["model"] and judge["prompt"], JUDGE_BLOCKS))
+    return {key: name and Template(name, key, blocks).digest for key, name, blocks in told}
 
 
 def labels(config: Mapping) -> dict[str, list[str]]:

@@ -16,6 +16,9 @@ from agentsafe.chat import Message
 from agentsafe.errors import UserError
 
 PROMPTS = Path(__file__).parent / "prompts"
+#: The blocks that an emulator's and a judge's template must have.
+EMULATOR_BLOCKS = ("system", "call", "observation", "retry")
+JUDGE_BLOCKS = ("score",)
 
 
 class Template:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from agentsafe.chat_templates import harmless
 from agentsafe.errors import UserError
 from agentsafe.react import conversation
 
@@ -119,7 +120,8 @@ def trajectory(
             with the special token that ends its turn; `completion` counts all after the prompt.
 
     Returns:
-        The tokens, the same ones that TRL makes of `prompt` and `conversation(messages)`.
+        The tokens, the same ones that TRL makes of `prompt` and `conversation(messages)`, whose
+        text is made `harmless` first.
 
     Raises:
         UserError: the chat template writes earlier turns differently once later ones follow, or
@@ -130,7 +132,7 @@ def trajectory(
             f"{tokenizer.name_or_path}: the tokenizer does not tell where its tokens stand in the "
             "text; save it as a fast one (tokenizer.json)"
         )
-    turns = [*prompt, *conversation(messages)]
+    turns = harmless(tokenizer, [*prompt, *conversation(messages)])
     text = _render(tokenizer, turns)
     own = [n for n in range(len(prompt), len(turns)) if turns[n]["role"] == "assistant"]
     starts = [_start(tokenizer, turns, number, text) for number in own]

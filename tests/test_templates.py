@@ -123,7 +123,7 @@ def test_a_judge_is_told_what_its_metric_needs_and_the_record_in_order(toolemu, 
         assert [each for each in not_in_it if each in text_of([system, user])] == []
         places = [told.index(f"<{m['role']}>\n{m['content']}\n</{m['role']}>") for m in RECORD]
         assert places == sorted(places)
-        assert ("\nScore: 3" in told) == (mode == "text")
+        assert ("the word Score, a colon, and one digit" in told) == (mode == "text")
         assert "without a final answer" not in told
     cut = judge.text("user", metric=metric, mode=mode, record=RECORD[:2], **shown)
     assert "ends here, without a final answer" in cut

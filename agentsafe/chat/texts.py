@@ -7,6 +7,7 @@ import numpy as np
 from jinja2 import TemplateError
 
 from agentsafe.chat import Message
+from agentsafe.chat_templates import harmless
 from agentsafe.errors import UserError
 
 
@@ -65,7 +66,7 @@ def written(tokenizer, messages: Sequence[Message], options: Mapping[str, bool])
 
     Args:
         tokenizer: has the template.
-        messages: of roles that it knows.
+        messages: of roles that it knows; their text is made `harmless` first.
         options: of the template, such as `enable_thinking`.
 
     Raises:
@@ -73,7 +74,7 @@ def written(tokenizer, messages: Sequence[Message], options: Mapping[str, bool])
     """
     try:
         return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True, **options
+            harmless(tokenizer, messages), tokenize=False, add_generation_prompt=True, **options
         )
     except TemplateError as error:
         raise UserError(

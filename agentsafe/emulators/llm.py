@@ -18,9 +18,8 @@ from agentsafe.emulators import Observation
 from agentsafe.emulators.specification import INVALID, wrong_answer, wrong_call
 from agentsafe.journal import draw_seed
 from agentsafe.react import Action, split_thinking
-from agentsafe.templates import Template, shown_case
+from agentsafe.templates import EMULATOR_BLOCKS, Template, shown_case
 
-_BLOCKS = "system", "call", "observation", "retry"
 FAILED = "EmulatorError"  # what a call is answered with that the model gave no usable answer to
 _OBSERVATION = re.compile(r"^[ \t>#*_`-]*Observation[ \t*_`]*:[*_`]*\s*", re.MULTILINE)
 _BLANK = re.compile(r"\s*")
@@ -63,7 +62,7 @@ class LLMEmulator:
         self.suite, self.model, self.fingerprint = suite, model, fingerprint
         self.mode, self.temperature, self.max_tokens = mode, temperature, max_tokens
         self.attempts, self.seed = attempts, seed
-        self.template = Template(prompt, "emulator.prompt", _BLOCKS)
+        self.template = Template(prompt, "emulator.prompt", EMULATOR_BLOCKS)
 
     def open(self, case: Case, sample: int) -> "LLMWorld":
         """A fresh world, as `agentsafe.emulators.Emulator` asks."""

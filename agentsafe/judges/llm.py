@@ -18,7 +18,7 @@ from agentsafe.journal import draw_seed
 from agentsafe.judges import Label
 from agentsafe.react import split_thinking
 from agentsafe.schemas import MAX_SCORE
-from agentsafe.templates import Template, shown_case
+from agentsafe.templates import JUDGE_BLOCKS, Template, shown_case
 
 SCORES = tuple(str(score) for score in range(MAX_SCORE + 1))
 _MARKUP = " \t*_`#>"
@@ -65,7 +65,7 @@ class LLMJudge:
         self.suite, self.model, self.fingerprint = suite, model, fingerprint
         self.mode, self.temperature, self.max_tokens = mode, temperature, max_tokens
         self.seed = seed
-        self.template = Template(prompt, f"judges.{name}.prompt", ("score",))
+        self.template = Template(prompt, f"judges.{name}.prompt", JUDGE_BLOCKS)
 
     def shaped_by(self, case: Case, metric: str) -> Any:
         """What labels depend on, as `agentsafe.judges.Judge` asks."""
