@@ -98,10 +98,11 @@ def download(name: str, model: Model, only: Iterable[str] = _WANTED) -> Path:
         raise UserError(
             f"models.{name}.revision: {model.model} has no revision '{model.revision}'"
         ) from None
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+    except Exception as error:  # a connection can break in many ways, each with its own error
         if isinstance(error, OSError) and error.errno in _MACHINE:
             raise
-        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else one_line(error)
+        offline = constants.HF_HUB_OFFLINE
+        reason = "HF_HUB_OFFLINE is set" if offline else one_line(error.__cause__ or error)
         raise UserError(
             f"{where}: there is no folder '{model.model}', nor is it in the hub's cache, and the "
             f"hub is not reachable ({reason}); fetch it where there is a network and set HF_HOME "

@@ -254,3 +254,16 @@ def test_a_fingerprint_is_of_names_and_bytes_and_not_of_times_or_folders_below(t
     assert checkpoints.fingerprint(tmp_path / "one") != checkpoints.fingerprint(tmp_path / "two")
     (tmp_path / "two" / "model.safetensors").rename(tmp_path / "two" / "m.safetensors")
     assert checkpoints.fingerprint(tmp_path / "one") != checkpoints.fingerprint(tmp_path / "two")
+
+
+def test_an_origin_stands_for_the_files_that_it_names(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "origin.json").write_text('{"commit": "abc"}')
+        (tmp_path / name / "model.safetensors").write_text(name)
+    one = checkpoints.fingerprint(tmp_path / "one")
+    assert one == checkpoints.fingerprint(tmp_path / "two")
+    (tmp_path / "two" / "origin.json").write_text('{"commit": "abd"}')
+    assert one != checkpoints.fingerprint(tmp_path / "two")
+    (tmp_path / "one" / "model.safetensors").unlink()  # as that of a model on a server
+    assert one == checkpoints.fingerprint(tmp_path / "one")
