@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
 from agentsafe.cases import case_index, split
 from tests.chat_server import serve
@@ -209,3 +210,18 @@ def test_a_list_of_the_cases(finished):
     listed = pl.read_csv(finished.folder / "results/small/cases.csv")
     assert listed["case_id"].to_list() == [f"official_{n}" for n in range(CASES)]
     assert "Todoist" in done.stdout
+
+
+def test_the_papers_config_plans_its_whole_graph(tmp_path):
+    project = Project(tmp_path / "project", None)
+    paper = (project.folder / "config/paper.yaml").read_text(encoding="utf-8")
+    project.config = yaml.safe_load(paper)
+    project.change()
+    jobs = project.jobs()
+    shards, sources, trained = 2, 25, 180
+    assert jobs["fetch_suite"] == 2 and jobs["take_suite"] == 1
+    assert jobs["fetch_model"] == sources
+    assert jobs["train"] == trained
+    assert jobs["roll_out"] == shards * (sources + trained)
+    assert jobs["label_rollouts"] == shards * (2 * sources + trained)  # each run by its own judge
+    assert jobs["build_preferences"] == 2 * 3

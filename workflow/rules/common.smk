@@ -30,11 +30,12 @@ def checked_config():
                 f"published.root: there is no folder '{root}'; leave the key out to fetch the release"
             )
     elif checked["suite"] == "toolemu":
-        for key in ("cases_file", "toolkits_file"):
-            path = Path(checked["toolemu"][key])
-            if not path.is_file() and path.parent != FETCHED_SUITE:
+        for part in ("cases", "toolkits"):
+            path = Path(checked["toolemu"][f"{part}_file"])
+            if not path.is_file() and path != FETCHED_SUITE / f"all_{part}.json":
                 raise UserError(
-                    f"toolemu.{key}: there is no file '{path}'; leave the key out to fetch ToolEmu's"
+                    f"toolemu.{part}_file: there is no file '{path}'; leave the key out to fetch "
+                    "ToolEmu's"
                 )
     return checked
 
