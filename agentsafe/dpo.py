@@ -51,11 +51,13 @@ class Settings:
     """The config's section `training`, without what names the runs; defaults are the paper's.
 
     `max_steps`, where given, takes the place of `epochs`. `max_length` counts tokens of prompt and
-    rollout; a pair with a longer one is dropped, nothing is cut. `sft_weight` weighs an additional
-    loss, the mean negative log-likelihood of the chosen tokens.
+    rollout; a pair with a longer one is dropped, nothing is cut. `batching` is what the pairs of a
+    step share (`agentsafe.sharing`); `case` orders them by case, too. `sft_weight` weighs an
+    additional loss, the mean negative log-likelihood of the chosen tokens.
     """
 
     loss_on: str = "assistant"
+    batching: str = "pairs"
     learning_rate: float = 5e-5
     scheduler: str = "cosine"
     warmup: float = 0.1
@@ -175,6 +177,8 @@ def train(
         {row: tokens[row] for pair in kept for row in pair},
         arguments=_arguments(settings, _beta(lineage), scratch),
         lora=_lora(settings.lora),
+        batching=settings.batching,
+        cases=[rollouts["case_id"][chosen] for chosen, _ in kept],
     )
     steps = fit(trainer, str(lineage))
     with whole_folder(output_folder) as partial:

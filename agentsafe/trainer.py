@@ -26,6 +26,7 @@ from trl.trainer.utils import disable_dropout_in_model, pad
 from agentsafe.errors import UserError
 from agentsafe.progress import Progress, say
 from agentsafe.scratch import newest_checkpoint
+from agentsafe.sharing import ByCase, Layout, Shared, by_case, by_prefix
 from agentsafe.trajectories import Trajectory
 
 log = logging.getLogger(__name__)
@@ -52,17 +53,24 @@ _COLUMNS = {
 class TrajectoryCollator(DataCollatorForPreference):
     """Pads pairs of trajectories as TRL does, and counts in the loss what their masks say.
 
-    `reference` may hold the parent's log-probabilities by trajectory; without them, the trainer
-    works them out for each batch.
+    What goes through the model is the batch's `layout`, where `batching` (one of
+    `sharing.BATCHING`) gives it one. `reference` may hold the parent's log-probabilities by
+    trajectory; without them, they are worked out for each batch.
     """
 
     trajectories: Mapping[int, Trajectory] = field(default_factory=dict)
     reference: Mapping[int, float] = field(default_factory=dict)
+    batching: str = "pairs"
 
-    def torch_call(self, examples: list[dict[str, int]]) -> dict[str, torch.Tensor]:
+    def torch_call(self, examples: list[dict[str, int]]) -> dict[str, torch.Tensor | Layout]:
         """Put pairs together: the chosen ones first, then the rejected ones."""
         keys = [pair[side] for side in _SIDES for pair in examples]
         batch = self.padded(keys)
+        rows = [self.trajectories[key] for key in keys]
+        if self.batching == "case":
+            batch["layout"] = by_case(keys, rows, self.pad_token_id)
+        elif self.batching == "prefix":
+            batch["layout"] = by_prefix(rows, self.pad_token_id)
         if self.reference:
             logps = torch.tensor([self.reference[key] for key in keys]).chunk(2)
             batch |= {f"ref_{side}_logps": half for side, half in zip(_SIDES, logps, strict=True)}
@@ -91,6 +99,8 @@ class TrajectoryTrainer(DPOTrainer):
         *,
         arguments: DPOConfig,
         lora: LoraConfig,
+        batching: str = "pairs",
+        cases: Sequence[str] | None = None,
     ):
         """Get ready to train.
 
@@ -101,7 +111,10 @@ class TrajectoryTrainer(DPOTrainer):
             trajectories: the tokens, each rollout's once.
             arguments: all options, of which the output folder gets the trainer's checkpoints.
             lora: the adapter to train.
+            batching: one of `sharing.BATCHING`.
+            cases: the case of each pair, by which `case` orders them.
         """
+        self.sampler = ByCase(cases, arguments.seed) if batching == "case" else None
         disable_dropout_in_model(model)  # TRL's own option would take the adapter's dropout as well
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -109,7 +122,9 @@ class TrajectoryTrainer(DPOTrainer):
         super().__init__(
             model=model,
             args=arguments,
-            data_collator=TrajectoryCollator(tokenizer.pad_token_id, trajectories=trajectories),
+            data_collator=TrajectoryCollator(
+                tokenizer.pad_token_id, trajectories=trajectories, batching=batching
+            ),
             train_dataset=Dataset.from_dict({"chosen": chosen, "rejected": rejected}),
             processing_class=tokenizer,
             peft_config=lora,
@@ -117,6 +132,7 @@ class TrajectoryTrainer(DPOTrainer):
         self.remove_callback(PrinterCallback)
         # A rollout stands in several pairs: once each is a fifth less work. In bf16 a different
         # padding moves the sums too far for that.
+        self.precompute_ref_logps = batching != "pairs"  # else TRL would forward each pair anew
         if arguments.use_cpu:
             self.data_collator.reference = self._reference(2 * arguments.train_batch_size)
             self.precompute_ref_logps = True
@@ -132,6 +148,9 @@ class TrajectoryTrainer(DPOTrainer):
                 halves = self.compute_ref_log_probs(self.model, self.data_collator.padded(part))
             found |= zip(part, torch.cat(halves).tolist(), strict=True)
         return found
+
+    def _get_train_sampler(self, *args: Any) -> Any:
+        return self.sampler or super()._get_train_sampler(*args)
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
@@ -151,8 +170,14 @@ class TrajectoryTrainer(DPOTrainer):
 
     def compute_loss(self, model: Any, inputs: dict, *args: Any, **kwargs: Any) -> Any:
         """TRL's loss; also notes DPO's own part of it, without the SFT term."""
+        inputs = dict(inputs)
+        layout = inputs.pop("layout", None)
+        forward = model if layout is None else Shared(model, layout)
         with counted_tokens_only():
-            loss = super().compute_loss(model, inputs, *args, **kwargs)
+            if layout is not None and "ref_chosen_logps" not in inputs:
+                halves = self.compute_ref_log_probs(Shared(model, layout), inputs)
+                inputs |= {f"ref_{side}_logps": h for side, h in zip(_SIDES, halves, strict=True)}
+            loss = super().compute_loss(forward, inputs, *args, **kwargs)
         part = loss.item()
         metrics = self._metrics["train"]
         if len(self.loss_types) > 1:

@@ -101,8 +101,8 @@ def _call(suite: Suite, case: Case) -> Action:
     return Action(tool.name, {p.name: values[p.type] for p in tool.parameters if p.required})
 
 
-def checkpoint(folder: Path) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
-    """A random Qwen3 of half a million parameters, and 4,096 tokens of the suite's own text."""
+def text_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """4,096 tokens of a suite's own text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -115,9 +115,14 @@ def checkpoint(folder: Path) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]
     )
     texts = [json.dumps(json.loads(path.read_text())) for path in sorted(folder.glob("all_*.json"))]
     tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", chat_template=TEMPLATE
     )
+
+
+def checkpoint(folder: Path) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
+    """A random Qwen3 of half a million parameters, and its tokenizer."""
+    fast = text_tokenizer(folder)
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=len(fast),

@@ -275,6 +275,25 @@ def test_an_interrupted_run_ends_as_if_nothing_had_been(run, interrupt, tmp_path
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
 
 
+def test_prefix_sharing_trains_what_pairs_train(run, tmp_path):
+    pairwise = run(output_folder=tmp_path / "pairs")
+    shared = run(replace(SETTINGS, batching="prefix"))
+    numbers = pl.col(pl.Float64)
+    assert_frame_equal(pairwise.log.select(numbers), shared.log.select(numbers), abs_tol=1e-4)
+    assert same(weights(tmp_path / "pairs"), weights(tmp_path / "out"), tolerance=1e-4)
+
+
+def test_case_batching_starts_at_ln_2_and_resumes_in_its_own_order(run, interrupt, tmp_path):
+    settings = replace(SETTINGS, batching="case", max_steps=None, epochs=2, batch_size=3)
+    whole = run(settings, output_folder=tmp_path / "whole")
+    assert whole.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
+    assert whole.log["dpo_loss"][-1] < whole.log["dpo_loss"][0]
+    interrupt(7, settings)  # past the first epoch
+    resumed = run(settings)
+    assert_frame_equal(whole.log, resumed.log)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
