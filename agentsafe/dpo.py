@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,51 +26,12 @@ from agentsafe.files import whole_file, whole_folder
 from agentsafe.lineage import Lineage
 from agentsafe.preferences import with_rows
 from agentsafe.scratch import claim
+from agentsafe.training_settings import Settings, arguments, first_loss, lora_config
 from agentsafe.trajectories import Trajectory, fitting, trajectories
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
-    from trl import DPOConfig
 
 log = logging.getLogger(__name__)
 
 ADAPTER = "adapter"  # the folder of the PEFT adapter in a trained checkpoint
-
-
-@dataclass(frozen=True)
-class Lora:
-    """The adapter: its rank, its scale (α, over the rank) and the dropout before it."""
-
-    r: int = 16
-    alpha: float = 32
-    dropout: float = 0.05
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The config's section `training`, without what names the runs; defaults are the paper's.
-
-    `max_steps`, where given, takes the place of `epochs`. `max_length` counts tokens of prompt and
-    rollout; a pair with a longer one is dropped, nothing is cut. `batching` is what the pairs of a
-    step share (`agentsafe.sharing`); `case` orders them by case, too. `sft_weight` weighs an
-    additional loss, the mean negative log-likelihood of the chosen tokens.
-    """
-
-    loss_on: str = "assistant"
-    batching: str = "pairs"
-    learning_rate: float = 5e-5
-    scheduler: str = "cosine"
-    warmup: float = 0.1
-    epochs: int = 1
-    max_steps: int | None = None
-    batch_size: int = 1
-    accumulation: int = 8
-    max_grad_norm: float = 1.0
-    max_length: int = 8192
-    sft_weight: float = 0.0
-    lora: Lora = field(default_factory=Lora)
-    save_steps: int = 50
-    training_seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -175,12 +136,12 @@ def train(
         tokenizer,
         kept,
         {row: tokens[row] for pair in kept for row in pair},
-        arguments=_arguments(settings, _beta(lineage), scratch),
-        lora=_lora(settings.lora),
+        arguments=arguments(settings, _beta(lineage), scratch),
+        lora=lora_config(settings.lora),
         batching=settings.batching,
         cases=[rollouts["case_id"][chosen] for chosen, _ in kept],
     )
-    steps = fit(trainer, str(lineage))
+    steps = fit(trainer, str(lineage), first_loss(settings, _beta(lineage)))
     with whole_folder(output_folder) as partial:
         model = trainer.accelerator.unwrap_model(trainer.model)
         model.save_pretrained(partial / ADAPTER, save_embedding_layers=False)
@@ -236,59 +197,6 @@ def _key(
 
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
-
-
-def _arguments(settings: Settings, beta: float, folder: Path) -> "DPOConfig":
-    import torch
-    from trl import DPOConfig
-
-    gpu = torch.cuda.is_available()
-    mixed = settings.sft_weight > 0
-    scheduler = settings.scheduler
-    arguments = DPOConfig(
-        output_dir=str(folder),
-        beta=beta,
-        loss_type=["sigmoid", "sft"] if mixed else ["sigmoid"],
-        loss_weights=[1.0, settings.sft_weight] if mixed else None,
-        learning_rate=settings.learning_rate,
-        # transformers' "constant" leaves the warm-up out
-        lr_scheduler_type="constant_with_warmup" if scheduler == "constant" else scheduler,
-        warmup_steps=settings.warmup,
-        num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps or -1,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
-        max_grad_norm=settings.max_grad_norm,
-        max_length=None,
-        disable_dropout=False,
-        seed=settings.training_seed,
-        use_cpu=not gpu,
-        bf16=gpu and torch.cuda.is_bf16_supported(),
-        gradient_checkpointing=gpu,
-        dataloader_pin_memory=gpu,
-        remove_unused_columns=False,
-        save_strategy="steps",
-        save_steps=settings.save_steps,
-        save_total_limit=2,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # TRL trains on one, whatever else is visible
-    return arguments
-
-
-def _lora(lora: Lora) -> "LoraConfig":
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules="all-linear",  # PEFT leaves the output layer out
-        task_type="CAUSAL_LM",
-    )
 
 
 def _log(lineage: Lineage, steps: Sequence[Mapping[str, float]]) -> pl.DataFrame:

@@ -103,7 +103,7 @@ def stages(config: Mapping) -> list[Lineage]:
 
 
 def training_settings(config: Mapping, lineage: Lineage) -> dict[str, Any]:
-    """How a lineage's last stage is trained: `dpo.Settings`, without what only names the runs."""
+    """How a lineage's last stage is trained: fields of `training_settings.Settings`."""
     section = {name: value for name, value in config["training"].items() if name not in _LISTS}
     return section | {"epochs": section["epochs"][lineage.stages[-1].objective]}
 
@@ -232,6 +232,12 @@ def _check_judges(config: Mapping) -> None:
 
 
 def _check_training(config: Mapping) -> None:
+    smoothing, loss = config["training"]["label_smoothing"], config["training"]["loss"]
+    if (smoothing > 0) != (loss == "robust"):
+        raise UserError(
+            f"config: 'training.label_smoothing' is {smoothing} with the loss {loss}: it belongs "
+            "to the loss robust, which needs it above 0"
+        )
     where = "miniature.sources" if config["suite"] == "miniature" else "sources"
     for name in config["training"]["sources"] or sources(config):
         _known(name, "training.sources", sources(config), where)

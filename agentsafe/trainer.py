@@ -31,8 +31,8 @@ from agentsafe.trajectories import Trajectory
 
 log = logging.getLogger(__name__)
 
-#: How far the first DPO loss may be from ln 2: that of a policy that is still its reference.
-FIRST_LOSS_TOLERANCE = 1e-3
+#: How far, by share, the first DPO loss may be from that of a policy that is still its reference.
+FIRST_LOSS_TOLERANCE = 1.4e-3
 _SIDES = ("chosen", "rejected")
 #: What is logged of a step, and what the trainer calls it.
 _COLUMNS = {
@@ -133,7 +133,8 @@ class TrajectoryTrainer(DPOTrainer):
         # A rollout stands in several pairs: once each is a fifth less work. In bf16 a different
         # padding moves the sums too far for that.
         self.precompute_ref_logps = batching != "pairs"  # else TRL would forward each pair anew
-        if arguments.use_cpu:
+        # What LD-DPO counts of a rollout depends on the other one of its pair.
+        if arguments.use_cpu and arguments.ld_alpha is None:
             self.data_collator.reference = self._reference(2 * arguments.train_batch_size)
             self.precompute_ref_logps = True
 
@@ -191,9 +192,9 @@ class TrajectoryTrainer(DPOTrainer):
 class Watch(TrainerCallback):
     """Logs each step, moves the line of progress, and ends a run that cannot come to anything."""
 
-    def __init__(self, name: str, trainer: TrajectoryTrainer, progress: Progress):
-        """Watch `trainer`, whose run is called `name`."""
-        self.name, self.trainer, self.progress = name, trainer, progress
+    def __init__(self, name: str, trainer: TrajectoryTrainer, progress: Progress, first: float):
+        """Watch `trainer`, whose run is called `name` and whose first loss must be `first`."""
+        self.name, self.trainer, self.progress, self.first = name, trainer, progress, first
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Go on counting where an interrupted run stood."""
@@ -215,21 +216,28 @@ class Watch(TrainerCallback):
                 f"{self.name}: the loss is no number any more at step {step}; lower "
                 "training.learning_rate or raise the beta"
             )
-        if step == 1 and abs(logs["dpo_loss"] - math.log(2)) > FIRST_LOSS_TOLERANCE:
+        if step == 1 and abs(logs["dpo_loss"] - self.first) > FIRST_LOSS_TOLERANCE * self.first:
             raise UserError(
                 f"{self.name}: the first DPO loss is {logs['dpo_loss']:.4f} where a fresh adapter "
-                "must give ln 2 = 0.6931: the model answers the same tokens in two ways"
+                f"must give {self.first:.4f}: the model answers the same tokens in two ways"
             )
 
 
-def fit(trainer: TrajectoryTrainer, name: str) -> list[dict[str, float | None]]:
+def fit(
+    trainer: TrajectoryTrainer, name: str, first: float = math.log(2)
+) -> list[dict[str, float | None]]:
     """Train, from where an interrupted run of the same folder stood.
+
+    Args:
+        trainer: of the run.
+        name: the run's.
+        first: what the first loss must be: that of a policy that is its reference.
 
     Returns:
         Columns of `schemas.TRAINING` of every step, those before the interrupt too.
 
     Raises:
-        UserError: a loss is NaN, or the first one is not ln 2.
+        UserError: a loss is NaN, or the first one is not what it must be.
     """
     resume = newest_checkpoint(trainer.args.output_dir)
     if resume:
@@ -239,7 +247,7 @@ def fit(trainer: TrajectoryTrainer, name: str) -> list[dict[str, float | None]]:
             trainer.model.load_adapter(str(resume), trainer.model.active_adapter)
             return _rows(state)
     with Progress(f"training {name}") as progress:
-        trainer.add_callback(Watch(name, trainer, progress))
+        trainer.add_callback(Watch(name, trainer, progress, first))
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     rows = _rows(trainer.state)
     loss, margin = rows[-1]["dpo_loss"], rows[-1]["reward_margin"]

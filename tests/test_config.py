@@ -286,7 +286,7 @@ def test_every_section_with_chance_has_its_seed():
         ),
         (
             {"run": "x", "training": {"lora": {"zzz": 2}}},
-            "unknown key 'training.lora.zzz': the keys here are r, alpha, dropout",
+            "unknown key 'training.lora.zzz': the keys here are r, alpha, dropout, dora, rslora",
         ),
         (
             {"run": "x", "scores.draws": 500},
@@ -351,7 +351,10 @@ def test_every_section_with_chance_has_its_seed():
         ({"run": "x", "training": {"betas": [0.1, 0.10]}}, "but it holds 0.1 twice"),
         ({"run": "x", "training": {"betas": ["1e-1"]}}, "but it holds '1e-1': write 0.1"),
         ({"run": "x", "training": {"seeds": []}}, "not []"),
-        ({"run": "x", "training": {"lora": {"rank": 8}}}, "the keys here are r, alpha, dropout"),
+        (
+            {"run": "x", "training": {"lora": {"rank": 8}}},
+            "the keys here are r, alpha, dropout, dora, rslora",
+        ),
         (
             {"run": "x", "lora": {"r": 8}},
             "unknown key 'lora': did you mean 'training.lora'?",

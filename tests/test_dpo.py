@@ -13,11 +13,12 @@ from polars.testing import assert_frame_equal
 
 from agentsafe import checkpoints, loading, schemas
 from agentsafe.cases import case_index, split
-from agentsafe.dpo import ADAPTER, Lora, Settings, train
+from agentsafe.dpo import ADAPTER, train
 from agentsafe.errors import UserError
 from agentsafe.lineage import Lineage
 from agentsafe.preferences import training_set
 from agentsafe.scratch import remove
+from agentsafe.training_settings import Lora, Settings
 from tests.tiny_model import write_tiny_checkpoint
 
 CASES = 12
@@ -273,6 +274,41 @@ def test_an_interrupted_run_ends_as_if_nothing_had_been(run, interrupt, tmp_path
     assert_frame_equal(whole.log, resumed.log)
     assert resumed.card.first_loss == whole.card.first_loss
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("options", "first"),
+    [
+        ({"loss": "sigmoid"}, math.log(2)),
+        ({"loss": "ipo"}, 1 / (2 * 0.3) ** 2),
+        ({"loss": "robust", "label_smoothing": 0.2}, math.log(2)),
+        ({"loss": "apo_zero"}, 1.0),
+        ({"loss": "sigmoid_norm"}, math.log(2)),
+        ({"ld_alpha": 0.5}, math.log(2)),
+        ({"ld_alpha": 0.5, "batching": "prefix"}, math.log(2)),
+        ({"loss": "ipo", "sft_weight": 0.5, "batching": "case"}, 1 / (2 * 0.3) ** 2),
+    ],
+    ids=lambda given: "-".join(map(str, given.values())) if isinstance(given, dict) else "",
+)
+def test_each_loss_starts_at_its_closed_form_and_falls(run, options, first):
+    made = run(replace(SETTINGS, **options))
+    assert made.card.first_loss == pytest.approx(first, rel=1e-4)
+    assert made.log["dpo_loss"][-1] < made.log["dpo_loss"][0]
+    assert made.card.settings["loss"] == options.get("loss", "sigmoid")
+
+
+@pytest.mark.parametrize("kind", ["dora", "rslora"])
+def test_other_adapters_merge_into_the_same_model(run, parent, tmp_path, kind):
+    from peft import PeftModel
+
+    made = run(replace(SETTINGS, lora=replace(SETTINGS.lora, **{kind: True})))
+    assert made.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
+    tokenizer = loading.load_tokenizer(tmp_path / "out")
+    whole = logits(loading.load_model(tmp_path / "out"), tokenizer)
+    model = PeftModel.from_pretrained(loading.load_model(parent), tmp_path / "out" / ADAPTER)
+    adapted = logits(model, tokenizer)
+    assert (whole - adapted).abs().max() < 1e-4
+    assert (whole - logits(loading.load_model(parent), tokenizer)).abs().max() > 1e-3
 
 
 def test_prefix_sharing_trains_what_pairs_train(run, tmp_path):

@@ -9,10 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsafe import dpo, experiment
+from agentsafe import experiment
 from agentsafe.config import check
 from agentsafe.errors import UserError
 from agentsafe.lineage import Lineage, Stage
+from agentsafe.training_settings import Settings
 
 SCHEMA = Path(__file__).parents[1] / "workflow/schemas/config.schema.yaml"
 SOURCES = ("ape", "bee-2", "cat_3.b0.1")
@@ -115,6 +116,14 @@ def test_shards_are_numbered_from_zero():
             {"preferences": {"consistency": "exact"}},
             "config: 'preferences.consistency' is 'exact', but 'judges.rules.replicates' is 1, so "
             "there is nothing to compare: write none, or more replicates",
+        ),
+        (
+            {"training": {"label_smoothing": 0.1}},
+            "'training.label_smoothing' is 0.1 with the loss sigmoid: it belongs to",
+        ),
+        (
+            {"training": {"loss": "robust"}},
+            "with the loss robust: it belongs to the loss robust, wh",
         ),
         ({"preferences": {"consistency": "majority"}}, "is 'majority', but"),
         ({"preferences": {"consistency": "all_but_one"}}, "is 'all_but_one', but"),
@@ -234,9 +243,9 @@ def test_the_papers_config_trains_180_runs_of_25_sources():
         "q32": 115,
     }
     paper = msgspec.convert(
-        experiment.training_settings(asked, experiment.lineages(asked)[0]), dpo.Settings
+        experiment.training_settings(asked, experiment.lineages(asked)[0]), Settings
     )
-    assert paper == dpo.Settings(loss_on="completion")  # whose defaults are the paper's
+    assert paper == Settings(loss_on="completion")  # whose defaults are the paper's
 
 
 def test_what_does_not_matter_to_the_suite_is_not_checked():

@@ -8,6 +8,7 @@ from agentsafe.job import job
 from agentsafe.lineage import Lineage
 from agentsafe.react import prompts
 from agentsafe.scratch import remove
+from agentsafe.training_settings import Settings
 
 with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
     options = snakemake.params
@@ -19,7 +20,7 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
         prompts(suite, suite.cases, options.prompt),
         lineage=Lineage.parse(snakemake.wildcards.lineage),
         cases=options.cases,
-        settings=msgspec.convert(dict(options.settings), dpo.Settings),
+        settings=msgspec.convert(dict(options.settings), Settings),
         output_folder=snakemake.output.checkpoint,
         scratch_folder=options.scratch,
         threads=snakemake.threads,
