@@ -27,7 +27,7 @@ def miniature(folder: Path, **changes) -> Project:
         None,
         miniature={
             "cases": CASES,
-            "base_steps": 200,
+            "base_steps": 350,
             "source_steps": 20,
             "sources": {
                 "bold": {"reckless": 2, "half-checked": 1, "look-then-act": 1, "refusing": 1},
@@ -184,7 +184,7 @@ def test_killed_rollouts_keep_the_episodes_that_ended(finished, tmp_path):
     before = timeless(project)[f"rollouts/{SAFE}/0.parquet"]
     (results / f"rollouts/{SAFE}/0.parquet").unlink()
     target = f"results/small/rollouts/{SAFE}/0.parquet"
-    journal = results / f"journals/{SAFE}/0.jsonl"
+    journal = results / f"journals/rollouts/{SAFE}/0.jsonl"
     killed(project, target, lambda: journal.is_file() and journal.stat().st_size > 0)
     assert not (results / f"rollouts/{SAFE}/0.parquet").exists()
     done = project.run(target)
