@@ -32,11 +32,7 @@ def agent(
     Raises:
         UserError: it cannot be served.
     """
-    from agentsafe.chat.serving import identity, serve
-
-    spec = msgspec.convert(model, Model)
-    chat = serve(checkpoint, spec, folder, greedy=temperature == 0, threads=threads)
-    return chat, identity(spec, folder)
+    return _served(checkpoint, model, folder, temperature == 0, threads)
 
 
 def emulator(
@@ -65,12 +61,10 @@ def emulator(
         from agentsafe.miniature.world import MiniatureEmulator
 
         return MiniatureEmulator()
-    from agentsafe.chat.serving import identity, serve
     from agentsafe.emulators.llm import LLMEmulator
 
-    spec = msgspec.convert(model, Model)
-    chat = serve(name, spec, folder, greedy=options["temperature"] == 0, threads=threads)
-    return LLMEmulator(suite, chat, identity(spec, folder), **options)
+    served = _served(name, model, folder, options["temperature"] == 0, threads)
+    return LLMEmulator(suite, *served, **options)
 
 
 def judge(
@@ -101,9 +95,20 @@ def judge(
         from agentsafe.miniature.judge import RuleJudge
 
         return RuleJudge(name, options["replicates"])
-    from agentsafe.chat.serving import identity, serve
     from agentsafe.judges.llm import LLMJudge
 
+    return LLMJudge(name, suite, *_served(served, model, folder, False, threads), **options)
+
+
+def _served(
+    name: str,
+    model: Mapping[str, Any] | None,
+    folder: str | Path | None,
+    greedy: bool,
+    threads: int | None,
+) -> tuple[ChatModel, str]:
+    """A model that is served here, and a hash of all that shapes what it says."""
+    from agentsafe.chat.serving import identity, serve
+
     spec = msgspec.convert(model, Model)
-    chat = serve(served, spec, folder, threads=threads)
-    return LLMJudge(name, suite, chat, identity(spec, folder), **options)
+    return serve(name, spec, folder, greedy=greedy, threads=threads), identity(spec, folder)

@@ -119,8 +119,8 @@ PREFERENCE_SUMMARY = pl.Schema(
         "value": pl.Float64,
     }
 )
-#: One row per step of a DPO run: means over its pairs. `tokens` counts from the run's start.
-#: One row per step of a DPO run. `loss` is what was minimised, `dpo_loss` without an SFT term.
+#: One row per step of a DPO run: means over its pairs. `loss` is what was minimised, `dpo_loss`
+#: without an SFT term; `tokens` counts from the run's start.
 TRAINING = pl.Schema(
     {
         "lineage": pl.String,
