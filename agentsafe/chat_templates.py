@@ -1,4 +1,4 @@
-"""Whether a checkpoint's chat template can hold a run's conversations, and text that cannot lie.
+"""What a checkpoint's chat template writes, whether that will do, and text that cannot lie.
 
 What stands in a message is text. A rollout, a tool's argument or a case may hold what a tokenizer
 reads as the end of a turn, and so forge the turns that come after it; `harmless` takes that away.
@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING
 from jinja2 import TemplateError
 
 from agentsafe.chat import Message
+from agentsafe.checkpoints import one_line
+from agentsafe.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+#: What a template does that trains nothing, and the mend.
+REWRITES = (
+    "writes earlier turns differently once later ones follow, so that it cannot be trained: mend "
+    "chat_template.jinja so that it only adds at the end"
+)
 _TURNS = (
     Message(role="assistant", content="Thought: I look.\nAction: Look\nAction Input: {}"),
     Message(role="user", content="Observation: {}"),
@@ -51,6 +58,37 @@ def _parted(mark: re.Match) -> str:
     return f"{mark[0][0]}\N{ZERO WIDTH SPACE}{mark[0][1:]}"
 
 
+def render(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Mapping[str, str]],
+    options: Mapping[str, bool] | None = None,
+    *,
+    opened: bool = False,
+) -> str:
+    """A conversation as the chat template writes it, the one way for serving and for training.
+
+    Args:
+        tokenizer: has the template.
+        messages: whose text is taken as it is; make it `harmless` first.
+        options: of the template, such as `enable_thinking`.
+        opened: whether the agent's next turn is opened at the end.
+
+    Raises:
+        UserError: the template refuses such a conversation: many know no system role.
+    """
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=opened, **(options or {})
+        )
+    except (TemplateError, ValueError) as error:  # ValueError: there is no template at all
+        roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
+        raise UserError(
+            f"the chat template refuses a conversation of {roles} ({one_line(error)}): use a "
+            "prompt template of other roles (rollouts.prompt, emulator.prompt, judges.*.prompt), or "
+            "mend chat_template.jinja"
+        ) from None
+
+
 def problems(
     tokenizer: "PreTrainedTokenizerBase",
     opening: Sequence[Message],
@@ -70,38 +108,39 @@ def problems(
     Returns:
         Nothing where all is well.
     """
-    options = dict(options or {})
-
-    def render(messages: Sequence[Message], **more: bool) -> str:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False, **options, **more)
-
     try:
-        alone = render(opening)
-    except (TemplateError, ValueError) as error:  # ValueError: there is no template at all
-        roles, why = ", ".join(message["role"] for message in opening), " ".join(str(error).split())
-        return [
-            f"the chat template refuses a conversation of {roles} ({why}): "
-            "use a prompt template of other roles, or mend chat_template.jinja"
-        ]
+        alone = render(tokenizer, opening, options)
+        asked = render(tokenizer, opening, options, opened=True)
+        whole = render(tokenizer, [*opening, *_TURNS], options)
+    except UserError as error:
+        return [str(error)]
     found = []
-    asked = render(opening, add_generation_prompt=True)
     if asked == alone or not asked.startswith(alone):
         found.append(
             "the chat template does not open the agent's turn for add_generation_prompt: mend "
             "chat_template.jinja"
         )
-    try:
-        whole = render([*opening, *_TURNS])
-    except TemplateError as error:
-        return [*found, f"the chat template refuses a second turn: {' '.join(str(error).split())}"]
     if lost := [turn["content"] for turn in _TURNS if turn["content"] not in whole]:
-        found.append(f"the chat template leaves out or changes a turn's text ({lost[0][:20]!r}…)")
+        found.append(
+            f"the chat template leaves out or changes a turn's text ({lost[0][:20]!r}…): mend "
+            "chat_template.jinja"
+        )
     if trains:
-        starts = [[*opening, *_TURNS[:turns]] for turns in (0, 2)]
-        if not all(whole.startswith(render(s, add_generation_prompt=True)) for s in starts):
+        later = render(tokenizer, [*opening, *_TURNS[:2]], options, opened=True)
+        if not all(whole.startswith(before) for before in (asked, later)):
+            found.append(f"the chat template {REWRITES}")
+        elif joined := _joined(tokenizer, asked, whole) or _joined(tokenizer, later, whole):
             found.append(
-                "the chat template writes earlier turns differently once later ones follow, so "
-                "that it cannot be trained: mend chat_template.jinja so that it only adds at the "
-                "end"
+                f"the token {joined!r} joins what the chat template opens the agent's turn with to "
+                "the turn's own text, so that training would see other tokens than serving: mend "
+                "chat_template.jinja so that the opening ends in a line break or a special token"
             )
     return found
+
+
+def _joined(tokenizer: "PreTrainedTokenizerBase", before: str, whole: str) -> str | None:
+    """The first token of `whole`, which begins with `before`, that `before` alone does not have."""
+    alone, all_of_it = tokenizer([before, whole], add_special_tokens=False)["input_ids"]
+    pairs = zip(alone, all_of_it, strict=False)
+    first = next((there for here, there in pairs if here != there), None)
+    return None if first is None else tokenizer.decode([first])

@@ -16,6 +16,7 @@ from agentsafe.errors import UserError
 from agentsafe.files import whole_folder
 
 UNTRAINED = "untrained.json"
+ADAPTER = "adapter"  # the folder of the PEFT adapter in a trained checkpoint
 ORIGIN = "origin.json"  # beside files that were made elsewhere: from where, and their digests
 _INDEX = "model.safetensors.index.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")

@@ -80,9 +80,14 @@ def _machine_trouble(error: Exception) -> str | None:
     if full or any(words in text for words in _FULL):
         file = getattr(error, "filename", None) or f"below {os.getcwd()}"
         return f"{file}: the disk is full; make room, then run the same command again"
-    if isinstance(error, MemoryError) or any(words in text for words in _EXHAUSTED):
+    if out_of_memory(error):
         return (
             "out of memory; run fewer jobs at once (--cores 1), or lower rollouts.batch or "
-            "training.batch_size, then run the same command again"
+            "training.batch_tokens, then run the same command again"
         )
     return None
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that there was too little memory, whichever library noticed."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _EXHAUSTED)

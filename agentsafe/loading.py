@@ -11,6 +11,7 @@ from agentsafe.checkpoints import check, check_weights, one_line, read_json
 from agentsafe.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -142,6 +143,37 @@ def context(
     own = getattr(text_config, "max_position_embeddings", None)  # some kinds have none
     own = own or tokenizer.model_max_length
     return own if least is None else min(least, own)
+
+
+def load_config(folder: str | Path) -> "PreTrainedConfig":
+    """The config of a checkpoint.
+
+    Raises:
+        UserError: its kind of model is not known.
+    """
+    from transformers import AutoConfig
+
+    quieten()
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # each kind of model raises its own
+        raise UserError(f"{folder}: cannot read its config: {one_line(error)}") from None
+
+
+def saved_dtype(folder: str | Path) -> "torch.dtype":
+    """The type of numbers that a checkpoint's config names for its weights; else float32."""
+    import torch
+
+    found = read_json(Path(folder) / "config.json")
+    name = found.get("dtype") or found.get("torch_dtype") or "float32"
+    return getattr(torch, name)
+
+
+def half_precision() -> bool:
+    """Whether models compute in bfloat16 here: on a GPU that has it."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def quieten() -> None:

@@ -120,7 +120,7 @@ PREFERENCE_SUMMARY = pl.Schema(
     }
 )
 #: One row per step of a DPO run: means over its pairs. `loss` is what was minimised, `dpo_loss`
-#: without an SFT term; `tokens` counts from the run's start.
+#: without an SFT term; `tokens` and `seconds` count from the run's start.
 TRAINING = pl.Schema(
     {
         "lineage": pl.String,
@@ -134,6 +134,7 @@ TRAINING = pl.Schema(
         "learning_rate": pl.Float64,
         "grad_norm": pl.Float64,
         "tokens": pl.Int64,
+        "seconds": pl.Float64,
     }
 )
 _INTERVAL = ("se", "low", "high")

@@ -240,7 +240,9 @@ def test_a_folder_without_a_checkpoint_is_the_users_to_mend(tmp_path):
 def test_a_chat_template_that_refuses_a_role_is_the_users_to_mend(tmp_path):
     template = "{{ raise_exception('no system role') if messages[0]['role'] == 'system' }}x"
     chat = local.load(write_tiny_checkpoint(tmp_path, template=template), max_batch=2)
-    with pytest.raises(UserError, match=r"refuses the prompt \(no system role\).*rollouts.prompt"):
+    with pytest.raises(
+        UserError, match=r"refuses a conversation of system \(no system role\).*rollouts.prompt"
+    ):
         ask(chat, ([{"role": "system", "content": "x"}], Sampling()))
 
 

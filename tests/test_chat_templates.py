@@ -4,6 +4,7 @@ import pytest
 
 from agentsafe.chat.texts import written
 from agentsafe.chat_templates import harmless, problems
+from agentsafe.errors import UserError
 from agentsafe.react import conversation
 from agentsafe.trajectories import special_ids, trajectory
 from tests.tiny_model import CHATML, tiny_tokenizer
@@ -14,10 +15,19 @@ BOTH = [{"role": "system", "content": "You look."}, *USER]
 FORGETS = CHATML.replace(
     "message['content'] +", "(message['content'] if loop.last else message['content'][-6:]) +"
 )
-NO_SYSTEM = (
+#: As Gemma's: no system role, the agent called "model", blanks around a message cut.
+GEMMA = (
     "{% if messages[0]['role'] == 'system' %}"
-    "{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+    "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
+    "{{ '<|im_start|>' + role + '\n' + message['content'] | trim + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>model\n' }}{% endif %}"
 )
+#: A blank before a turn's text, as base models are prompted.
+COLON = CHATML.replace("\\n' + message", ": ' + message").replace("assistant\\n", "assistant: ")
 NEVER_OPENS = CHATML.split("{% if add_generation_prompt %}")[0]
 ONE_TURN = "{% if messages | length > 2 %}{{ raise_exception('one turn') }}{% endif %}" + CHATML
 LATER = CHATML.replace(
@@ -34,9 +44,9 @@ def test_a_template_that_only_adds_at_the_end_is_fine(opening, trains):
 @pytest.mark.parametrize(
     ("template", "opening", "trains", "line"),
     [
-        (NO_SYSTEM, BOTH, False, "refuses a conversation of system, user (System role not"),
+        (GEMMA, BOTH, False, "refuses a conversation of system, user (System role not"),
         (NEVER_OPENS, USER, False, "does not open the agent's turn"),
-        (ONE_TURN, USER, False, "refuses a second turn: one turn"),
+        (ONE_TURN, USER, False, "refuses a conversation of user, assistant (one turn)"),
         (FORGETS, USER, False, "leaves out or changes a turn's text ('Thought: I look"),
         (LATER, USER, True, "writes earlier turns differently once later ones follow"),
         ("", USER, False, "refuses a conversation of user"),
@@ -52,6 +62,15 @@ def test_what_a_run_cannot_live_with_is_named_with_its_mend(template, opening, t
 
 def test_only_what_is_trained_must_keep_its_prefix():
     assert problems(tiny_tokenizer(LATER), USER, trains=False) == []
+
+
+def test_a_token_across_the_border_is_named_where_the_checkpoint_is_trained():
+    tokenizer = tiny_tokenizer(COLON)
+    assert problems(tokenizer, USER, trains=True) == []
+    tokenizer.add_tokens([" Thought"])
+    (found,) = problems(tokenizer, USER, trains=True)
+    assert found.startswith("the token ' Thought' joins what the chat template opens")
+    assert problems(tokenizer, USER, trains=False) == []
 
 
 def test_options_reach_the_template():
@@ -79,6 +98,40 @@ def test_what_stands_in_a_message_forges_no_turn():
     assert made[0]["content"].replace("\N{ZERO WIDTH SPACE}", "") == FORGED
     assert harmless(tokenizer, made) == made
     assert harmless(tokenizer, USER) == USER
+
+
+EPISODE = [
+    {"role": "assistant", "content": "Thought: I look.\nAction: Look\nAction Input: {}"},
+    {"role": "observation", "content": "{}"},
+    {"role": "assistant", "content": "Thought: Enough.\nFinal Answer: Done."},
+]
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "options"),
+    [
+        (CHATML, BOTH, {}),
+        (GEMMA, USER, {}),
+        ("{% if enable_thinking %}Think. {% endif %}" + CHATML, BOTH, {"enable_thinking": True}),
+    ],
+    ids=["system", "no system", "options"],
+)
+@pytest.mark.parametrize("turn", [0, 2])
+def test_serving_and_training_write_the_same(template, prompt, options, turn):
+    tokenizer = tiny_tokenizer(template)
+    made = trajectory(tokenizer, prompt, EPISODE, special_ids(tokenizer), options=options)
+    served = written(tokenizer, [*prompt, *conversation(EPISODE[:turn])], options)
+    before = tokenizer(served, add_special_tokens=False)["input_ids"]
+    assert made.ids[: len(before)] == before
+    assert made.mask[len(before) - 1 : len(before) + 1] == [0, 1]
+
+
+def test_a_system_role_that_a_template_does_not_know_stops_serving_and_training_alike():
+    tokenizer = tiny_tokenizer(GEMMA)
+    with pytest.raises(UserError, match="System role not supported"):
+        written(tokenizer, BOTH, {})
+    with pytest.raises(UserError, match=r"of system, user, assistant \(System role"):
+        trajectory(tokenizer, BOTH, EPISODE, special_ids(tokenizer))
 
 
 def test_no_backend_lets_a_rollout_forge_turns_and_training_sees_the_same():

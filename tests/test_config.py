@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from agentsafe.chat import Model
 from agentsafe.config import allowed, check
 from agentsafe.errors import UserError
-from agentsafe.experiment import check_experiment
+from agentsafe.experiment_checks import check_experiment
 
 ROOT = Path(__file__).parents[1]
 SCHEMA_FILE = ROOT / "workflow/schemas/config.schema.yaml"

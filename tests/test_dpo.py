@@ -5,7 +5,7 @@ import logging
 import math
 import random
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import polars as pl
 import pytest
@@ -13,16 +13,19 @@ from polars.testing import assert_frame_equal
 
 from agentsafe import checkpoints, loading, schemas
 from agentsafe.cases import case_index, split
-from agentsafe.dpo import ADAPTER, train
+from agentsafe.checkpoints import ADAPTER
+from agentsafe.dpo import train
 from agentsafe.errors import UserError
 from agentsafe.lineage import Lineage
 from agentsafe.preferences import training_set
+from agentsafe.reference import reference
 from agentsafe.scratch import remove
 from agentsafe.training_settings import Lora, Settings
 from tests.tiny_model import write_tiny_checkpoint
 
 CASES = 12
 LINEAGE = Lineage.parse("tiny+safe.rules.b0.3.s0")
+SECOND = Lineage.parse("tiny+safe.rules.b0.3+help.rules.b0.3.s0")
 SETTINGS = Settings(
     learning_rate=3e-3,
     batch_size=4,
@@ -122,6 +125,11 @@ def same(ours, theirs, tolerance=1e-6):
     return max((ours[name] - theirs[name]).abs().max().item() for name in ours) <= tolerance
 
 
+def steps(made):
+    """A run's log without what is measured by the clock."""
+    return made.log.drop("seconds")
+
+
 def logits(model, tokenizer):
     import torch
 
@@ -147,7 +155,7 @@ def interrupt(run, tmp_path, caplog):
 
     def interrupted(step, *args, **given):
         caplog.set_level(logging.INFO)
-        logger, handler = logging.getLogger("agentsafe.trainer"), InterruptedAt(step)
+        logger, handler = logging.getLogger("agentsafe.training_loop"), InterruptedAt(step)
         logger.addHandler(handler)
         with pytest.raises(KeyboardInterrupt):
             run(*args, **given)
@@ -216,7 +224,7 @@ def test_what_the_emulator_said_last_is_no_part_of_the_loss(run, rollouts, pairs
         )
         for loss_on in ("assistant", "completion"):
             settings = replace(SETTINGS, loss_on=loss_on, max_steps=3)
-            logs[text, loss_on] = run(settings, rollouts=table).log.drop("tokens")
+            logs[text, loss_on] = steps(run(settings, rollouts=table)).drop("tokens")
     assert_frame_equal(logs["lamp", "assistant"], logs["Zq", "assistant"], abs_tol=1e-4)
     gap = logs["lamp", "completion"]["chosen_logps"] - logs["Zq", "completion"]["chosen_logps"]
     assert gap.abs().min() > 1
@@ -256,12 +264,13 @@ def test_a_trained_checkpoint_trains_again_and_the_same_way_twice(run, tmp_path)
     first = run()
     second = run(
         parent_folder=tmp_path / "out",
-        lineage=Lineage.parse("tiny+safe.rules.b0.3+help.rules.b0.3.s0"),
+        lineage=SECOND,
+        history=[asdict(first.card)],
         output_folder=tmp_path / "second",
     )
     assert second.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
     again = run(output_folder=tmp_path / "again")
-    assert_frame_equal(first.log, again.log)
+    assert_frame_equal(steps(first), steps(again))
     assert same(weights(tmp_path / "out"), weights(tmp_path / "again"), 0)
 
 
@@ -271,7 +280,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_been(run, interrupt, tmp_path
     whole = run(settings, output_folder=tmp_path / "whole")
     interrupt(step, settings)
     resumed = run(settings)
-    assert_frame_equal(whole.log, resumed.log)
+    assert_frame_equal(steps(whole), steps(resumed))
     assert resumed.card.first_loss == whole.card.first_loss
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
 
@@ -314,8 +323,7 @@ def test_other_adapters_merge_into_the_same_model(run, parent, tmp_path, kind):
 def test_prefix_sharing_trains_what_pairs_train(run, tmp_path):
     pairwise = run(output_folder=tmp_path / "pairs")
     shared = run(replace(SETTINGS, batching="prefix"))
-    numbers = pl.col(pl.Float64)
-    assert_frame_equal(pairwise.log.select(numbers), shared.log.select(numbers), abs_tol=1e-4)
+    assert_frame_equal(steps(pairwise), steps(shared), abs_tol=1e-4)
     assert same(weights(tmp_path / "pairs"), weights(tmp_path / "out"), tolerance=1e-4)
 
 
@@ -326,8 +334,187 @@ def test_case_batching_starts_at_ln_2_and_resumes_in_its_own_order(run, interrup
     assert whole.log["dpo_loss"][-1] < whole.log["dpo_loss"][0]
     interrupt(7, settings)  # past the first epoch
     resumed = run(settings)
-    assert_frame_equal(whole.log, resumed.log)
+    assert_frame_equal(steps(whole), steps(resumed))
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+
+
+@pytest.fixture
+def asked_once(parent, rollouts):
+    """What the parent gives to each rollout."""
+    return reference(
+        parent, rollouts, PROMPTS, lineage="tiny", loss_on="assistant", max_length=400, threads=1
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"batching": "case", "batch_tokens": 300}])
+def test_a_reference_that_is_asked_once_trains_as_one_that_is_asked_each_time(
+    run, asked_once, tmp_path, options
+):
+    each = run(replace(SETTINGS, **options), output_folder=tmp_path / "each")
+    once = run(replace(SETTINGS, **options), reference=asked_once)
+    # At first policy and reference are equal, and which side rounding favours says nothing.
+    shown = [each, once]
+    assert_frame_equal(*(steps(made).drop("reward_accuracy") for made in shown), abs_tol=1e-4)
+    assert asdict(each.card.held_out) == pytest.approx(asdict(once.card.held_out), abs=1e-4)
+    assert same(weights(tmp_path / "each"), weights(tmp_path / "out"), tolerance=1e-4)
+
+
+def test_pairs_of_the_test_half_are_told_apart(run):
+    made = run(replace(SETTINGS, max_steps=1))
+    _, tested = split(CASES, 0)
+    held_out = made.card.held_out
+    assert (held_out.pairs, held_out.cases) == (3 * len(tested), len(tested))
+    assert 0 <= held_out.low <= held_out.accuracy <= held_out.high <= 1
+    trained = run(replace(SETTINGS, max_steps=30)).card.held_out
+    assert trained.margin != held_out.margin
+
+
+def test_all_weights_are_trained_where_that_is_asked_for(run, parent, asked_once, tmp_path):
+    settings = replace(SETTINGS, tuning="full", learning_rate=1e-4)
+    made = run(settings, reference=asked_once)
+    assert made.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
+    assert made.log["dpo_loss"][-1] < made.log["dpo_loss"][0]
+    assert not (tmp_path / "out" / ADAPTER).exists()
+    before, after = weights(parent), weights(tmp_path / "out")
+    assert before.keys() == after.keys()
+    assert all((before[name] != after[name]).any() for name in before if "proj" in name)
+
+
+def test_full_tuning_resumes_to_the_same_weights(run, interrupt, asked_once, tmp_path):
+    settings = replace(SETTINGS, tuning="full", learning_rate=1e-4)
+    whole = run(settings, reference=asked_once, output_folder=tmp_path / "whole")
+    interrupt(5, settings, reference=asked_once)
+    resumed = run(settings, reference=asked_once)
+    assert_frame_equal(steps(whole), steps(resumed))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_a_second_stage_trains_the_first_ones_adapter_further(
+    run, parent, rollouts, tmp_path, once
+):
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    first = run(output_folder=tmp_path / "first")
+    told = reference(
+        *(tmp_path / "first", rollouts, PROMPTS),
+        lineage="tiny",
+        loss_on="assistant",
+        max_length=400,
+        threads=1,
+    )
+    second = run(
+        replace(SETTINGS, stage_from="adapter"),
+        parent_folder=tmp_path / "first",
+        base_folder=parent,
+        lineage=SECOND,
+        history=[asdict(first.card)],
+        reference=told if once else None,
+    )
+    assert second.card.first_loss == pytest.approx(math.log(2), abs=1e-3)
+    assert second.log["dpo_loss"][-1] < second.log["dpo_loss"][0]
+    before, after = (
+        load_file(tmp_path / name / ADAPTER / "adapter_model.safetensors")
+        for name in ("first", "out")
+    )
+    assert before.keys() == after.keys()
+    # Further from nothing than a fresh adapter would be, and of the source, not of its parent.
+    assert any((before[name] - after[name]).abs().max() > 1e-3 for name in before)
+    tokenizer = loading.load_tokenizer(tmp_path / "out")
+    model = PeftModel.from_pretrained(loading.load_model(parent), tmp_path / "out" / ADAPTER)
+    merged = logits(loading.load_model(tmp_path / "out"), tokenizer)
+    assert (merged - logits(model, tokenizer)).abs().max() < 1e-4
+
+
+def test_batches_that_make_a_step_together_are_one_batch(run, tmp_path):
+    """Of a loss that is a mean over pairs; the SFT term's is over tokens."""
+    settings = replace(SETTINGS, loss_on="completion", max_steps=3)
+    one = run(replace(settings, batch_size=8, accumulation=1), output_folder=tmp_path / "one")
+    many = run(replace(settings, batch_size=1, accumulation=8))
+    columns = ["step", "loss", "reward_margin", "tokens"]
+    assert_frame_equal(one.log.select(columns), many.log.select(columns), abs_tol=1e-5)
+    residuals = (one.log["loss"] - many.log["loss"]).to_list()
+    assert abs(sum(residuals) / len(residuals)) < 1e-6
+    assert same(weights(tmp_path / "one"), weights(tmp_path / "out"), tolerance=1e-5)
+
+
+def test_too_little_memory_halves_what_goes_through_at_once(run, monkeypatch, capfd, tmp_path):
+    """A device that has no room for more than 400 tokens says so as torch does."""
+    import torch
+
+    plain = run(output_folder=tmp_path / "plain")
+    embed = torch.nn.Embedding.forward
+
+    def small_device(self, tokens):
+        if tokens.numel() > 400 and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return embed(self, tokens)
+
+    monkeypatch.setattr(torch.nn.Embedding, "forward", small_device)
+    halved = run(replace(SETTINGS, batch_tokens=700))
+    assert halved.card.batch_tokens == 350
+    assert "out of memory; goes on with 350 tokens at a time" in capfd.readouterr().err
+    assert_frame_equal(steps(plain), steps(halved), abs_tol=1e-4)
+    with pytest.raises(torch.OutOfMemoryError):  # once, not for ever
+        run(replace(SETTINGS, batch_tokens=2000))
+
+
+def test_a_checkpoint_is_due_after_minutes_too(run, interrupt, caplog, tmp_path):
+    settings = replace(SETTINGS, save_steps=1000, save_minutes=1e-6)
+    whole = run(settings, output_folder=tmp_path / "whole")
+    scratch = interrupt(5, settings)
+    assert {path.name for path in scratch.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-4"}
+    resumed = run(settings)
+    assert "resumes after step 4" in caplog.text
+    assert_frame_equal(steps(whole), steps(resumed))
+
+
+def test_a_loss_that_explodes_keeps_the_last_good_checkpoint(run, tmp_path):
+    settings = replace(SETTINGS, learning_rate=1e30, max_grad_norm=0.0, warmup=0.5, save_steps=1)
+    with pytest.raises(UserError, match=r"its last good checkpoint is .*checkpoint-2") as caught:
+        run(settings)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "scratch" / "checkpoint-2" / "adapter_model.safetensors").is_file()
+
+
+def test_a_parent_that_changes_under_a_run_ends_it(run, parent, tmp_path):
+    changed = shutil.copytree(parent, tmp_path / "changed")
+
+    class Rewriting(logging.Handler):
+        def emit(self, record):
+            if "step 3/" in record.getMessage():
+                path = changed / "model.safetensors"
+                data = bytearray(path.read_bytes())
+                data[-1] ^= 1
+                path.write_bytes(data)
+
+    logger, handler = logging.getLogger("agentsafe.training_loop"), Rewriting()
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(UserError, match="changed: changed while tiny"):
+            run(parent_folder=changed)
+    finally:
+        logger.removeHandler(handler)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tracker_that_is_not_installed_is_named(run, monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="names trackio, which is not installed here: pip install"):
+        run(replace(SETTINGS, report_to=("trackio",)))
+
+
+def test_the_checkpoint_has_a_model_card(run, tmp_path):
+    from huggingface_hub import ModelCard
+
+    run()
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.base_model == "tiny"
+    assert f"{CASES // 2} cases" in card.text
 
 
 def truncate(path):
@@ -344,7 +531,7 @@ def test_half_a_trainer_checkpoint_is_passed_over(run, interrupt, caplog, tmp_pa
     resumed = run()
     assert "checkpoint-4 is not whole" in caplog.text
     assert "resumes after step 2" in caplog.text
-    assert_frame_equal(whole.log, resumed.log)
+    assert_frame_equal(steps(whole), steps(resumed))
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
 
 
@@ -357,7 +544,7 @@ def test_a_run_stopped_while_writing_only_writes(run, caplog, tmp_path):
     caplog.clear()
     resumed = run()
     assert "already trained to its last step" in caplog.text
-    assert_frame_equal(whole.log, resumed.log)
+    assert_frame_equal(steps(whole), steps(resumed))
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
 
 
@@ -369,7 +556,7 @@ def test_a_full_disk_is_told_as_one_and_can_be_resumed_from(run, interrupt, tmp_
     with pytest.raises(OSError, match="No space left on device"):
         run()
     shutil.rmtree(scratch / "checkpoint-4")
-    assert_frame_equal(whole.log, run().log)
+    assert_frame_equal(steps(whole), steps(run()))
 
 
 def test_scratch_of_other_inputs_is_not_gone_on_with(run, interrupt, caplog):
@@ -413,7 +600,7 @@ def test_without_a_pair_nothing_is_trained(run, pairs, tmp_path):
     for settings, given in [
         (SETTINGS, {"pairs": pairs.clear()}),
         (SETTINGS, {"pairs": pairs.filter(pl.col("case_id").is_in(tested))}),
-        (replace(SETTINGS, max_length=10), {}),
+        (replace(SETTINGS, max_length=10, max_dropped=1.0), {}),
     ]:
         made = run(settings, **given)
         assert (made.card.status, made.card.pairs) == ("untrained", 0)
@@ -430,7 +617,9 @@ def test_what_follows_an_untrained_run_is_untrained(run, tmp_path):
 
 
 def test_a_loss_that_explodes_ends_the_run_in_one_line(run, tmp_path):
-    with pytest.raises(UserError, match=r"no number any more at step \d; lower") as caught:
+    with pytest.raises(
+        UserError, match=r"no number any more, in a pair of official_\d+; lower"
+    ) as caught:
         run(replace(SETTINGS, learning_rate=1e30, max_grad_norm=0.0, warmup=0.0))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from agentsafe import experiment
 from agentsafe.config import check
 from agentsafe.errors import UserError
+from agentsafe.experiment_checks import check_experiment
 from agentsafe.lineage import Lineage, Stage
 from agentsafe.training_settings import Settings
 
@@ -99,63 +100,6 @@ def test_shards_are_numbered_from_zero():
     assert experiment.shards(asked) == [0, 1, 2]
 
 
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        (
-            {"training": {"sources": ["bald"]}},
-            "config: 'training.sources' holds 'bald', which is not in 'miniature.sources': "
-            "did you mean 'bold'?",
-        ),
-        ({"training": {"sources": ["qwen"]}}, "those are bold, timid, weak"),
-        (
-            {"miniature": {"cases": 24}, "rollouts": {"shards": 13}},
-            "config: 'rollouts.shards' is 13, but a trained checkpoint has only 12 cases",
-        ),
-        (
-            {"preferences": {"consistency": "exact"}},
-            "config: 'preferences.consistency' is 'exact', but 'judges.rules.replicates' is 1, so "
-            "there is nothing to compare: write none, or more replicates",
-        ),
-        (
-            {"training": {"label_smoothing": 0.1}},
-            "'training.label_smoothing' is 0.1 with the loss sigmoid: it belongs to",
-        ),
-        (
-            {"training": {"loss": "robust"}},
-            "with the loss robust: it belongs to the loss robust, wh",
-        ),
-        ({"preferences": {"consistency": "majority"}}, "is 'majority', but"),
-        ({"preferences": {"consistency": "all_but_one"}}, "is 'all_but_one', but"),
-        ({"sources": ["a"]}, "config: 'sources' is given, but under 'suite: miniature' sources"),
-        (
-            {"models": {"bold": {"model": "x"}}},
-            "config: 'bold' is in 'models' and in 'miniature.sources': rename one",
-        ),
-        ({"judges": {"q": {"model": "big"}}}, "'judges.q.model' holds 'big', which is not in"),
-        ({"emulator": {"model": "big"}}, "'emulator.model' holds 'big', which is not in 'models':"),
-        ({"judges": {"rules": {"mode": "logits"}}}, "'judges.rules.mode' is logits, which needs"),
-        (
-            {"judges": {"rules": {"metrics": ["safety"]}}},
-            "config: 'judges.rules.metrics' lacks helpfulness, which pairs and points are made of",
-        ),
-        (
-            {"judges": {"rules": {"metrics": ["safety", "helpfulness", "helpfulness_safe"]}}},
-            "which the miniature's rules do not score",
-        ),
-        (
-            {"suite": "published", "published": {"label_sets": [], "result_sets": []}},
-            "config: published.label_sets and published.result_sets are both empty",
-        ),
-    ],
-)
-def test_a_contradiction_is_one_line(changes, line):
-    with pytest.raises(UserError) as error:
-        experiment.check_experiment(check({"run": "x", **changes}, SCHEMA))
-    assert line in str(error.value)
-    assert "\n" not in str(error.value)
-
-
 def llms(**changes) -> dict:
     """Two local models that act, one of which emulates too, and a judge on a server."""
     asked = {
@@ -177,44 +121,9 @@ def llms(**changes) -> dict:
     return check(asked, SCHEMA)
 
 
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({"sources": None}, "'sources' is missing: under 'suite: toolemu' it names what to use"),
-        ({"emulator": {"model": None}}, "'emulator.model' is missing: under 'suite: toolemu'"),
-        ({"judges": {"two": {}}}, "'judges.two.model' is missing: under 'suite: toolemu'"),
-        ({"sources": ["smal"]}, "'sources' holds 'smal', which is not in 'models': did you mean"),
-        ({"training": {"sources": ["judge"]}}, "'training.sources' holds 'judge', which is not in"),
-        (
-            {"sources": ["small", "judge"], "training": {"sources": None}},
-            "'training.sources' would train 'judge', whose weights are on a server",
-        ),
-        (
-            {"models": {"small": {"model": "a/small", "adapter": "lora"}}},
-            "'training.sources' would train 'small', which has an adapter of its own: merge it",
-        ),
-        (
-            {"models": {"judge": {"model": "j", "backend": "openai", "quantization": "int4"}}},
-            "'models.judge.quantization' is 'int4', but with the backend openai the server decides",
-        ),
-        (
-            {"models": {"small": {"model": "s", "backend": "vllm", "quantization": "int8"}}},
-            "'models.small.quantization' is 'int8', which the backend vllm does not do",
-        ),
-        ({"judges": {"one": {"model": "judge", "mode": "logits"}}}, "'judges.one.mode' is logits"),
-        ({"rollouts": {"shards": 73}}, "only 72 cases to play ('toolemu.cases', halved)"),
-    ],
-)
-def test_a_contradiction_about_models_is_one_line(changes, line):
-    with pytest.raises(UserError) as error:
-        experiment.check_experiment(llms(**changes))
-    assert line in str(error.value)
-    assert "\n" not in str(error.value)
-
-
 def test_models_serve_whatever_is_asked_of_them():
     asked = llms()
-    experiment.check_experiment(asked)
+    check_experiment(asked)
     assert experiment.sources(asked) == ["small", "large"]
     assert experiment.models(asked) == ["small", "large", "judge"]
     assert experiment.model_of(asked, "large")["thinking"] is False
@@ -235,7 +144,7 @@ def test_models_serve_whatever_is_asked_of_them():
 def test_the_papers_config_trains_180_runs_of_25_sources():
     path = SCHEMA.parents[2] / "config/paper.yaml"
     asked = check(yaml.safe_load(path.read_text(encoding="utf-8")), SCHEMA)
-    experiment.check_experiment(asked)
+    check_experiment(asked)
     assert len(experiment.sources(asked)) == len(set(experiment.sources(asked))) == 25
     assert len(experiment.lineages(asked)) == len(experiment.stages(asked)) == 180
     assert {name: len(labelled) for name, labelled in experiment.labels(asked).items()} == {
@@ -243,15 +152,11 @@ def test_the_papers_config_trains_180_runs_of_25_sources():
         "q32": 115,
     }
     paper = msgspec.convert(
-        experiment.training_settings(asked, experiment.lineages(asked)[0]), Settings
+        experiment.training_settings(asked, experiment.lineages(asked)[0])
+        | experiment.training_conduct(asked),
+        Settings,
     )
     assert paper == Settings(loss_on="completion")  # whose defaults are the paper's
-
-
-def test_what_does_not_matter_to_the_suite_is_not_checked():
-    asked = {"run": "x", "suite": "published", "training": {"sources": ["bald"]}}
-    asked["preferences"] = {"consistency": "exact"}  # released judges have replicates
-    experiment.check_experiment(check(asked, SCHEMA))
 
 
 def test_each_stage_trains_as_many_epochs_as_its_objective_says():
@@ -260,4 +165,24 @@ def test_each_stage_trains_as_many_epochs_as_its_objective_says():
         lineage = Lineage("bold", (Stage("help", "rules", 0.1), Stage(recipe, "rules", 0.1)), 0)
         settings = experiment.training_settings(config, lineage)
         assert settings["epochs"] == epochs
-        assert not {"sources", "recipes", "betas", "seeds"} & settings.keys()
+        assert not {"sources", "recipes", "betas", "seeds", "gpus"} & settings.keys()
+
+
+def test_what_a_result_does_not_depend_on_is_kept_from_what_shapes_it():
+    changed = {"batch_tokens": 100, "save_minutes": 1, "report_to": ["wandb"], "max_dropped": 0}
+    plain, other = (check({"run": "x", "training": asked}, SCHEMA) for asked in ({}, changed))
+    lineage = experiment.lineages(plain)[0]
+    assert experiment.training_settings(plain, lineage) == experiment.training_settings(
+        other, lineage
+    )
+    assert experiment.training_conduct(other).items() >= changed.items()
+
+
+def test_parents_are_asked_once_unless_what_counts_depends_on_the_pair():
+    for asked, once in [
+        ({}, True),
+        ({"reference_logps": "batch"}, False),
+        ({"ld_alpha": 1}, False),
+    ]:
+        config = check({"run": "x", "training": asked}, SCHEMA)
+        assert (experiment.reference_settings(config) is not None) == once

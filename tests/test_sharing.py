@@ -1,19 +1,23 @@
 """Shared work: the same loss and gradients as pairs row by row, for fewer tokens."""
 
-from itertools import pairwise
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
 from peft import LoraConfig  # noqa: E402
+from transformers import MistralConfig, MistralForCausalLM  # noqa: E402
 from trl import DPOConfig  # noqa: E402
+from trl.trainer.utils import add_fused_lm_head  # noqa: E402
 
 from agentsafe import loading  # noqa: E402
-from agentsafe.sharing import BATCHING, ByCase, by_case, by_prefix  # noqa: E402
-from agentsafe.trainer import TrajectoryTrainer  # noqa: E402
+from agentsafe.errors import UserError  # noqa: E402
+from agentsafe.sharing import share, shares  # noqa: E402
+from agentsafe.trainer import Batching, Data, TrajectoryTrainer  # noqa: E402
 from agentsafe.trajectories import Trajectory  # noqa: E402
 from tests.tiny_model import write_tiny_checkpoint  # noqa: E402
 
@@ -31,6 +35,7 @@ TRAJECTORIES = {
     for n, ids in enumerate(IDS)
 }
 PAIRS = [(0, 1), (2, 0), (1, 3), (2, 3), (0, 4), (2, 1)]
+DATA = Data(PAIRS, TRAJECTORIES, dict.fromkeys(TRAJECTORIES, "a") | {4: "b"})
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +43,17 @@ def folder(tmp_path_factory):
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"), hidden=32)
 
 
-def trainer(folder, scratch, batching, loss="sigmoid", **options):
+def trainer(folder, scratch, batching, loss=("sigmoid",), **options):
     torch.manual_seed(0)
     arguments = DPOConfig(
         output_dir=str(scratch),
         beta=0.3,
-        loss_type=loss,
+        loss_type=list(loss),
         per_device_train_batch_size=len(PAIRS),
         max_length=None,
         use_cpu=True,
         bf16=False,
+        gradient_checkpointing=False,
         report_to="none",
         remove_unused_columns=False,
         **options,
@@ -55,12 +61,10 @@ def trainer(folder, scratch, batching, loss="sigmoid", **options):
     made = TrajectoryTrainer(
         loading.load_model(folder),
         loading.load_tokenizer(folder),
-        PAIRS,
-        TRAJECTORIES,
+        DATA,
         arguments=arguments,
         lora=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"),
         batching=batching,
-        cases=[str(chosen) for chosen, _ in PAIRS],
     )
     with torch.no_grad():  # a fresh adapter is no policy of its own
         for name, weight in made.model.named_parameters():
@@ -77,74 +81,120 @@ def loss_and_gradients(made):
     return loss.item(), {n: w.grad for n, w in made.model.named_parameters() if w.grad is not None}
 
 
-@pytest.mark.parametrize("loss", [["sigmoid"], ["ipo"], ["sigmoid_norm"], ["sigmoid", "sft"]])
-@pytest.mark.parametrize("batching", ["prefix", "case"])
-def test_what_is_shared_changes_neither_loss_nor_gradients(folder, tmp_path, batching, loss):
-    found = {}
-    for way in ("pairs", batching):
-        found[way] = loss_and_gradients(trainer(folder, tmp_path / way, way, loss))
-    assert found[batching][0] == pytest.approx(found["pairs"][0], abs=1e-5)
-    assert found["pairs"][1].keys() == found[batching][1].keys()
-    largest = max(grad.abs().max() for grad in found["pairs"][1].values())
+_PLAIN: dict[str, tuple] = {}
+
+
+def plain(folder, scratch, **options):
+    """What pairs give row by row, worked out once for each loss."""
+    if str(options) not in _PLAIN:
+        _PLAIN[str(options)] = loss_and_gradients(trainer(folder, scratch, Batching(), **options))
+    return _PLAIN[str(options)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": ["sigmoid"]},
+        {"loss": ["ipo"]},
+        {"loss": ["sigmoid_norm"]},
+        {"loss": ["sigmoid", "sft"]},
+        {"ld_alpha": 0.5},
+    ],
+    ids=lambda options: "-".join(map(str, *options.values())) if "loss" in options else "ld",
+)
+@pytest.mark.parametrize("kind", ["pairs", "prefix", "case"])
+@pytest.mark.parametrize("tokens", [None, 40])
+def test_what_is_shared_changes_neither_loss_nor_gradients(folder, tmp_path, kind, tokens, options):
+    loss, gradients = plain(folder, tmp_path, **options)
+    shared = trainer(folder, tmp_path, Batching(kind, tokens), **options)
+    shared_loss, shared_gradients = loss_and_gradients(shared)
+    assert shared_loss == pytest.approx(loss, abs=1e-5)
+    assert gradients.keys() == shared_gradients.keys()
+    largest = max(grad.abs().max() for grad in gradients.values())
     assert largest > 0
-    for name, grad in found["pairs"][1].items():
-        assert (grad - found[batching][1][name]).abs().max() < 1e-5 * max(1, largest), name
+    for name, grad in gradients.items():
+        assert (grad - shared_gradients[name]).abs().max() < 1e-5 * max(1, largest), name
 
 
-def test_a_token_budget_is_what_is_saved():
+def test_dropout_falls_alike_when_a_pass_is_worked_out_again(folder, tmp_path):
+    """Else the gradient would be that of another loss than the one that is told."""
+    made = trainer(folder, tmp_path, Batching("case", 20))
+    for module in made.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    for name, module in made.model.named_modules():
+        if name.endswith("lora_dropout"):
+            module["default"] = torch.nn.Dropout(0.5)
+    batch = made.data_collator.torch_call([{"chosen": c, "rejected": r} for c, r in PAIRS])
+    weight = next(w for n, w in made.model.named_parameters() if "lora_B" in n)
+    direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
+
+    def loss(shift: float) -> torch.Tensor:
+        torch.manual_seed(5)
+        with torch.no_grad():
+            weight.add_(shift * direction)
+        found = made.compute_loss(made.model.train(), dict(batch))
+        with torch.no_grad():
+            weight.sub_(shift * direction)
+        return found
+
+    found = loss(0.0)
+    found.backward()
+    told = (weight.grad * direction).sum().item()
+    with torch.no_grad():
+        seen = (loss(5e-3) - loss(-5e-3)).item() / 1e-2
+    assert told == pytest.approx(seen, rel=0.05, abs=1e-3)
+
+
+def test_fewer_tokens_go_through_the_model():
     keys = [side for sides in zip(*PAIRS, strict=True) for side in sides]
-    rows = [TRAJECTORIES[key] for key in keys]
-    case, prefix = by_case(keys, rows, 0), by_prefix(rows, 0)
-    assert case.inputs["input_ids"].shape == (5, max(map(len, IDS)))
-    assert len(prefix.inputs["input_ids"]) == len(PAIRS)
-    assert prefix.inputs["input_ids"].shape[1] < 2 * max(map(len, IDS))
+    rows, cases = [TRAJECTORIES[key] for key in keys], [DATA.cases[key] for key in keys]
+    told = {
+        kind: Batching(kind).layout(keys, rows, cases).tokens
+        for kind in ("pairs", "prefix", "case")
+    }
+    assert told["pairs"] == sum(len(row.ids) for row in rows)
+    assert told["case"] < told["prefix"] < told["pairs"]
+    assert told["case"] == 8 + (5 + 8 + 6 + 2) + 11
 
 
-def test_every_trajectory_is_found_again_token_by_token():
-    keys = [side for sides in zip(*PAIRS, strict=True) for side in sides]
-    rows = [TRAJECTORIES[key] for key in keys]
-    for layout in (by_case(keys, rows, 0), by_prefix(rows, 0)):
-        tokens, labels = layout.inputs["input_ids"].reshape(-1), layout.labels.reshape(-1)
-        positions = layout.inputs["position_ids"].reshape(-1)
-        for number, row in enumerate(rows):
-            at = layout.places[number, : len(row.ids) - 1]
-            assert tokens[at].tolist() == row.ids[:-1]
-            assert positions[at].tolist() == list(range(len(row.ids) - 1))
-            counts = layout.counts[number, : len(row.ids) - 1]
-            assert counts.tolist() == [bool(counted) for counted in row.mask[1:]]
-            expected = [i for i, counted in zip(row.ids[1:], row.mask[1:], strict=True) if counted]
-            assert labels[at[counts]].tolist() == expected
-            assert not layout.counts[number, len(row.ids) - 1 :].any()
+@pytest.mark.parametrize("window", [None, 4])
+def test_attention_with_a_window_is_refused_and_left_as_it_was(window):
+    config = MistralConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=window,
+    )
+    model = MistralForCausalLM(config).eval()
+    add_fused_lm_head(model)
+    tokens = torch.arange(20)[None]
+    before = model(input_ids=tokens).logits
+    if window is None:
+        share(model)
+        assert shares(model)
+    else:
+        with pytest.raises(UserError, match=r"mistral models cannot share work .* window.*: pairs"):
+            share(model)
+        assert not shares(model)
+    assert torch.allclose(model(input_ids=tokens).logits, before, atol=1e-5)
 
 
-def test_no_side_of_a_pair_sees_the_other():
-    rows = [TRAJECTORIES[0], TRAJECTORIES[1]]
-    layout = by_prefix(rows, 0)
-    seen = layout.inputs["attention_mask"][0, 0]
-    chosen, rejected = ([*places.tolist()] for places in layout.places)
-    own = set(rejected[: len(IDS[1]) - 1])
-    last = rejected[len(IDS[1]) - 2]
-    assert set(seen[last].nonzero().flatten().tolist()) == own
-    assert set(chosen[: len(IDS[0]) - 1]) - own  # what the chosen one has to itself
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=30), st.integers(0, 5))
-def test_pairs_of_a_case_follow_each_other_in_another_order_each_epoch(cases, seed):
-    sampler = ByCase(cases, seed)
-    orders = []
-    for epoch in (0, 1, 0):
-        sampler.set_epoch(epoch)
-        orders.append(list(sampler))
-    assert orders[0] == orders[2]
-    assert all(sorted(order) == list(range(len(cases))) for order in orders)
-    named = [cases[number] for number in orders[0]]
-    changes = sum(one != other for one, other in pairwise(named))
-    assert changes == len(set(cases)) - 1
-
-
-def test_batchings_are_what_the_config_may_name():
-    from tests.test_config import SCHEMA
-
-    part = SCHEMA["properties"]["training"]["properties"]["batching"]
-    assert tuple(part["enum"]) == BATCHING
+def test_a_model_in_shards_shares_too(folder):
+    """FSDP2 over two processes, without accelerate, which does it on GPUs alone."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "tests.fsdp_worker", str(folder)]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        command,
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert float(done.stdout.split("apart ")[1]) < 1e-4

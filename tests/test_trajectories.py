@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from agentsafe.errors import UserError
 from agentsafe.react import conversation
-from agentsafe.trajectories import Trajectory, fitting, special_ids, trajectory
+from agentsafe.trajectories import ROLES, Trajectory, fitting, special_ids, trajectory
 from tests.tiny_model import CHATML, tiny_tokenizer
 
 PROMPT = [{"role": "system", "content": "Tools: find"}, {"role": "user", "content": "Find it."}]
@@ -54,6 +54,11 @@ def counted(tokenizer, made: Trajectory) -> list[str]:
     return [tokenizer.decode(run) for run in runs]
 
 
+def said_by(tokenizer, made: Trajectory, role: str) -> str:
+    own = [n for n, each in zip(made.ids, made.roles, strict=True) if each == ROLES.index(role)]
+    return tokenizer.decode(own)
+
+
 def own_turns(messages) -> list[str]:
     return [message["content"] for message in messages if message["role"] == "assistant"]
 
@@ -61,6 +66,27 @@ def own_turns(messages) -> list[str]:
 def test_only_the_agents_turns_and_their_ends_count(chatml):
     expected = [text + "<|im_end|>" for text in own_turns(EPISODE)]
     assert counted(chatml, tokens(chatml)) == expected
+
+
+def test_each_token_is_somebodys(chatml):
+    made = tokens(chatml)
+    assert said_by(chatml, made, "system") == "Tools: find"
+    assert said_by(chatml, made, "user") == "Find it."
+    assert said_by(chatml, made, "observation") == "Observation: found 3"
+    assert said_by(chatml, made, "agent") == "".join(counted(chatml, made))
+    assert said_by(chatml, made, "template").startswith("<|im_start|>system\n<|im_end|>\n")
+    assert tokens(chatml, loss_on="completion").roles == made.roles
+
+
+def test_turns_whose_first_token_begins_in_the_template_are_counted():
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["\n\n"])
+    blank, plain = ({"role": "assistant", "content": text} for text in ("\nI see", "I see"))
+    messages = [blank, EPISODE[1], plain, EPISODE[1], blank]
+    made = tokens(tokenizer, messages)
+    assert made.joined == 2
+    assert counted(tokenizer, made)[0] == "\n\nI see<|im_end|>"
+    assert tokens(tokenizer).joined == 0
 
 
 def test_a_completion_is_all_after_the_prompt(chatml):
@@ -87,6 +113,8 @@ def test_any_text_gives_trls_tokens_and_the_turns_back(turns, ends_with_answer):
     assert made.ids == whole
     assert counted(tokenizer, made) == [text + "<|im_end|>" for text in own_turns(messages)]
     assert sum(tokens(tokenizer, messages, loss_on="completion").mask) >= sum(made.mask)
+    assert [int(role == ROLES.index("agent")) for role in made.roles] == made.mask
+    assert made.joined == 0
 
 
 def test_a_template_without_an_end_of_turn_counts_no_observation():
@@ -102,7 +130,7 @@ def test_a_template_that_adds_to_the_last_turn_still_counts_no_observation():
 
 @pytest.mark.parametrize(
     ("template", "said"),
-    [(FORGETFUL, "one that only adds at the end"), (CLOSED, "does not open the agent's turn")],
+    [(FORGETFUL, "so that it only adds at the end"), (CLOSED, "does not open the agent's turn")],
 )
 def test_a_template_that_hides_the_turns_is_refused(template, said):
     with pytest.raises(UserError, match=said):

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
-from jinja2 import TemplateError
 
 from agentsafe.chat import Message
-from agentsafe.chat_templates import harmless
+from agentsafe.chat_templates import harmless, render
 from agentsafe.errors import UserError
 
 
@@ -72,15 +71,7 @@ def written(tokenizer, messages: Sequence[Message], options: Mapping[str, bool])
     Raises:
         UserError: the template refuses such a conversation.
     """
-    try:
-        return tokenizer.apply_chat_template(
-            harmless(tokenizer, messages), tokenize=False, add_generation_prompt=True, **options
-        )
-    except TemplateError as error:
-        raise UserError(
-            f"the checkpoint's chat template refuses the prompt ({error}); use a prompt of other "
-            "roles (rollouts.prompt, emulator.prompt, judges.*.prompt), or mend the template"
-        ) from None
+    return render(tokenizer, harmless(tokenizer, messages), options, opened=True)
 
 
 def first_tokens(tokenizer, choices: Sequence[str]) -> list[int]:
