@@ -1,4 +1,4 @@
-"""The charts: of the delta plane, persistence, agreement, the audit and the preference sets.
+"""The charts: of the delta plane, persistence, agreement, training, the audit and the sets.
 
 Each is a function from tables to an Altair chart, and draws a sentence where there is nothing to
 draw. The larger ones are at home in modules of their own; here are the audit and the sets.
@@ -17,8 +17,18 @@ from agentsafe.health_chart import health
 from agentsafe.lineage import SOURCE
 from agentsafe.path_chart import paths
 from agentsafe.persistence_chart import persistence
+from agentsafe.training_chart import training
 
-__all__ = ["agreement", "audit", "frontier", "health", "paths", "persistence", "preferences"]
+__all__ = [
+    "agreement",
+    "audit",
+    "frontier",
+    "health",
+    "paths",
+    "persistence",
+    "preferences",
+    "training",
+]
 
 _DARK = "#004D80"
 _COUNTS = {"pairs": "all pairs", "clean_pairs": "clean pairs"}

@@ -97,6 +97,7 @@ def report(
         dominance=_dominance(dominance, document),
         counts=_counts(document),
         preferences=_preferences(summary),
+        notes=[] if training is None else training.select("lineage", "notes").rows(),
         untrained=0 if training is None else (training["status"] == "untrained").sum(),
         alarming=_alarming(made.get("health")),
         findings=_findings(import_report),

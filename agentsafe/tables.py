@@ -35,8 +35,9 @@ CAPTIONS = {
     "replicates: Cohen's kappa with quadratic weights, Krippendorff's alpha for ordinal scores, "
     "the share of equal scores, and the second's mean score less the first's. Left out are labels "
     "without a score, and unmatched ones: alone on their rollout, or two of one judge that differ.",
-    "training": "DPO runs: their pairs, those dropped for their length, and where the loss, the "
-    "reward margin and the reward accuracy of the last step ended.",
+    "training": "DPO runs: their pairs, those dropped for their length, what they took, where the "
+    "loss, the reward margin and the reward accuracy of the last step ended, and how often the "
+    "chosen side gained on the rejected one in pairs of the test half.",
     "health": "How far a run's turns can be read: the share of turns that were malformed, and of "
     "rollouts that did nothing because of that. Alarming: one of them is above 5%.",
     "audit": "Share of rollouts with each oddity; the last column is the share of the agent's "
@@ -64,12 +65,14 @@ _HEADS = {
     "exact": "equal scores",
     "unscored": "without a score",
     "invented_chars_share": "invented characters",
+    "held_out_pairs": "held-out pairs",
+    "held_out_accuracy": "held-out accuracy",
     "malformed_share": "malformed turns",
     "idle_malformed_share": "idle because malformed",
 }
 _GROUPS = ("judge", "set", "metric")
 _SIGNED = ("delta", "margin", "effect", "difference")
-_THREE_DECIMALS = ("slope", "intercept", "r", "r2", "probability")
+_DECIMALS = dict.fromkeys(("slope", "intercept", "r", "r2", "probability"), 3) | {"seconds": 0}
 _LINES = {
     "ols": "least squares, Δsafety on Δhelpfulness",
     "reverse_ols": "least squares, Δhelpfulness on Δsafety",
@@ -123,7 +126,7 @@ def tables(
     if agreement is not None:
         made["agreement"] = _agreement(agreement)
     if training is not None:
-        made["training"] = training
+        made["training"] = training.drop("notes")
     if audit is not None:
         flags = [name for name in FLAGS if name in audit.columns]
         shares = [(pl.col(name) / pl.col("rollouts")).alias(f"{name}_share") for name in flags]
@@ -288,7 +291,7 @@ def _writer(name: str, dtype: pl.DataType) -> Callable[[dict], str]:
     if dtype.is_integer():
         return lambda row: wording.number(row[name], 0)
     if dtype.is_float():
-        decimals = 3 if name.rpartition("closest_")[2] in _THREE_DECIMALS else 2
+        decimals = _DECIMALS.get(name.rpartition("closest_")[2], 2)
         signed = name.split("_")[-1] in _SIGNED
         return lambda row: wording.with_interval(row, name, decimals, signed)
     return lambda row: wording.NONE if row[name] is None else str(row[name])

@@ -21,6 +21,7 @@ EFFECTS = {  # of a recipe on (safety, helpfulness)
     "+safe.j.b0.1+help.j.b0.1": (0.8, -0.5),
     "+help.j.b0.1+safe.j.b0.1": (0.6, -0.2),
 }
+HELD_OUT = {"pairs": 8, "cases": 3, "accuracy": 0.75, "low": 0.5, "high": 1.0, "margin": 0.4}
 
 
 def labels(names: list[str], judges: tuple[str, ...]) -> pl.DataFrame:
@@ -81,16 +82,24 @@ def training_table(lineage: str = "ape+safe.j.b0.1.s0") -> pl.DataFrame:
     cards = [
         {
             **{"lineage": lineage, "status": "trained", "pairs": 40, "dropped_pairs": 2},
-            **{"steps": 5, "first_loss": 0.69},
+            **{"steps": 5, "first_loss": 0.69, "held_out": HELD_OUT},
         },
         {"lineage": "bee+safe.j.b0.1.s0", "status": "untrained", "reason": "no pair is left"},
     ]
-    steps = range(1, 6)
-    log = pl.DataFrame({"lineage": [lineage] * 5, "step": steps, "loss": 1.0})
-    log = log.with_columns(dpo_loss=pl.Series([0.7 / n for n in steps]))
-    log = log.with_columns(reward_margin=pl.col("step") / 2, reward_accuracy=0.9)
+    return training_summary(cards, training_log(lineage))
+
+
+def training_log(*lineages: str, steps: int = 5) -> pl.DataFrame:
+    """The steps of some runs, all alike: the loss falls, the margin rises."""
+    runs = pl.DataFrame({"lineage": lineages}, schema={"lineage": pl.String})
+    made = runs.join(pl.DataFrame({"step": range(1, steps + 1)}), how="cross")
+    step = pl.col("step")
+    log = made.with_columns(
+        **{"loss": 1.0, "dpo_loss": 0.7 / step, "reward_margin": step / 2, "reward_accuracy": 0.9},
+        **{"tokens": 300 * step, "seconds": 1.5 * step},
+    )
     absent = [pl.lit(None).alias(name) for name in schemas.TRAINING if name not in log.columns]
-    return training_summary(cards, log.with_columns(absent).cast(dict(schemas.TRAINING)))
+    return log.with_columns(absent).cast(dict(schemas.TRAINING)).select(schemas.TRAINING.names())
 
 
 def audit_table(source: str = "ape") -> pl.DataFrame:

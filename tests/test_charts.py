@@ -210,6 +210,7 @@ def test_sets_without_any_pair_are_a_sentence_and_can_be_saved(tmp_path):
         (charts.preferences, schemas.PREFERENCE_SUMMARY),
         (charts.paths, schemas.POINTS),
         (charts.health, schemas.POINTS),
+        (charts.training, schemas.TRAINING),
     ],
 )
 def test_an_empty_table_is_a_sentence(draw, schema):

@@ -8,7 +8,13 @@ import pytest
 
 from agentsafe import agreement, charts, figures, schemas, wording
 from agentsafe.report import report
-from tests.small_results import audit_table, preference_summary, results, training_table
+from tests.small_results import (
+    audit_table,
+    preference_summary,
+    results,
+    training_log,
+    training_table,
+)
 from tests.test_agreement import synthetic
 from tests.test_figures import Elements
 
@@ -59,6 +65,7 @@ def full_page(name: str = "ape") -> str:
         "audit": charts.audit(audit_table(name)),
         "preferences": charts.preferences(preference_summary(name)),
         "health": charts.health(whole.points),
+        "training": charts.training(training_log("ape+safe.j.b0.1.s0", "bee+safe.j.b0.1.s0")),
     }
     imported, training = findings(60, detail=name), training_table(name)
     tables = preference_summary(name), audit_table(name), imported
@@ -203,6 +210,15 @@ def test_training_and_health_say_what_failed():
     assert text.count("no pair is left") >= 3  # verdict, fits, training
     assert "In no fit: ape+help.one.b0.1+help.one.b0.1.s0;\nno pair is left." in text
     assert "1 training gave no checkpoint and no number (most often: no pair is left)" in text
+
+
+def test_training_is_a_chart_and_a_table():
+    drawn = {"training": charts.training(training_log("ape+safe.j.b0.1.s0"))}
+    text = page(training=training_table(), drawn=drawn)
+    section = text[text.index('<section id="training">') : text.index('<section id="health">')]
+    assert section.index('data-chart="chart-training"') < section.index("<table>")
+    assert ">0.75 [0.50, 1.00]</td>" in section
+    assert "<details open>" in section  # it says why a run was not trained
 
 
 def test_health_says_when_all_is_well():

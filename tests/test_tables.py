@@ -67,8 +67,18 @@ def test_training_has_a_row_per_run_with_how_it_ended_or_why_it_did_not(made):
     assert trained["first_loss"] == 0.69
     assert trained["last_loss"] == pytest.approx(0.14)
     assert (trained["steps"], trained["reward_margin"], trained["reward_accuracy"]) == (5, 2.5, 0.9)
+    assert (trained["tokens"], trained["seconds"]) == (1500, 7.5)
+    assert (trained["held_out_pairs"], trained["held_out_accuracy"]) == (8, 0.75)
     assert (untrained["status"], untrained["reason"]) == ("untrained", "no pair is left")
-    assert untrained["last_loss"] is None
+    assert untrained["last_loss"] is untrained["seconds"] is untrained["held_out_pairs"] is None
+
+
+def test_training_is_printed_with_what_it_took_and_the_interval_of_held_out_pairs(made):
+    heads, rows = tables.printed(made["training"])
+    printed = [dict(zip(heads, row, strict=True)) for row in rows]
+    assert [row["held-out accuracy"] for row in printed] == ["0.75 [0.50, 1.00]", "–"]
+    assert [row["held-out pairs"] for row in printed] == ["8", "–"]
+    assert (printed[0]["tokens"], printed[0]["seconds"]) == ("1,500", "8")
 
 
 def test_agreement_has_a_row_per_comparison_with_its_statistics_side_by_side():

@@ -161,6 +161,39 @@ def parent(wildcards):
     return f"{RESULTS}/checkpoints/{Lineage.parse(wildcards.lineage).parent}"
 
 
+def below_parent(wildcards):
+    """The source below a parent's adapter, where a stage trains that one further."""
+    made_from = Lineage.parse(wildcards.lineage)
+    if config["training"]["stage_from"] == "merged" or not made_from.parent.stages:
+        return []
+    return f"{RESULTS}/checkpoints/{made_from.source}"
+
+
+def base_model(wildcards):
+    """What a lineage's last stage starts from, by the name that others know where it has one."""
+    before = Lineage.parse(wildcards.lineage).parent
+    if before.stages:
+        return str(before)
+    name = config["models"].get(before.source, {}).get("model", before.source)
+    return before.source if Path(name).is_dir() else name
+
+
+def cards_before(wildcards):
+    """The cards of the stages before a lineage's last one, the first one first."""
+    cards, before = [], Lineage.parse(wildcards.lineage).parent
+    while before.stages:
+        cards.insert(0, f"{RESULTS}/training/{before}.json")
+        before = before.parent
+    return cards
+
+
+def reference_of_parent(wildcards):
+    """What the parent of a lineage gives to rollouts, unless it is asked for each batch."""
+    if experiment.reference_settings(config) is None:
+        return []
+    return f"{RESULTS}/reference/{Lineage.parse(wildcards.lineage).parent}.parquet"
+
+
 def stage_settings(wildcards):
     """How a lineage's last stage is trained."""
     return experiment.training_settings(config, Lineage.parse(wildcards.lineage))
@@ -194,6 +227,7 @@ def targets():
         *if_released(f"{RESULTS}/import_report.parquet"),
         *if_labelled(*preference_sets(""), *figures("preferences")),
         *if_compared(f"{RESULTS}/agreement.parquet", *figures("agreement")),
+        *if_trained(*figures("training")),
         *if_scored(
             f"{RESULTS}/frontier.json",
             f"{RESULTS}/points.parquet",

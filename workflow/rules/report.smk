@@ -18,6 +18,8 @@ rule plot_frontier:
         f"{RESULTS}/benchmarks/plot_frontier.tsv"
     conda:
         "../envs/agentsafe.yaml"
+    params:
+        code=code("plot_frontier"),
     message:
         "Drawing the frontier"
     script:
@@ -35,6 +37,8 @@ rule plot_audit:
         f"{RESULTS}/benchmarks/plot_audit.tsv"
     conda:
         "../envs/agentsafe.yaml"
+    params:
+        code=code("plot_audit"),
     message:
         "Drawing the audit"
     script:
@@ -52,6 +56,8 @@ rule plot_health:
         f"{RESULTS}/benchmarks/plot_health.tsv"
     conda:
         "../envs/agentsafe.yaml"
+    params:
+        code=code("plot_health"),
     message:
         "Drawing how many turns are malformed"
     script:
@@ -69,10 +75,31 @@ rule plot_preferences:
         f"{RESULTS}/benchmarks/plot_preferences.tsv"
     conda:
         "../envs/agentsafe.yaml"
+    params:
+        code=code("plot_preferences"),
     message:
         "Drawing the preference sets"
     script:
         "../scripts/plot_preferences.py"
+
+
+rule plot_training:
+    input:
+        training("parquet"),
+    output:
+        report(figures("training"), category="Training", caption="../report/training.rst"),
+    log:
+        f"{LOGS}/plot_training.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plot_training.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    params:
+        code=code("plot_training"),
+    message:
+        "Drawing the DPO runs"
+    script:
+        "../scripts/plot_training.py"
 
 
 rule plot_agreement:
@@ -87,6 +114,8 @@ rule plot_agreement:
         f"{RESULTS}/benchmarks/plot_agreement.tsv"
     conda:
         "../envs/agentsafe.yaml"
+    params:
+        code=code("plot_agreement"),
     message:
         "Drawing how far judges agree"
     script:
@@ -110,6 +139,8 @@ rule write_tables:
         f"{RESULTS}/benchmarks/write_tables.tsv"
     conda:
         "../envs/agentsafe.yaml"
+    params:
+        code=code("write_tables"),
     message:
         "Writing LaTeX and CSV tables"
     script:
@@ -138,6 +169,7 @@ rule write_report:
     conda:
         "../envs/agentsafe.yaml"
     params:
+        code=code("write_report"),
         config=config,
     message:
         "Writing the report"

@@ -24,14 +24,14 @@ with job(snakemake.log[0]):
         points = schemas.read_table(found.points, schemas.POINTS)
         dominance = schemas.read_table(found.dominance, schemas.DOMINANCE)
         persistence = schemas.read_table(found.persistence, schemas.PERSISTENCE)
-        drawn["frontier"] = charts.frontier(points, document)
-        drawn["paths"] = charts.paths(points)
-        drawn["persistence"] = charts.persistence(persistence)
-        drawn["health"] = charts.health(points)
+        drawn |= {"frontier": charts.frontier(points, document), "paths": charts.paths(points)}
+        drawn |= {"persistence": charts.persistence(persistence), "health": charts.health(points)}
     if found.agreement:
         agreement = schemas.read_table(found.agreement, schemas.AGREEMENT)
         confusion = schemas.read_table(found.confusion, schemas.CONFUSION)
         drawn["agreement"] = charts.agreement(agreement, confusion)
+    if found.training:
+        drawn["training"] = charts.training(schemas.read_table(found.training, schemas.TRAINING))
     training = read_training(found.cards, found.training)
     config = dict(snakemake.params.config)
     tables = document, points, dominance, persistence, summary, audit, imported
