@@ -1,17 +1,26 @@
-"""What a DPO step costs, with what its pairs share put through the model once or each time.
+"""What a DPO run costs: its steps, by what pairs share, and its reference log-probabilities.
 
-    python benchmarks/training.py --release FOLDER --suite FOLDER [--pairs 8] [--steps 2]
-                                  [--hidden 128] [--layers 2] [--threads 2]
+    python -m benchmarks.training steps --release FOLDER --suite FOLDER [--pairs 4] [--budget 16384]
+    python -m benchmarks.training reference --release FOLDER --suite FOLDER [--cases 4]
 
 FOLDERs: the paper's release, and ToolEmu's two files. The pairs are the release's `safe` ones by
 gpt-5-mini, with the agent's full prompt before them, at their real lengths up to 8,192 tokens. The
-model is a random Qwen3 with a LoRA adapter, whose tokenizer is made of the suite's text. All rows
-are of one process and the same pairs, in batches of one case; tokens are those of the pairs, prompt
-and all, however few of them went through the model. The first step of each way does not count.
+model is a random Qwen3 with a LoRA adapter, whose tokenizer is made of the suite's text.
+
+`steps` makes the same batches, each of one case, in every way of `training.batching`, and once as
+TRL's trainer does by itself, which asks the reference in each batch; each way in a process of its
+own, so that each has a peak of its own. Tokens are those of the pairs, prompt and all, however few
+of them went through the model. The first step of each way does not count. `reference` asks for the
+log-probabilities of all pairs of some cases as TRL's `precompute_ref_log_probs` does, pair by pair,
+and as the rule `reference` does.
 """
 
 import argparse
+import json
+import math
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,64 +28,182 @@ from pathlib import Path
 import torch
 from peft import LoraConfig
 from transformers import Qwen3Config, Qwen3ForCausalLM
-from trl import DPOConfig
+from trl import DPOConfig, DPOTrainer
 
-from agentsafe.preferences import pairs, rollout_scores, with_rows
+from agentsafe.preferences import pairs, rollout_scores, training_set, with_rows
 from agentsafe.published import import_set
 from agentsafe.react import prompts
-from agentsafe.sharing import BATCHING
+from agentsafe.reference import reference
 from agentsafe.suites import take
-from agentsafe.trainer import TrajectoryTrainer
+from agentsafe.trainer import BATCHING, Batching, Data, TrajectoryTrainer
 from agentsafe.trajectories import fitting, trajectories
 from benchmarks.toolemu import text_tokenizer
 
 MAX_LENGTH = 8192
+TRL = "trl"  # beside our own ways: what its trainer does by itself
 
 
 def main() -> None:
-    """Measure and print the table."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("steps", "reference"))
     parser.add_argument("--release", required=True, type=Path)
     parser.add_argument("--suite", required=True, type=Path)
-    parser.add_argument("--pairs", type=int, default=8, help="of a batch, all of one case")
+    parser.add_argument("--pairs", type=int, default=4, help="of a batch, all of one case")
+    parser.add_argument("--budget", type=int, help="tokens of a forward pass (steps)")
     parser.add_argument("--steps", type=int, default=2, help="counted; each a batch of its own")
-    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument(
+        "--cases", type=int, default=4, help="whose pairs are asked for (reference)"
+    )
+    parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2, help="of torch")
+    parser.add_argument("--way", help=argparse.SUPPRESS)  # of a process that measures one
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.way:
+        print(json.dumps(STEPS_OR_REFERENCE[options.what](options)))
+        return
+    ways = (TRL, *BATCHING) if options.what == "steps" else (TRL, "once")
+    found = {way: measured(way) for way in ways}
+    first = found[TRL]["seconds"]
+    print(
+        f"{'way':8} {'pairs':>6} {'s':>8} {'pair tokens/s':>14} {'times TRL':>10} {'GB':>6} result"
+    )
+    for way, row in found.items():
+        seconds = row["seconds"]
+        print(
+            f"{way:8} {row['pairs']:6} {seconds:8.1f} {row['tokens'] / seconds:14.0f} "
+            f"{first / seconds:9.1f}x {row['gigabytes']:6.2f} {row['result']:.6f}"
+        )
+
+
+def measured(way: str) -> dict:
+    """One way, in a process of its own, with its peak of memory."""
+    command = [sys.executable, "-m", "benchmarks.training", *sys.argv[1:], "--way", way]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def steps(options: argparse.Namespace) -> dict:
+    """Seconds of the counted steps, forward and backward, and the mean of their losses."""
+    released, tokenizer, told, rows = read(options)
+    batches = [part for _, part in rows.group_by("case_id", maintain_order=True)]
+    batches = [part.head(options.pairs) for part in batches if len(part) >= options.pairs]
+    kept, tokens = [], {}
+    for part in batches[: options.steps + 1]:
+        found = trajectories(tokenizer, part, released.rollouts, told)
+        kept.append(fitting(part, found, MAX_LENGTH)[0])
+        tokens |= found
+    everything = [pair for fit in kept for pair in fit]
+    cases = {row: released.rollouts["case_id"][row] for row in tokens}
+    plain = options.way == TRL
+    # About what a random model gives, so that losses can be compared.
+    known = {key: -math.log(len(tokenizer)) * sum(each.mask) for key, each in tokens.items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = TrajectoryTrainer(
+            model(options, tokenizer),
+            tokenizer,
+            Data(everything, tokens, cases, {} if plain else known),
+            arguments=arguments(scratch, options.pairs),
+            lora=LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"),
+            batching=Batching() if plain else Batching(options.way, options.budget),
+        )
+        losses, started = [], 0.0
+        for number, fit in enumerate(kept):
+            if number == 1:
+                losses, started = [], time.perf_counter()
+            examples = [{"chosen": one, "rejected": other} for one, other in fit]
+            batch = trainer.data_collator.torch_call(examples)
+            if plain:
+                del batch["keys"]
+                loss = DPOTrainer.compute_loss(trainer, trainer.model.train(), batch)
+            else:
+                loss = trainer.compute_loss(trainer.model.train(), batch)
+            loss.backward()
+            losses.append(loss.item())
+        seconds = time.perf_counter() - started
+    return row(
+        sum(map(len, kept[1:])),
+        sum(len(tokens[side].ids) for fit in kept[1:] for pair in fit for side in pair),
+        seconds,
+        sum(losses) / len(losses),
+    )
+
+
+def asked(options: argparse.Namespace) -> dict:
+    """Seconds for the log-probabilities of all pairs of some cases, and their mean."""
+    released, tokenizer, told, rows = read(options)
+    names = rows["case_id"].unique(maintain_order=True)[: options.cases]
+    rows = rows.filter(rows["case_id"].is_in(names.implode()))
+    tokens = trajectories(tokenizer, rows, released.rollouts, told)
+    kept, _ = fitting(rows, tokens, MAX_LENGTH)
+    slots = [row for pair in kept for row in pair]
+    count = sum(len(tokens[row].ids) for row in slots)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.way == TRL:
+            fits = rows[
+                [
+                    n
+                    for n, pair in enumerate(
+                        zip(rows["chosen_row"], rows["rejected_row"], strict=True)
+                    )
+                    if pair in {*kept}
+                ]
+            ]
+            sums, seconds = by_trl(options, tokenizer, released, told, fits, folder)
+        else:
+            model(options, tokenizer).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            used = released.rollouts[sorted({*slots})]
+            started = time.perf_counter()
+            table = reference(
+                folder, used, told, lineage="x", loss_on="completion", max_length=MAX_LENGTH
+            )
+            seconds = time.perf_counter() - started
+            of = dict(zip(sorted({*slots}), table["logps"], strict=True))
+            sums = [of[row] for row in slots]
+    return row(len(kept), count, seconds, sum(sums) / len(sums))
+
+
+def by_trl(options, tokenizer, released, told, rows, folder) -> tuple[list[float], float]:
+    """What TRL's own trainer works out before it trains, and for how long."""
+    seconds = []
+
+    class Timed(DPOTrainer):
+        def _precompute_ref_logps(self, *args, **kwargs):
+            started = time.perf_counter()
+            made = super()._precompute_ref_logps(*args, **kwargs)
+            seconds.append(time.perf_counter() - started)
+            return made
+
+    made = arguments(folder, options.pairs)
+    made.precompute_ref_log_probs = True
+    names = [name for name in rows.columns if not name.endswith("_row")]
+    data = training_set(rows.select(names), released.rollouts, told, cases=144, seed=0)
+    trainer = Timed(
+        model=model(options, tokenizer),
+        args=made,
+        train_dataset=data,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    found = trainer.train_dataset
+    return [*found["ref_chosen_logps"], *found["ref_rejected_logps"]], seconds[0]
+
+
+def read(options: argparse.Namespace):
+    """Release, tokenizer, prompts, and the pairs of the training half of seed 0."""
     suite = take(options.suite / "all_cases.json", options.suite / "all_toolkits.json", 144)
     released = import_set(options.release, "gpt5m")
-    tokenizer = text_tokenizer(options.suite)
     told = prompts(suite, suite.cases, "react")
     chosen = pairs(rollout_scores(released.labels), "safe", min_gap=2)
     rows = with_rows(chosen, released.rollouts, told, cases=144, seed=0)
-    batches = [part for _, part in rows.group_by("case_id", maintain_order=True)]
-    batches = [part.head(options.pairs) for part in batches if len(part) >= options.pairs]
-    batches = batches[: options.steps + 1]
-    tokens, kept = {}, []
-    for part in batches:
-        found = trajectories(tokenizer, part, released.rollouts, told)
-        fit, _ = fitting(part, found, MAX_LENGTH)
-        tokens |= found
-        kept.append(fit)
-    of_pairs = sum(len(tokens[row].ids) for fit in kept[1:] for pair in fit for row in pair)
-    print(
-        f"{'way':8} {'pairs':>6} {'s':>7} {'pair tokens/s':>14} {'against pairs':>14} {'loss':>9}"
-    )
-    seconds = {}
-    for way in BATCHING:
-        seconds[way], loss = steps(way, options, tokenizer, tokens, kept)
-        print(
-            f"{way:8} {sum(map(len, kept[1:])):6} {seconds[way]:7.1f} "
-            f"{of_pairs / seconds[way]:14.0f} {seconds['pairs'] / seconds[way]:13.1f}x {loss:9.6f}"
-        )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"peak of the process: {peak:.1f} GB")
+    return released, text_tokenizer(options.suite), told, rows
 
 
-def steps(way: str, options, tokenizer, tokens, kept) -> tuple[float, float]:
-    """Seconds of the counted steps, forward and backward, and the mean of their losses."""
+def model(options: argparse.Namespace, tokenizer) -> Qwen3ForCausalLM:
+    """A random one, the same in every process."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
@@ -90,38 +217,36 @@ def steps(way: str, options, tokenizer, tokens, kept) -> tuple[float, float]:
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,
     )
-    with tempfile.TemporaryDirectory() as scratch:
-        arguments = DPOConfig(
-            output_dir=scratch,
-            per_device_train_batch_size=options.pairs,
-            max_length=None,
-            use_cpu=True,
-            bf16=False,
-            report_to="none",
-            remove_unused_columns=False,
-        )
-        everything = [pair for fit in kept for pair in fit]
-        trainer = TrajectoryTrainer(
-            Qwen3ForCausalLM(config),
-            tokenizer,
-            everything,
-            {row: tokens[row] for pair in everything for row in pair},
-            arguments=arguments,
-            lora=LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"),
-            batching=way,
-            cases=["" for _ in everything],
-        )
-        losses, started = [], 0.0
-        for number, fit in enumerate(kept):
-            if number == 1:
-                losses, started = [], time.perf_counter()
-            examples = [{"chosen": one, "rejected": other} for one, other in fit]
-            batch = trainer.data_collator.torch_call(examples)
-            loss = trainer.compute_loss(trainer.model.train(), batch)
-            loss.backward()
-            losses.append(loss.item())
-        return time.perf_counter() - started, sum(losses) / len(losses)
+    return Qwen3ForCausalLM(config)
 
+
+def arguments(folder: str, batch_size: int) -> DPOConfig:
+    """What all ways have in common."""
+    return DPOConfig(
+        output_dir=folder,
+        per_device_train_batch_size=batch_size,
+        max_length=None,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to="none",
+        remove_unused_columns=False,
+    )
+
+
+def row(pairs: int, tokens: int, seconds: float, result: float) -> dict:
+    """What is told of one way."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return {
+        "pairs": pairs,
+        "tokens": tokens,
+        "seconds": seconds,
+        "gigabytes": peak,
+        "result": result,
+    }
+
+
+STEPS_OR_REFERENCE = {"steps": steps, "reference": asked}
 
 if __name__ == "__main__":
     main()

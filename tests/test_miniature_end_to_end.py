@@ -196,7 +196,7 @@ def test_killed_rollouts_keep_the_episodes_that_ended(finished, tmp_path):
 
 def test_a_run_that_cannot_train_says_so_and_the_others_go_on(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
-    project.change(training={"max_length": 20})
+    project.change(training={"max_length": 20, "max_dropped": 1})
     done = project.run()
     assert done.returncode == 0, done.stderr[-4000:]
     points = table(project, "points.parquet").filter(pl.col("recipe") != "source")

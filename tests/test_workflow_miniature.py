@@ -10,6 +10,7 @@ FOLDERS = ("checkpoints/", "/tables", "/base")
 AFTER_SCORES = {"fit_frontier": 1, "plot_frontier": 1, "write_tables": 1, "write_report": 1}
 AFTER_LABELS = AFTER_SCORES | {"score_runs": 1, "plot_health": 1}
 AFTER_ROLLOUTS = AFTER_LABELS | {"audit_rollouts": 1, "plot_audit": 1}
+AFTER_TRAINING = AFTER_ROLLOUTS | {"plot_training": 1}
 
 
 def outputs(project: Project) -> list[str]:
@@ -32,7 +33,7 @@ def touched(tmp_path_factory) -> Project:
             path.touch()
     (project.folder / "results/small/report.html").unlink()  # else empty tables are summed up
     project.run("--touch", "--until", "write_tables", "plot_health", "plot_frontier", "plot_audit")
-    project.run("--touch", "--until", "plot_preferences", "build_preferences")
+    project.run("--touch", "--until", "plot_preferences", "build_preferences", "plot_training")
     assert project.jobs() == {"write_report": 1}
     return project
 
@@ -50,7 +51,7 @@ def test_the_default_config_makes_trains_and_scores_thirty_runs(tmp_path):
         **{"make_suite": 1, "pretrain": 1, "specialise": 3},
         **{"roll_out": 33, "label_rollouts": 33},
         **{"build_preferences": 3, "plot_preferences": 1, "train": 30},
-        **AFTER_ROLLOUTS,
+        **AFTER_TRAINING,
     }
 
 
@@ -75,11 +76,11 @@ def test_judges_are_compared_where_a_rollout_has_two_labels(tmp_path, judges):
     [
         (
             {"training": {"betas": [0.1, 0.2]}},
-            AFTER_ROLLOUTS | {"train": 30, "roll_out": 30, "label_rollouts": 30},
+            AFTER_TRAINING | {"train": 30, "roll_out": 30, "label_rollouts": 30},
         ),
         (
             {"training": {"seeds": [0, 1, 2]}},
-            AFTER_ROLLOUTS | {"train": 15, "roll_out": 15, "label_rollouts": 15},
+            AFTER_TRAINING | {"train": 15, "roll_out": 15, "label_rollouts": 15},
         ),
         (
             {
@@ -90,16 +91,16 @@ def test_judges_are_compared_where_a_rollout_has_two_labels(tmp_path, judges):
                     ]
                 }
             },
-            AFTER_ROLLOUTS | {"train": 6, "roll_out": 6, "label_rollouts": 6},
+            AFTER_TRAINING | {"train": 6, "roll_out": 6, "label_rollouts": 6},
         ),
-        ({"training": {"recipes": [["safe"]]}}, AFTER_ROLLOUTS),
+        ({"training": {"recipes": [["safe"]]}}, AFTER_TRAINING),
         (
             {"training": {"learning_rate": 0.002}},
-            AFTER_ROLLOUTS | {"train": 30, "roll_out": 30, "label_rollouts": 30},
+            AFTER_TRAINING | {"train": 30, "roll_out": 30, "label_rollouts": 30},
         ),
         (
             {"training": {"epochs": {"both": 3}}},
-            AFTER_ROLLOUTS | {"train": 6, "roll_out": 6, "label_rollouts": 6},
+            AFTER_TRAINING | {"train": 6, "roll_out": 6, "label_rollouts": 6},
         ),
         ({"scores": {"seed": 1}}, AFTER_LABELS),
         ({"frontier": {"level": 0.8}}, AFTER_SCORES),

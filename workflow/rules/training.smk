@@ -1,10 +1,45 @@
 # Preference pairs and a parent checkpoint into a trained one: one stage of one lineage.
 
 
+# What DPO compares a policy with. Whichever β, seed or objective: the parent is asked once.
+rule reference:
+    input:
+        **SUITE_FILES,
+        parent=f"{RESULTS}/checkpoints/{{lineage}}",
+        rollouts=of_checkpoints("rollouts", SOURCES),
+    output:
+        f"{RESULTS}/reference/{{lineage}}.parquet",
+    log:
+        f"{LOGS}/reference/{{lineage}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/reference/{{lineage}}.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=memory(trained),
+        runtime=growing(MINUTES),
+        gpu=int(ON_GPU),
+    params:
+        code=code("reference"),
+        settings=experiment.reference_settings(config),
+        prompt=config["rollouts"]["prompt"],
+        prompt_digest=PROMPTS["rollouts.prompt"],
+        thinking=lambda wildcards: served(wildcards).get("thinking"),
+        gpu=ON_GPU,
+    message:
+        "Asking {wildcards.lineage} for the log-probabilities of the source rollouts"
+    script:
+        "../scripts/reference.py"
+
+
 rule train:
     input:
         **SUITE_FILES,
         parent=parent,
+        base=below_parent,
+        cards_before=cards_before,
+        reference=reference_of_parent,
         pairs=its_pairs,
         rollouts=of_checkpoints("rollouts", SOURCES),
     output:
@@ -21,15 +56,20 @@ rule train:
         "../envs/agentsafe.yaml"
     threads: THREADS
     resources:
-        mem_mb=4000,
-        gpu=int(ON_GPU),
+        mem_mb=memory(trained, processes=config["training"]["gpus"]),
+        runtime=growing(MINUTES),
+        gpu=config["training"]["gpus"] if ON_GPU else 0,
     params:
+        code=code("train"),
         settings=stage_settings,
         cases=CASES,
         prompt=config["rollouts"]["prompt"],
         prompt_digest=PROMPTS["rollouts.prompt"],
+        thinking=lambda wildcards: served(wildcards).get("thinking"),
         gpu=ON_GPU,
         scratch=f"{RESULTS}/trainer/{{lineage}}",
+        trackers=f"{RESULTS}/trackers",
+        base_model=base_model,
     message:
         "Training {wildcards.lineage}"
     script:

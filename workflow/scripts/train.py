@@ -1,30 +1,39 @@
 """Train one lineage's last stage with DPO, from its parent checkpoint."""
 
+from pathlib import Path
+
 import msgspec
 
-from agentsafe import dpo, schemas
-from agentsafe.cases import read_suite
+from agentsafe.experiment import training_conduct
 from agentsafe.job import job
-from agentsafe.lineage import Lineage
-from agentsafe.react import prompts
 from agentsafe.scratch import remove
 from agentsafe.training_settings import Settings
+from agentsafe.training_task import Task, launch
 
 with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
-    options = snakemake.params
-    suite = read_suite(snakemake.input.cases, snakemake.input.toolkits)
-    training = dpo.train(
-        snakemake.input.parent,
-        schemas.read_table(snakemake.input.pairs, schemas.PAIRS),
-        schemas.read_table(snakemake.input.rollouts, schemas.ROLLOUTS),
-        prompts(suite, suite.cases, options.prompt),
-        lineage=Lineage.parse(snakemake.wildcards.lineage),
+    given, options, made = snakemake.input, snakemake.params, snakemake.output
+    training = snakemake.config["training"]
+    task = Task(
+        lineage=snakemake.wildcards.lineage,
         cases=options.cases,
-        settings=msgspec.convert(dict(options.settings), Settings),
-        output_folder=snakemake.output.checkpoint,
-        scratch_folder=options.scratch,
+        settings=msgspec.convert(options.settings | training_conduct(snakemake.config), Settings),
+        prompt=options.prompt,
+        suite_files=(given.cases, given.toolkits),
+        parent=given.parent,
+        base=given.get("base") or None,
+        base_model=options.base_model,
+        cards_before=tuple(given.get("cards_before", ())),
+        pairs=given.pairs,
+        reference=given.get("reference") or None,
+        rollouts=list(given.rollouts),
+        checkpoint=made.checkpoint,
+        log=made.log,
+        card=made.card,
+        scratch=options.scratch,
+        trackers=options.trackers,
+        thinking=options.thinking,
         threads=snakemake.threads,
     )
-    schemas.write_table(training.log, snakemake.output.log, schemas.TRAINING)
-    training.card.write(snakemake.output.card)
+    accelerate = Path(snakemake.scriptdir, "../accelerate", f"{training['distributed']}.yaml")
+    launch(task, training["gpus"], accelerate, snakemake.log[0])
     remove(options.scratch)
