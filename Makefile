@@ -27,8 +27,9 @@ endif
 # What a tool starts in its turn comes from the same environment.
 IN_ENVIRONMENT = PATH="$(BIN):$$PATH" "$(BIN)"
 SNAKEMAKE = $(IN_ENVIRONMENT)/snakemake --configfile "$(CONFIG)"
+JOBS = PYTHONPATH=workflow/plugins $(SNAKEMAKE) --logger jobs
 
-.PHONY: help run test lint preflight dag rulegraph report clean
+.PHONY: help run test lint plan status dag accept preflight report clean
 
 help: ## print this list
 	@echo 'make TARGET [CONFIG=$(CONFIG)] [ARGS="..."] [PYTHON=$(PYTHON)]'
@@ -46,14 +47,18 @@ lint: $(INSTALLED) ## check style: ruff, snakefmt, Snakemake's own linter
 	@$(IN_ENVIRONMENT)/snakefmt --check Snakefile workflow
 	@$(SNAKEMAKE) --lint
 
-dag rulegraph: $(INSTALLED) ## draw the graph of jobs (dag) or of rules (rulegraph) as SVG
-	@command -v dot >/dev/null || \
-		{ echo "make $@ needs Graphviz's dot: install the package graphviz" >&2; exit 1; }
-	@mkdir -p results
-	@$(SNAKEMAKE) --$@ dot $(ARGS) | sed 's/fontname=sans/fontname="Helvetica,Arial,sans-serif"/' \
-		> results/$@.dot
-	@dot -Tsvg -o results/$@.svg results/$@.dot
-	@echo results/$@.svg
+plan: $(INSTALLED) ## say what a run of CONFIG would do now, why, and in how many hours
+	@$(JOBS) --dry-run $(ARGS) | $(IN_ENVIRONMENT)/python -m agentsafe.plan
+
+status: $(INSTALLED) ## say how the run of CONFIG stands, also while it goes on: jobs, pace, errors
+	@$(JOBS) --dry-run --forceall $(ARGS) | $(IN_ENVIRONMENT)/python -m agentsafe.status
+
+dag: $(INSTALLED) ## draw the rules of CONFIG as SVG, and where each checkpoint came from as a page
+	@$(JOBS) --dry-run --forceall $(ARGS) | $(IN_ENVIRONMENT)/python -m agentsafe.dag
+
+accept: $(INSTALLED) ## after an upgrade, keep results as they are: only where nothing but code changed
+	@$(JOBS) --dry-run $(ARGS) | $(IN_ENVIRONMENT)/python -m agentsafe.plan --only-code
+	@$(SNAKEMAKE) --touch --cores 1 --quiet all $(ARGS)
 
 preflight: $(INSTALLED) ## ask every model of CONFIG, measure prompts, estimate tokens; then go or not
 	@$(SNAKEMAKE) preflight --cores all --quiet all $(ARGS)
@@ -70,6 +75,8 @@ clean: ## remove .venv, caches and report.html; results and resources stay
 		{ echo "$(PYTHON) is missing or older than 3.11; name another: make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: python3-venv)" >&2; exit 1; }
+	@[ ! -L .venv ] || { echo ".venv is a link, and what it names would be emptied: remove it" >&2; \
+		exit 1; }
 	@echo "Installing agentsafe and its tools into .venv; this takes several minutes."
 	@$(PYTHON) -m venv --clear .venv
 	@.venv/bin/python -m pip install -qq --disable-pip-version-check --editable '.[train,api,dev]'

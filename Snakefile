@@ -15,7 +15,9 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/resources.smk"
 include: "workflow/rules/inputs.smk"
+include: "workflow/rules/code.smk"
 include: "workflow/rules/published.smk"
 include: "workflow/rules/suite.smk"
 include: "workflow/rules/checkpoints.smk"

@@ -84,8 +84,8 @@ def render(
         roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
         raise UserError(
             f"the chat template refuses a conversation of {roles} ({one_line(error)}): use a "
-            "prompt template of other roles (rollouts.prompt, emulator.prompt, judges.*.prompt), or "
-            "mend chat_template.jinja"
+            "prompt template of other roles (rollouts.prompt, emulator.prompt, judges.*.prompt), "
+            "or mend chat_template.jinja"
         ) from None
 
 

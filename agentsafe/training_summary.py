@@ -89,8 +89,8 @@ def training_summary(cards: Sequence[dict], log: pl.DataFrame) -> pl.DataFrame:
         Columns `lineage, status, pairs, dropped_pairs` (too long for the sequence limit), `steps,
         tokens, seconds` (of all steps), `first_loss, last_loss` (DPO's own, without an SFT term),
         `reward_margin, reward_accuracy` (of the last step), `held_out_pairs, held_out_accuracy`
-        with `_low` and `_high` (on pairs of the test half), `reason` and `notes` (pairs and rollouts
-        that are odd, kind by kind), sorted by lineage; nulls where a run was not trained.
+        with `_low` and `_high` (on pairs of the test half), `reason` and `notes` (odd pairs and
+        rollouts, kind by kind), sorted by lineage; nulls where a run was not trained.
     """
     last = log.sort("step").group_by("lineage").last()
     ends = last.select("lineage", pl.col(*_ENDS)).rename(_ENDS)

@@ -51,6 +51,7 @@ def test_the_default_config_makes_trains_and_scores_thirty_runs(tmp_path):
         **{"make_suite": 1, "pretrain": 1, "specialise": 3},
         **{"roll_out": 33, "label_rollouts": 33},
         **{"build_preferences": 3, "plot_preferences": 1, "train": 30},
+        "reference": 15,  # three sources, and four first stages of each that a second one follows
         **AFTER_TRAINING,
     }
 
@@ -76,11 +77,11 @@ def test_judges_are_compared_where_a_rollout_has_two_labels(tmp_path, judges):
     [
         (
             {"training": {"betas": [0.1, 0.2]}},
-            AFTER_TRAINING | {"train": 30, "roll_out": 30, "label_rollouts": 30},
+            AFTER_TRAINING | {"train": 30, "roll_out": 30, "label_rollouts": 30, "reference": 12},
         ),
         (
             {"training": {"seeds": [0, 1, 2]}},
-            AFTER_TRAINING | {"train": 15, "roll_out": 15, "label_rollouts": 15},
+            AFTER_TRAINING | {"train": 15, "roll_out": 15, "label_rollouts": 15, "reference": 6},
         ),
         (
             {
@@ -91,12 +92,12 @@ def test_judges_are_compared_where_a_rollout_has_two_labels(tmp_path, judges):
                     ]
                 }
             },
-            AFTER_TRAINING | {"train": 6, "roll_out": 6, "label_rollouts": 6},
+            AFTER_TRAINING | {"train": 6, "roll_out": 6, "label_rollouts": 6, "reference": 6},
         ),
         ({"training": {"recipes": [["safe"]]}}, AFTER_TRAINING),
         (
             {"training": {"learning_rate": 0.002}},
-            AFTER_TRAINING | {"train": 30, "roll_out": 30, "label_rollouts": 30},
+            AFTER_TRAINING | {"train": 30, "roll_out": 30, "label_rollouts": 30, "reference": 12},
         ),
         (
             {"training": {"epochs": {"both": 3}}},

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: Of a model's settings, those that say how much at once and how patiently, not what comes out.
-_SHAPELESS = ("concurrency", "memory_fraction", "timeout", "retries", "api_key_env")
+SHAPELESS = ("concurrency", "memory_fraction", "timeout", "retries", "api_key_env")
 #: Prompts that continuous batching must answer as plain generation does, with so many tokens each.
 _PARITY_PROMPTS = (
     "Write one line.",
@@ -61,7 +61,7 @@ def serve(
 def identity(model: Model, folder: str | Path) -> str:
     """A hash of all that shapes a model's answers: its files and how they are served."""
     settings = msgspec.to_builtins(model)
-    return key_of(fingerprint(folder), {k: v for k, v in settings.items() if k not in _SHAPELESS})
+    return key_of(fingerprint(folder), {k: v for k, v in settings.items() if k not in SHAPELESS})
 
 
 def _load(

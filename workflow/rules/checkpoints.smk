@@ -12,8 +12,10 @@ rule pretrain:
         "../envs/agentsafe.yaml"
     threads: 2
     resources:
-        mem_mb=3000,
+        mem_mb=growing(3000),
+        runtime=growing(MINUTES),
     params:
+        code=code("pretrain"),
         steps=MINIATURE["base_steps"],
         seed=MINIATURE["seed"],
     message:
@@ -35,8 +37,10 @@ rule specialise:
         "../envs/agentsafe.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
+        mem_mb=growing(3000),
+        runtime=growing(MINUTES),
     params:
+        code=code("specialise"),
         source="{source}",
         mixture=lambda wildcards: MINIATURE["sources"][wildcards.source],
         steps=MINIATURE["source_steps"],
@@ -57,7 +61,7 @@ rule fetch_model:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        model=lambda wildcards: config["models"][wildcards.model],
+        model=lambda wildcards: shaping(config["models"][wildcards.model]),
         files=model_files,
     message:
         "Taking the model {wildcards.model} from {params.model[model]}"

@@ -8,9 +8,11 @@ from pathlib import Path
 sys.path.insert(0, workflow.basedir)  # the library of this checkout, installed or not
 
 from agentsafe import experiment
+from agentsafe.begun_config import begun_config
 from agentsafe.config import check
 from agentsafe.errors import UserError
-from agentsafe.locks import clear_stale_locks
+from agentsafe.experiment_checks import check_experiment
+from agentsafe.locks import clear_stale_locks, holder
 from agentsafe.published import existing_set_folder, fetched
 
 FETCHED_SUITE = Path("resources/toolemu")  # where ToolEmu's files go if nobody put them there
@@ -19,7 +21,7 @@ FETCHED_SUITE = Path("resources/toolemu")  # where ToolEmu's files go if nobody 
 def checked_config():
     """The config with all defaults, or one line that says what is wrong with it."""
     checked = check(config, Path(workflow.basedir, "workflow/schemas/config.schema.yaml"))
-    experiment.check_experiment(checked)
+    check_experiment(checked)
     if checked["suite"] == "published":
         root = Path(checked["published"]["root"])
         if release_is_there(root):
@@ -46,12 +48,20 @@ def release_is_there(root):
 
 
 try:
-    config = checked_config()
+    config = begun_config(checked_config, is_job=not workflow.is_main_process)
 except UserError as error:
     sys.exit(f"error: {error}")  # one line; an exception would bring Snakemake's frames along
 
 started = time.time()
-running = clear_stale_locks()  # held until this process ends
+# Held until this process ends; one that only looks takes no lock from a run that begins.
+looks = workflow.output_settings.dryrun
+running = None if looks else clear_stale_locks()
+if not (looks or running) and workflow.is_main_process and (other := holder()):
+    print(
+        f"note: another run goes on in this folder ({other}); where both would make the same files "
+        "this one ends. Wait for the other: with --unlock both would write them",
+        file=sys.stderr,
+    )
 
 RUN = config["run"]
 RESULTS = f"results/{RUN}"
@@ -68,6 +78,7 @@ FETCHED = f"resources/fetched/{Path(RELEASE).name}"
 
 MINIATURE, TOOLEMU = config["miniature"], config["toolemu"]
 EMULATOR = config["emulator"]
+SCORING = {name: value for name, value in config["scores"].items() if name != "judged_by"}
 SOURCES = experiment.sources(config)
 SCORED = [str(lineage) for lineage in experiment.lineages(config)]
 STAGES = [str(lineage) for lineage in experiment.stages(config)]

@@ -17,15 +17,9 @@ rule fit_frontier:
     conda:
         "../envs/agentsafe.yaml"
     params:
+        code=code("fit_frontier"),
         run=RUN,
-        cases=CASES,
-        draws=config["scores"]["draws"],
-        seed=config["scores"]["seed"],
-        resample=config["scores"]["resample"],
-        confidence=config["scores"]["confidence"],
-        level=config["frontier"]["level"],
-        equivalence_margin=config["frontier"]["equivalence_margin"],
-        solver=config["frontier"]["solver"],
+        settings={"cases": CASES, **SCORING, **config["frontier"]},
     message:
         "Fitting the frontier"
     script:

@@ -16,10 +16,13 @@ rule label_rollouts:
         "../envs/agentsafe.yaml"
     threads: THREADS
     resources:
-        gpu=lambda wildcards: gpus(judging(wildcards)["model"]),
+        mem_mb=memory(labelling),
+        runtime=growing(MINUTES),
+        gpu=lambda wildcards: gpus(*labelling(wildcards)),
     params:
+        code=code("label_rollouts", unused_to_judge),
         judge=judging,
-        model=lambda wildcards: config["models"].get(judging(wildcards)["model"]),
+        model=lambda wildcards: shaping(config["models"].get(judging(wildcards)["model"])),
         prompt=lambda wildcards: PROMPTS[f"judges.{wildcards.judge}.prompt"],
         gpu=ON_GPU,
         scratch=f"{RESULTS}/journals/labels/{{judge}}/{{lineage}}/{{shard}}.jsonl",
@@ -42,9 +45,8 @@ rule measure_agreement:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        draws=config["scores"]["draws"],
-        seed=config["scores"]["seed"],
-        confidence=config["scores"]["confidence"],
+        code=code("measure_agreement"),
+        settings={k: v for k, v in SCORING.items() if k != "resample"},
     message:
         "Measuring how far judges agree"
     script:

@@ -15,13 +15,8 @@ rule build_preferences:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        min_gap=config["preferences"]["min_gap"],
-        min_chosen=config["preferences"]["min_chosen"],
-        mode=config["preferences"]["mode"],
-        consistency=config["preferences"]["consistency"],
-        max_pairs_per_case=config["preferences"]["max_pairs_per_case"],
-        seed=config["preferences"]["seed"],
-        pairs_from=config["preferences"]["pairs_from"],
+        code=code("build_preferences"),
+        settings={k: v for k, v in config["preferences"].items() if k != "objectives"},
     message:
         "Pairing rollouts for {wildcards.objective} by {wildcards.judge}'s labels"
     script:

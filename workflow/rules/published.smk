@@ -37,6 +37,7 @@ rule import_published:
     conda:
         "../envs/agentsafe.yaml"
     params:
+        code=code("import_published"),
         root=RELEASE,
         key=release_key,
         strict=PUBLISHED["strict"],
@@ -58,6 +59,8 @@ rule collect_findings:
         f"{RESULTS}/benchmarks/collect_findings.tsv"
     conda:
         "../envs/agentsafe.yaml"
+    params:
+        code=code("collect_findings"),
     message:
         "Collecting what the import found"
     script:

@@ -18,14 +18,16 @@ rule roll_out:
         "../envs/agentsafe.yaml"
     threads: THREADS
     resources:
-        mem_mb=3000,
-        gpu=lambda wildcards: gpus(Lineage.parse(wildcards.lineage).source, EMULATOR["model"]),
+        mem_mb=memory(acting),
+        runtime=growing(MINUTES),
+        gpu=lambda wildcards: gpus(*acting(wildcards)),
     params:
-        settings=config["rollouts"],
+        code=code("roll_out", unused_to_play),
+        settings={k: v for k, v in config["rollouts"].items() if k != "batch"},
         prompt=PROMPTS["rollouts.prompt"],
-        model=served,
+        model=lambda wildcards: shaping(served(wildcards)),
         emulator=EMULATOR,
-        tools=config["models"].get(EMULATOR["model"]),
+        tools=shaping(config["models"].get(EMULATOR["model"])),
         emulator_prompt=PROMPTS["emulator.prompt"],
         cases=CASES,
         shards=config["rollouts"]["shards"],
@@ -49,6 +51,7 @@ rule audit_rollouts:
     conda:
         "../envs/agentsafe.yaml"
     params:
+        code=code("audit_rollouts"),
         sets=audited_sets(),
     message:
         "Counting what is odd in the rollouts"

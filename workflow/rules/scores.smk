@@ -15,11 +15,8 @@ rule score_runs:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        cases=CASES,
-        draws=config["scores"]["draws"],
-        seed=config["scores"]["seed"],
-        resample=config["scores"]["resample"],
-        confidence=config["scores"]["confidence"],
+        code=code("score_runs"),
+        settings={"cases": CASES, **SCORING},
     message:
         "Scoring all runs on their test cases"
     script:

@@ -12,6 +12,7 @@ if config["suite"] == "miniature":
         conda:
             "../envs/agentsafe.yaml"
         params:
+            code=code("make_suite"),
             cases=MINIATURE["cases"],
             seed=MINIATURE["seed"],
         message:
@@ -52,6 +53,7 @@ else:
         conda:
             "../envs/agentsafe.yaml"
         params:
+            code=code("take_suite"),
             cases=TOOLEMU["cases"],
         message:
             "Taking {params.cases} cases from {input.cases}"

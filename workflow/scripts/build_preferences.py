@@ -1,5 +1,7 @@
 """Make one judge's preference set for one objective, and describe it."""
 
+from types import SimpleNamespace
+
 import polars as pl
 
 from agentsafe import schemas
@@ -8,7 +10,8 @@ from agentsafe.preference_summary import summary
 from agentsafe.preferences import ROLLOUT, clean_rollouts, pairs, rollout_scores
 
 with job(snakemake.log[0]):
-    options, wildcards = snakemake.params, snakemake.wildcards
+    options = SimpleNamespace(**snakemake.params.settings)
+    wildcards = snakemake.wildcards
     labels = schemas.read_table(snakemake.input.labels, schemas.LABELS)
     audits = schemas.read_table(snakemake.input.audits, schemas.AUDITS)
     labels = labels.filter(pl.col("judge") == wildcards.judge)

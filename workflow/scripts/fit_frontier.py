@@ -7,14 +7,12 @@ from agentsafe.job import job
 from agentsafe.training_summary import read_cards, untrained
 
 with job(snakemake.log[0], snakemake.threads):
-    options = dict(snakemake.params.items())
-    run = options.pop("run")
-    settings = Settings(**options)
+    settings = Settings(**snakemake.params.settings)
     labels = schemas.read_labels(snakemake.input.labels)
     audits = schemas.read_table(snakemake.input.audits, schemas.AUDITS)
     missing = untrained(read_cards(snakemake.input.cards))
     cells = settings.sample(labels)
-    found = frontier(cells, labels, audits, settings, run=run, untrained=missing)
+    found = frontier(cells, labels, audits, settings, run=snakemake.params.run, untrained=missing)
     schemas.write_table(found.dominance, snakemake.output.dominance, schemas.DOMINANCE)
     schemas.write_table(found.persistence, snakemake.output.persistence, schemas.PERSISTENCE)
     write_document(found.document, snakemake.output.document)

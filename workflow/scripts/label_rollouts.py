@@ -17,7 +17,7 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
         snakemake.wildcards.judge,
         options.judge,
         suite,
-        options.model,
+        snakemake.config["models"].get(options.judge["model"]),
         given.get("model"),
         threads=snakemake.threads,
     )

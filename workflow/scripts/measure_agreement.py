@@ -6,7 +6,6 @@ from agentsafe.job import job
 
 with job(snakemake.log[0], snakemake.threads):
     labels = schemas.read_labels(snakemake.input)
-    options = snakemake.params
-    table = agreement(labels, draws=options.draws, seed=options.seed, confidence=options.confidence)
+    table = agreement(labels, **snakemake.params.settings)
     schemas.write_table(table, snakemake.output.agreement, schemas.AGREEMENT)
     schemas.write_table(confusion(labels), snakemake.output.confusion, schemas.CONFUSION)

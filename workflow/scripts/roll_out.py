@@ -5,6 +5,7 @@ import asyncio
 from agentsafe import checkpoints, roles, schemas
 from agentsafe.cases import read_suite
 from agentsafe.episode import Settings
+from agentsafe.experiment import model_of
 from agentsafe.job import job
 from agentsafe.journal import Journal
 from agentsafe.rollout import cases_of, no_rollouts, roll_out
@@ -12,20 +13,20 @@ from agentsafe.rollout import cases_of, no_rollouts, roll_out
 with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
     given, options, threads = snakemake.input, snakemake.params, snakemake.threads
     lineage, shard = snakemake.wildcards.lineage, int(snakemake.wildcards.shard)
-    settings, journal = Settings.of(options.settings), Journal(options.scratch)
+    config, journal = snakemake.config, Journal(options.scratch)
+    settings = Settings.of(config["rollouts"])
     if checkpoints.untrained(given.checkpoint):
         rollouts, audits = no_rollouts()
     else:
         suite = read_suite(given.cases, given.toolkits)
         agent, fingerprint = roles.agent(
-            lineage,
-            options.model,
-            given.checkpoint,
+            *(lineage, model_of(config, lineage), given.checkpoint),
             temperature=settings.temperature,
             threads=threads,
         )
+        tools = config["models"].get(options.emulator["model"])
         emulator = roles.emulator(
-            options.emulator, suite, options.tools, given.get("emulator"), threads=threads
+            options.emulator, suite, tools, given.get("emulator"), threads=threads
         )
         cases = cases_of(suite, lineage, options.cases)[shard :: options.shards]
         played = roll_out(

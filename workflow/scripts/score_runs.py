@@ -1,5 +1,7 @@
 """Score every run on its seed's test cases, with bootstrap intervals, at three grains."""
 
+from types import SimpleNamespace
+
 from agentsafe import schemas
 from agentsafe.job import job
 from agentsafe.points import points
@@ -7,7 +9,7 @@ from agentsafe.scores import sample_cells
 from agentsafe.training_summary import read_cards, untrained
 
 with job(snakemake.log[0], snakemake.threads):
-    options = snakemake.params
+    options = SimpleNamespace(**snakemake.params.settings)
     cells = sample_cells(
         schemas.read_labels(snakemake.input.labels),
         cases=options.cases,

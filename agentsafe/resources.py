@@ -1,0 +1,55 @@
+"""What a job with language models in its process asks a cluster for.
+
+Memory follows from how large the models are. That is an estimate to start from: a job that is
+killed for it is tried again with more. Time and the kind of GPU are not estimated, since they
+depend on the cluster; its profile names them.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+#: MB of main memory that Python, torch and its CUDA libraries take before any weight is read.
+PROCESS_MB = 4000
+
+_BYTES = {"int4": 0.5, "int8": 1.0}
+_CACHE = 0.25  # keys and values of conversations and what passes through, as a share of the weights
+_BILLIONS = re.compile(r"(?<![a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
+
+
+def billions(model: str) -> float:
+    """Parameters of a model by its name: 30 of `Qwen3-30B-A3B`, 56 of `Mixtral-8x7B`, else 8.
+
+    Args:
+        model: a hub id or a folder.
+
+    Returns:
+        Billions of parameters.
+    """
+    found = _BILLIONS.search(model)
+    return int(found[1] or 1) * float(found[2]) if found else 8.0
+
+
+def memory_mb(models: Iterable[Mapping[str, Any]], parameters: Iterable[float | None]) -> int:
+    """Main memory of a job that loads some models: bytes × parameters, a cache, and the process.
+
+    Weights come to a GPU through main memory, so that the estimate holds for both.
+
+    Args:
+        models: entries of the config's `models`; one on a server takes nothing here.
+        parameters: of each, in billions; None goes by its name.
+
+    Returns:
+        MB, at least `PROCESS_MB`.
+    """
+    weights = sum(
+        1000 * _bytes(model) * (count or billions(model["model"]))
+        for model, count in zip(models, parameters, strict=True)
+        if model["backend"] != "openai"
+    )
+    return PROCESS_MB + round((1 + _CACHE) * weights)
+
+
+def _bytes(model: Mapping[str, Any]) -> float:
+    """Bytes that a parameter takes; in files that are read as they were saved, two."""
+    return _BYTES.get(model["quantization"], 4.0 if model["dtype"] == "float32" else 2.0)
