@@ -79,5 +79,5 @@ clean: ## remove .venv, caches and report.html; results and resources stay
 		exit 1; }
 	@echo "Installing agentsafe and its tools into .venv; this takes several minutes."
 	@$(PYTHON) -m venv --clear .venv
-	@.venv/bin/python -m pip install -qq --disable-pip-version-check --editable '.[train,api,dev]'
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check --editable '.[train,api,slurm,dev]'
 	@echo "$(CURDIR)" > $@
