@@ -82,6 +82,12 @@ def _check_model(name: str, model: Mapping) -> None:
                     f"config: 'models.{name}.{key}' is {model[key]!r}, but with the backend openai "
                     "the server decides that: leave it out"
                 )
+    if model["service"] and (model["backend"] == "openai" or model["batching"] == "continuous"):
+        key = "backend" if model["backend"] == "openai" else "batching"
+        raise UserError(
+            f"config: 'models.{name}.service' is true, but its {key} is {model[key]}: leave "
+            "service out"
+        )
     if model["backend"] == "vllm" and model["quantization"] == "int8":
         raise UserError(
             f"config: 'models.{name}.quantization' is 'int8', which the backend vllm does not do: "

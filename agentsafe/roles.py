@@ -41,6 +41,7 @@ def emulator(
     model: Mapping[str, Any] | None = None,
     folder: str | Path | None = None,
     *,
+    service: str | Path | None = None,
     threads: int | None = None,
 ) -> Emulator:
     """The emulator of a run.
@@ -50,6 +51,7 @@ def emulator(
         suite: holds the cases' toolkits.
         model: the entry of `models` that the section names; None where it names none.
         folder: of that model's checkpoint.
+        service: file that announces a service of that model; without, it is loaded here.
         threads: of torch on a CPU.
 
     Raises:
@@ -63,7 +65,7 @@ def emulator(
         return MiniatureEmulator()
     from agentsafe.emulators.llm import LLMEmulator
 
-    served = _served(name, model, folder, options["temperature"] == 0, threads)
+    served = _served(name, model, folder, options["temperature"] == 0, threads, service)
     return LLMEmulator(suite, *served, **options)
 
 
@@ -74,6 +76,7 @@ def judge(
     model: Mapping[str, Any] | None = None,
     folder: str | Path | None = None,
     *,
+    service: str | Path | None = None,
     threads: int | None = None,
 ) -> Judge:
     """A judge of a run.
@@ -84,6 +87,7 @@ def judge(
         suite: holds the cases' toolkits.
         model: the entry of `models` that the section names; None where it names none.
         folder: of that model's checkpoint.
+        service: file that announces a service of that model; without, it is loaded here.
         threads: of torch on a CPU.
 
     Raises:
@@ -97,7 +101,9 @@ def judge(
         return RuleJudge(name, options["replicates"])
     from agentsafe.judges.llm import LLMJudge
 
-    return LLMJudge(name, suite, *_served(served, model, folder, False, threads), **options)
+    return LLMJudge(
+        name, suite, *_served(served, model, folder, False, threads, service), **options
+    )
 
 
 def _served(
@@ -106,9 +112,14 @@ def _served(
     folder: str | Path | None,
     greedy: bool,
     threads: int | None,
+    service: str | Path | None = None,
 ) -> tuple[ChatModel, str]:
     """A model that is served here, and a hash of all that shapes what it says."""
     from agentsafe.chat.serving import identity, serve
 
     spec = msgspec.convert(model, Model)
+    if service:
+        from agentsafe.service import ServiceChat
+
+        return ServiceChat(name, service), identity(spec, folder)
     return serve(name, spec, folder, greedy=greedy, threads=threads), identity(spec, folder)

@@ -107,6 +107,7 @@ SHAPING = {
 SHAPELESS = {
     "concurrency": 9,
     "memory_fraction": 0.5,
+    "service": True,
     "timeout": 9.0,
     "retries": 1,
     "api_key_env": "KEY",

@@ -37,6 +37,7 @@ class Model(msgspec.Struct, frozen=True):
         context: tokens of prompt and answer together; None for the model's own limit.
         thinking: `enable_thinking` of the chat template; None for the template's default.
         memory_fraction: of the GPU's memory that vLLM takes.
+        service: whether one process serves it to all shards that it emulates or judges for.
         trust_remote_code: whether code that comes with the checkpoint may run.
         base_url_env: environment variable that holds the server's address; None for OpenAI's own.
         api_key_env: environment variable that holds the key.
@@ -59,6 +60,7 @@ class Model(msgspec.Struct, frozen=True):
     context: int | None = None
     thinking: bool | None = None
     memory_fraction: float = 0.9
+    service: bool = False
     trust_remote_code: bool = False
     base_url_env: str | None = None
     api_key_env: str | None = None

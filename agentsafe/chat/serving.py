@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: Of a model's settings, those that say how much at once and how patiently, not what comes out.
-SHAPELESS = ("concurrency", "memory_fraction", "timeout", "retries", "api_key_env")
+SHAPELESS = ("concurrency", "memory_fraction", "service", "timeout", "retries", "api_key_env")
 #: Prompts that continuous batching must answer as plain generation does, with so many tokens each.
 _PARITY_PROMPTS = (
     "Write one line.",

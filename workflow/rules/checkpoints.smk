@@ -58,6 +58,7 @@ rule fetch_model:
         f"{LOGS}/fetch_model/{{model}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/fetch_model/{{model}}.tsv"
+    localrule: True
     conda:
         "../envs/agentsafe.yaml"
     params:

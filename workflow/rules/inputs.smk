@@ -151,6 +151,16 @@ def of_model(name):
     return [] if name is None else f"{RESULTS}/checkpoints/{name}"
 
 
+def shared(name):
+    """Whether a service serves a model to several jobs."""
+    return name is not None and config["models"][name]["service"]
+
+
+def service_of(name, work, wildcards):
+    """The service that serves a model to the jobs of one checkpoint; nothing where each loads it."""
+    return f"{RESULTS}/services/{work}/{wildcards.lineage}/{name}.json" if shared(name) else []
+
+
 def served(wildcards):
     """How a lineage's checkpoint is served."""
     return experiment.model_of(config, wildcards.lineage)

@@ -6,6 +6,7 @@ rule label_rollouts:
         **SUITE_FILES,
         rollouts=f"{RESULTS}/rollouts/{{lineage}}/{{shard}}.parquet",
         model=judging_model,
+        service=lambda wildcards: service_of(judging(wildcards)["model"], "labels", wildcards),
     output:
         f"{RESULTS}/labels/{{judge}}/{{lineage}}/{{shard}}.parquet",
     log:
@@ -16,9 +17,9 @@ rule label_rollouts:
         "../envs/agentsafe.yaml"
     threads: THREADS
     resources:
-        mem_mb=memory(labelling),
+        mem_mb=memory(loaded_to_judge),
         runtime=growing(MINUTES),
-        gpu=lambda wildcards: gpus(*labelling(wildcards)),
+        gpu=lambda wildcards: gpus(*loaded_to_judge(wildcards)),
     params:
         code=code("label_rollouts", unused_to_judge),
         judge=judging,

@@ -8,6 +8,7 @@ rule fetch_published:
         f"{LOGS}/fetch_published.log",
     benchmark:
         f"{RESULTS}/benchmarks/fetch_published.tsv"
+    localrule: True
     conda:
         "../envs/agentsafe.yaml"
     params:

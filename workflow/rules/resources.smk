@@ -1,20 +1,10 @@
 # What jobs ask a cluster for. It follows from the config, grows with each attempt, and any of it is
 # overridden by a profile's set-resources; names of partitions and of GPUs are a profile's alone.
+# What needs the network, which compute nodes often lack, or takes a second is a localrule.
 
 from agentsafe.resources import memory_mb
 
 MINUTES = 480 if ON_GPU else 60  # of a job with a model in its process, at its first attempt
-
-
-# What needs the network, which compute nodes often lack, or takes a second.
-localrules:
-    fetch_published,
-    fetch_suite,
-    fetch_model,
-    make_suite,
-    take_suite,
-    list_cases,
-    preflight,
 
 
 def growing(amount):
@@ -38,11 +28,21 @@ def trained(wildcards):
     return [Lineage.parse(wildcards.lineage).source]
 
 
-def acting(wildcards):
-    """The models that play: the lineage's own, and the emulator."""
-    return [*trained(wildcards), EMULATOR["model"]]
-
-
 def labelling(wildcards):
     """The model that judges."""
     return [judging(wildcards)["model"]]
+
+
+def loaded_to_play(wildcards):
+    """The models in the process of a job that plays."""
+    return [*trained(wildcards), *([] if shared(EMULATOR["model"]) else [EMULATOR["model"]])]
+
+
+def loaded_to_judge(wildcards):
+    """The models in the process of a job that judges."""
+    return [name for name in labelling(wildcards) if not shared(name)]
+
+
+def one_served(wildcards):
+    """The model in the process of a service."""
+    return [wildcards.model]

@@ -7,6 +7,7 @@ rule roll_out:
         **SUITE_FILES,
         checkpoint=f"{RESULTS}/checkpoints/{{lineage}}",
         emulator=of_model(EMULATOR["model"]),
+        service=lambda wildcards: service_of(EMULATOR["model"], "rollouts", wildcards),
     output:
         rollouts=f"{RESULTS}/rollouts/{{lineage}}/{{shard}}.parquet",
         audits=f"{RESULTS}/audits/{{lineage}}/{{shard}}.parquet",
@@ -18,9 +19,9 @@ rule roll_out:
         "../envs/agentsafe.yaml"
     threads: THREADS
     resources:
-        mem_mb=memory(acting),
+        mem_mb=memory(loaded_to_play),
         runtime=growing(MINUTES),
-        gpu=lambda wildcards: gpus(*acting(wildcards)),
+        gpu=lambda wildcards: gpus(*loaded_to_play(wildcards)),
     params:
         code=code("roll_out", unused_to_play),
         settings={k: v for k, v in config["rollouts"].items() if k != "batch"},

@@ -9,6 +9,7 @@ if config["suite"] == "miniature":
             f"{LOGS}/make_suite.log",
         benchmark:
             f"{RESULTS}/benchmarks/make_suite.tsv"
+        localrule: True
         conda:
             "../envs/agentsafe.yaml"
         params:
@@ -29,6 +30,7 @@ else:
             f"{LOGS}/fetch_suite/{{part}}.log",
         benchmark:
             f"{RESULTS}/benchmarks/fetch_suite/{{part}}.tsv"
+        localrule: True
         conda:
             "../envs/agentsafe.yaml"
         params:
@@ -50,6 +52,7 @@ else:
             f"{LOGS}/take_suite.log",
         benchmark:
             f"{RESULTS}/benchmarks/take_suite.tsv"
+        localrule: True
         conda:
             "../envs/agentsafe.yaml"
         params:
@@ -70,6 +73,7 @@ rule list_cases:
         f"{LOGS}/list_cases.log",
     benchmark:
         f"{RESULTS}/benchmarks/list_cases.tsv"
+    localrule: True
     conda:
         "../envs/agentsafe.yaml"
     message:
@@ -84,6 +88,7 @@ rule preflight:
         **SUITE_FILES,
     log:
         f"{LOGS}/preflight.log",
+    localrule: True
     conda:
         "../envs/agentsafe.yaml"
     params:

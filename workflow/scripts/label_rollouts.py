@@ -19,6 +19,7 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
         suite,
         snakemake.config["models"].get(options.judge["model"]),
         given.get("model"),
+        service=given.get("service"),
         threads=snakemake.threads,
     )
     labels = asyncio.run(label(judge, suite, rollouts, journal=journal))

@@ -25,9 +25,8 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
             threads=threads,
         )
         tools = config["models"].get(options.emulator["model"])
-        emulator = roles.emulator(
-            options.emulator, suite, tools, given.get("emulator"), threads=threads
-        )
+        told = options.emulator, suite, tools, given.get("emulator")
+        emulator = roles.emulator(*told, service=given.get("service"), threads=threads)
         cases = cases_of(suite, lineage, options.cases)[shard :: options.shards]
         played = roll_out(
             *(lineage, suite, cases, agent, emulator, settings),
