@@ -29,6 +29,7 @@ STAGES = {
 STATES = DONE, RUNNING, WAITING, STOPPED, FAILED, MISSING = (
     *("done", "running", "waiting", "stopped", "failed", "missing"),
 )
+_SERVICE = "serve_model"  # leaves nothing by which it could be told to be done
 _NAME_LENGTH = 254  # of a part of a mark's path, see Snakemake's FilePersistence
 _ERROR, _FROM_OUTSIDE = " ERROR ", "stopped from outside"
 _LOG_END = 20_000  # bytes of a log that are looked through
@@ -59,7 +60,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 def read(lines: Iterable[str | bytes]) -> list[Job]:
-    """The jobs of a listing, without the rule that only names targets.
+    """The jobs of a listing, without the rule that only names targets and without services.
 
     Raises:
         UserError: a line is no job.
@@ -72,7 +73,7 @@ def read(lines: Iterable[str | bytes]) -> list[Job]:
             f"standard input: no list of jobs ({error}); pipe in what "
             "'snakemake --dry-run --logger jobs' writes"
         ) from None
-    return [job for job in jobs if job.output]
+    return [job for job in jobs if job.output and job.rule != _SERVICE]
 
 
 def run_folder(jobs: Iterable[Job]) -> Path:

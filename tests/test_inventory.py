@@ -37,11 +37,12 @@ def job(rule: str, *names: str, after: tuple[str, ...] = ()) -> Job:
     )
 
 
-def test_a_listing_is_read_without_the_rule_that_only_names_targets():
+def test_a_listing_is_read_without_what_leaves_nothing():
     lines = [
         '{"rule": "train", "output": ["results/a/x"], "gpu": 1, "threads": 4, "wildcards": {}}',
         "",
         '{"rule": "all", "output": [], "reason": "…"}',
+        '{"rule": "serve_model", "output": ["results/a/services/labels/x/y.json"]}',
     ]
     (only,) = inventory.read(lines)
     assert (only.rule, only.gpu, only.threads, only.stage) == ("train", 1, 4, "training")
