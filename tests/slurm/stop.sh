@@ -5,6 +5,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 if running slurmctld; then
     scancel --partition=main || true # it may be on its way down
+    for _ in $(seq 100); do
+        [[ $(squeue --noheader) ]] || break # else the jobs' processes outlive it
+        sleep 0.2
+    done
 fi
 for daemon in slurmd slurmctld munged; do
     pid=$(pid_of "$daemon") || continue
