@@ -261,7 +261,7 @@ def test_a_chat_template_that_refuses_a_role_is_the_users_to_mend(tmp_path):
     chat = ContinuousChat(*load(folder), max_batch=2)
     [refused] = ask(chat, ([{"role": "system", "content": "x"}], Sampling()))
     assert isinstance(refused, UserError)
-    assert "refuses the prompt (no system role)" in str(refused)
+    assert "refuses a conversation of system (no system role)" in str(refused)
     chat.close()
 
 
