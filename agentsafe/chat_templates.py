@@ -58,6 +58,11 @@ def _parted(mark: re.Match) -> str:
     return f"{mark[0][0]}\N{ZERO WIDTH SPACE}{mark[0][1:]}"
 
 
+def thinking_options(thinking: bool | None) -> dict[str, bool]:
+    """What a chat template is told of thinking; nothing for its own default."""
+    return {} if thinking is None else {"enable_thinking": thinking}
+
+
 def render(
     tokenizer: "PreTrainedTokenizerBase",
     messages: Sequence[Mapping[str, str]],

@@ -24,6 +24,7 @@ import polars as pl
 
 from agentsafe import checkpoints, loading, schemas
 from agentsafe import training_checks as checks
+from agentsafe.chat_templates import thinking_options
 from agentsafe.errors import UserError
 from agentsafe.held_out import asked_of
 from agentsafe.job import out_of_memory
@@ -104,7 +105,7 @@ def train(
         for half in ("train", "test")
     ]
     tokenizer = loading.load_tokenizer(parent_folder)
-    options = {} if thinking is None else {"enable_thinking": thinking}
+    options = thinking_options(thinking)
     for case in halves[0]["case_id"].head(1):
         checks.check_boundary(tokenizer, prompts[case], options)
     tokens = trajectories(

@@ -2,7 +2,8 @@
 
 A pass is one row of tokens without padding. In it lie trees: the tokens that a group of
 trajectories begin with, then each one's own. A batch may be more than one pass, each of at most so
-many tokens. Imports torch, so import it late.
+many tokens. For what is not laid out so there are padded rows, as TRL makes them. Imports torch and
+TRL, so import it late.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from trl.trainer.utils import pad
 
 from agentsafe.trajectories import Trajectory
 
 IGNORED = -100  # what a label is that no loss counts
+
+
+def padded(rows: Sequence[Trajectory], padding: int = 0) -> dict[str, torch.Tensor]:
+    """Trajectories as what TRL hands to a model, of shape (trajectories, tokens) each."""
+    ids = [torch.tensor(row.ids) for row in rows]
+    return {
+        "input_ids": pad(ids, padding_value=padding),
+        "attention_mask": pad([torch.ones_like(row) for row in ids], padding_value=0),
+        "completion_mask": pad([torch.tensor(row.mask) for row in rows], padding_value=0),
+    }
 
 
 @dataclass(frozen=True)

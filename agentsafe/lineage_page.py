@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from agentsafe import figures
 from agentsafe.inventory import DONE, FAILED, MISSING, RUNNING, STOPPED, WAITING, Job
 from agentsafe.lineage import Lineage, Stage
+from agentsafe.pages import environment
 
 _NAMING = "lineage", "source", "model"  # wildcards that name a checkpoint
 BEGUN = "begun"  # some of its jobs are done, and none is at work
@@ -79,9 +79,7 @@ def checkpoints(jobs: Sequence[Job], stands: Iterable[str]) -> dict[str, Checkpo
                 found[path.name] = Checkpoint(Lineage.parse(path.name))
     for job, state in told:
         wildcards = dict(job.wildcards)
-        name = next(
-            (wildcards.pop(k) for k in ("lineage", "source", "model") if k in wildcards), ""
-        )
+        name = next((wildcards.pop(key) for key in _NAMING if key in wildcards), "")
         if name in found:
             words = " ".join([job.rule.replace("_", " "), *wildcards.values()])
             found[name].jobs.append((words, state, "".join(job.log[:1])))
@@ -110,13 +108,7 @@ def page(run: str, found: dict[str, Checkpoint]) -> str:
         run: its name.
         found: what `checkpoints` returns.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    template = environment().get_template("lineage_page.html.j2")
     told = {
         name: {
             "state": each.state,
@@ -126,7 +118,7 @@ def page(run: str, found: dict[str, Checkpoint]) -> str:
         for name, each in found.items()
     }
     states = [each.state for each in found.values()]
-    return environment.get_template("lineage_page.html.j2").render(
+    return template.render(
         run=run,
         roots=trees(found.values()),
         total=len(found),

@@ -8,14 +8,13 @@ stands in YAML, in JSON or in code spans, where none of it is markup.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from agentsafe import __version__, wording
 from agentsafe.lineage import Lineage
+from agentsafe.pages import environment
 
 #: Which of two rollouts of a case the pairs of an objective choose.
 _CHOSEN = {
@@ -47,14 +46,9 @@ def model_card(
     settings = card["settings"]
     by_adapter = settings.get("tuning", "lora") == "lora"
     goes_on = settings.get("stage_from") == "adapter" and len(lineage.stages) > 1
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"code": _code, "json": _json}
-    return environment.get_template("model_card.md.j2").render(
+    filled = environment(escape=False)
+    filled.filters |= {"code": _code, "json": _json}
+    return filled.get_template("model_card.md.j2").render(
         front_matter=_front_matter(parent, by_adapter),
         card=card,
         lineage=lineage,

@@ -6,7 +6,7 @@ section 3): every unordered pair of a case's rollouts whose scores differ by at 
 the better one scoring at least `min_chosen`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -244,9 +244,18 @@ def with_rows(
                 f"pairs: {len(lost)} refer to rollouts that are not in the table, first "
                 f"{first['case_id']} of '{first[f'{side}_checkpoint']}'"
             )
-    if unprompted := wanted - prompts.keys():
-        raise UserError(f"prompts: no prompt for {min(unprompted)} and {len(unprompted) - 1} more")
+    check_prompts(wanted, prompts)
     return kept
+
+
+def check_prompts(cases: Iterable[str], prompts: Mapping[str, Sequence]) -> None:
+    """Look whether there is a prompt for each of some cases, by their ids.
+
+    Raises:
+        UserError: there is none.
+    """
+    if unprompted := {*cases} - prompts.keys():
+        raise UserError(f"prompts: no prompt for {min(unprompted)} and {len(unprompted) - 1} more")
 
 
 def _mean(side: str, metrics: Sequence[str]) -> pl.Expr:

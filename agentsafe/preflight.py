@@ -165,7 +165,7 @@ def _troubles(
 ) -> Iterator[str]:
     """What must be mended about a model that is there."""
     trained = config["training"]["sources"] or experiment.sources(config)
-    options = {} if model.thinking is None else {"enable_thinking": model.thinking}
+    options = chat_templates.thinking_options(model.thinking)
     for (role, asked, room), row in zip(roles, rows, strict=True):
         if tokenizer is not None:
             trains = role == "agent" and name in trained

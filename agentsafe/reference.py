@@ -14,7 +14,9 @@ import numpy as np
 import polars as pl
 
 from agentsafe import checkpoints, loading
+from agentsafe.chat_templates import thinking_options
 from agentsafe.errors import UserError
+from agentsafe.preferences import check_prompts
 from agentsafe.progress import Progress, say
 from agentsafe.trajectories import Trajectory, special_ids, trajectory
 
@@ -74,11 +76,10 @@ def reference(
     """
     if checkpoints.untrained(parent_folder):
         return pl.DataFrame(schema=REFERENCE)
-    if unprompted := {*rollouts["case_id"]} - prompts.keys():
-        raise UserError(f"prompts: no prompt for {min(unprompted)} and {len(unprompted) - 1} more")
+    check_prompts(rollouts["case_id"], prompts)
     tokenizer = loading.load_tokenizer(parent_folder)
     special = special_ids(tokenizer)
-    options = {} if thinking is None else {"enable_thinking": thinking}
+    options = thinking_options(thinking)
     model = _model(parent_folder, quantization, threads)
     weights = weights_digest(parent_folder)
     rows: dict[int, dict[str, Any]] = {}
@@ -174,8 +175,7 @@ def logps(model: Any, tokens: Mapping[int, Trajectory], budget: int) -> dict[int
     """
     import torch
 
-    from agentsafe.layout import layout
-    from agentsafe.sharing import counted_tokens_only, shares
+    from agentsafe.sharing import counted_tokens_only, in_rows, in_trees, shares
 
     found: dict[int, float] = {}
     if not tokens:
@@ -184,31 +184,12 @@ def logps(model: Any, tokens: Mapping[int, Trajectory], budget: int) -> dict[int
     cast = torch.autocast(model.device.type, torch.bfloat16, enabled=half)
     with torch.no_grad(), counted_tokens_only(), cast:
         if shares(model):
-            each = list(tokens.values())
-            laid = layout(each, [range(len(each))], budget=budget).to(model.device)
-            sums = model(layout=laid, fused_lm_head=True).log_probs.double().sum(dim=1)
-            return dict(zip(tokens, sums.tolist(), strict=True))
+            per_token = in_trees(model, list(tokens.values()), budget)
+            return dict(zip(tokens, per_token.double().sum(dim=1).tolist(), strict=True))
         for keys in _alike(tokens, budget):
-            batch = padded([tokens[key] for key in keys])
-            labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, -100)
-            batch = {name: value.to(model.device) for name, value in batch.items()}
-            per_token = model(**batch, labels=labels.to(model.device), fused_lm_head=True)
-            sums = per_token.log_probs.double().sum(dim=1)
-            found |= dict(zip(keys, sums.tolist(), strict=True))
+            per_token = in_rows(model, [tokens[key] for key in keys])
+            found |= dict(zip(keys, per_token.double().sum(dim=1).tolist(), strict=True))
     return found
-
-
-def padded(rows: Sequence[Trajectory], padding: int = 0) -> dict[str, Any]:
-    """Trajectories as what TRL hands to a model, of shape (trajectories, tokens) each."""
-    import torch
-    from trl.trainer.utils import pad
-
-    ids = [torch.tensor(row.ids) for row in rows]
-    return {
-        "input_ids": pad(ids, padding_value=padding),
-        "attention_mask": pad([torch.ones_like(row) for row in ids], padding_value=0),
-        "completion_mask": pad([torch.tensor(row.mask) for row in rows], padding_value=0),
-    }
 
 
 def _alike(tokens: Mapping[int, Trajectory], budget: int) -> Iterator[list[int]]:

@@ -7,16 +7,15 @@ and interval, or a dash beside the reason why there is none.
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import polars as pl
 from altair.typing import ChartType
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from agentsafe import __version__, figures, wording
 from agentsafe import tables as paper
 from agentsafe.dominance import CHORD, MIXTURE, OVER_RUN, OVER_SOURCE
+from agentsafe.pages import environment
 from agentsafe.persistence import ALL
 from agentsafe.points import ALARMING_SHARE
 
@@ -75,16 +74,10 @@ def report(
     Returns:
         The page. What there is no data for is left out with a sentence.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    template = environment().get_template("report.html.j2")
     made = paper.tables(points, document, persistence, audit, training, agreement)
     settings = (document or {}).get("settings", {})
-    return environment.get_template("report.html.j2").render(
+    return template.render(
         run=(document or {}).get("run") or (config or {}).get("run") or "",
         verdicts=_verdicts(document),
         key_sentence=_key_sentence(document),

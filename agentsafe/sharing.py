@@ -26,7 +26,7 @@ from trl.trainer import utils
 from trl.trainer.utils import FusedCausalLMOutput
 
 from agentsafe.errors import UserError
-from agentsafe.layout import IGNORED, Layout, Pass, layout
+from agentsafe.layout import IGNORED, Layout, Pass, layout, padded
 from agentsafe.trajectories import Trajectory
 
 _ATTENTION = "agentsafe_shared"  # transformers' name for ours
@@ -76,7 +76,8 @@ def share(model: PreTrainedModel) -> None:
     """
     told = f"{model.config.model_type} models cannot share work between trajectories"
     mend = "write training.batching: pairs and leave training.batch_tokens out"
-    before = _probe_in_rows(model)
+    with torch.no_grad():
+        before = in_rows(model, _probe())
     fused, own_attention = model.forward, model.config._attn_implementation
 
     def once(each: Pass) -> tuple[torch.Tensor | None, ...]:
@@ -108,7 +109,8 @@ def share(model: PreTrainedModel) -> None:
     model.set_attn_implementation(_ATTENTION)
     model.forward = forward
     try:
-        apart = (before - _probe_in_trees(model)).abs().max().item()
+        with torch.no_grad():
+            apart = (before - in_trees(model, _probe())).abs().max().item()
         why = f"log-probabilities come out {apart:.2g} apart"
         same = apart < _TOLERANCE[model.dtype.itemsize]
     except UserError as error:
@@ -136,25 +138,17 @@ def _probe() -> list[Trajectory]:
     return [Trajectory(begin + rest, [1] * (len(begin) + len(rest))) for rest in rests]
 
 
-def _probe_in_rows(model: PreTrainedModel) -> torch.Tensor:
-    """Their log-probabilities, each trajectory in a row of its own."""
-    ids = [torch.tensor(each.ids) for each in _probe()]
-    tokens = utils.pad(ids, padding_value=0).to(model.device)
-    labels = utils.pad(ids, padding_value=IGNORED).to(model.device)
-    with torch.no_grad():
-        return model(
-            input_ids=tokens,
-            attention_mask=(labels != IGNORED).long(),
-            labels=labels,
-            fused_lm_head=True,
-        ).log_probs
+def in_rows(model: Any, rows: Sequence[Trajectory]) -> torch.Tensor:
+    """Log-probabilities of trajectories, each in a row of its own: (trajectories, longest - 1)."""
+    batch = {name: each.to(model.device) for name, each in padded(rows).items()}
+    labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, IGNORED)
+    return model(**batch, labels=labels, fused_lm_head=True).log_probs
 
 
-def _probe_in_trees(model: PreTrainedModel) -> torch.Tensor:
-    """Their log-probabilities, all in one tree."""
-    made = layout(_probe(), [range(3)]).to(model.device)
-    with torch.no_grad():
-        return model(layout=made).log_probs
+def in_trees(model: Any, rows: Sequence[Trajectory], budget: int | None = None) -> torch.Tensor:
+    """The same of one group, by a model that shares: what they begin with goes through once."""
+    laid = layout(rows, [range(len(rows))], budget=budget).to(model.device)
+    return model(layout=laid, fused_lm_head=True).log_probs
 
 
 @contextmanager

@@ -22,13 +22,13 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import disable_dropout_in_model, use_adapter
 
 from agentsafe.errors import UserError
-from agentsafe.layout import Layout, layout
-from agentsafe.reference import padded
+from agentsafe.layout import Layout, layout, padded
+from agentsafe.reference import logps
 from agentsafe.sharing import counted_tokens_only, share
 from agentsafe.trajectories import Trajectory
 
 BATCHING = ("pairs", "prefix", "case")
-SIDES = ("chosen", "rejected")
+_SIDES = ("chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,15 @@ class TrajectoryCollator(DataCollatorForPreference):
 
     def torch_call(self, examples: list[dict[str, int]]) -> dict[str, Any]:
         """Put pairs together: the chosen ones first, then the rejected ones."""
-        keys = [pair[side] for side in SIDES for pair in examples]
+        keys = [pair[side] for side in _SIDES for pair in examples]
         rows = [self.data.trajectories[key] for key in keys]
         batch = padded(rows, self.pad_token_id)
         if not self.batching.plain:
             cases = [self.data.cases[key] for key in keys]
             batch["layout"] = self.batching.layout(keys, rows, cases)
         if self.data.reference:
-            logps = torch.tensor([self.data.reference[key] for key in keys]).chunk(2)
-            batch |= {f"ref_{side}_logps": half for side, half in zip(SIDES, logps, strict=True)}
+            known = torch.tensor([self.data.reference[key] for key in keys]).chunk(2)
+            batch |= {f"ref_{side}_logps": half for side, half in zip(_SIDES, known, strict=True)}
         return batch | {"keys": torch.tensor(keys)}
 
 
@@ -203,7 +203,7 @@ class TrajectoryTrainer(DPOTrainer):
             loss = super().compute_loss(model, inputs, *args, **kwargs)
         part = self.accelerator.gather(loss.detach().reshape(1)).mean().item()
         if not math.isfinite(part):
-            raise UserError(f"the loss is no number any more, {self._culprit(model, inputs, keys)}")
+            raise UserError(f"the loss is no number any more, {self._culprit(keys.tolist())}")
         metrics = self._metrics["train"]
         if len(self.loss_types) > 1:
             tokens = inputs["completion_mask"].chunk(2)[0][:, 1:].sum().item()
@@ -212,22 +212,17 @@ class TrajectoryTrainer(DPOTrainer):
         metrics["dpo_loss"].append(part)
         return loss
 
-    def _culprit(self, model: Any, inputs: dict, keys: torch.Tensor) -> str:
+    def _culprit(self, keys: Sequence[int]) -> str:
         """The first pair of a batch one of whose sides has no finite log-probability."""
-        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-        told = {
-            name: inputs[name]
-            for name in ("input_ids", "attention_mask", "layout")
-            if name in inputs
-        }
-        with torch.no_grad(), counted_tokens_only():
-            sums = model(**told, labels=labels, fused_lm_head=True).log_probs.sum(dim=1)
-        cases = self.data_collator.data.cases
-        for sides in zip(*keys.chunk(2), *sums.isfinite().chunk(2), strict=True):
-            chosen, _, *finite = (side.item() for side in sides)
-            if not all(finite):
-                return f"in a pair of {cases[chosen]}"
-        return f"though all its log-probabilities are, among pairs of {cases[keys[0].item()]}"
+        data = self.data_collator.data
+        tokens = {key: data.trajectories[key] for key in keys}
+        budget = self.batching.tokens or len(keys) * max(len(each.ids) for each in tokens.values())
+        found = logps(self.accelerator.unwrap_model(self.model), tokens, budget)
+        half = len(keys) // 2
+        for sides in zip(keys[:half], keys[half:], strict=True):
+            if not all(math.isfinite(found[key]) for key in sides):
+                return f"in a pair of {data.cases[sides[0]]}"
+        return f"though all its log-probabilities are, among pairs of {data.cases[keys[0]]}"
 
 
 class ByCase(Sampler[int]):

@@ -618,7 +618,8 @@ def test_what_follows_an_untrained_run_is_untrained(run, tmp_path):
 
 def test_a_loss_that_explodes_ends_the_run_in_one_line(run, tmp_path):
     with pytest.raises(
-        UserError, match=r"no number any more, in a pair of official_\d+; lower"
+        UserError,
+        match=r"step \d: the loss is no number any more, in a pair of official_\d+; lower",
     ) as caught:
         run(replace(SETTINGS, learning_rate=1e30, max_grad_norm=0.0, warmup=0.0))
     assert "\n" not in str(caught.value)

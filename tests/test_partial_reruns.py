@@ -18,7 +18,7 @@ from agentsafe.begun_config import VARIABLE
 from agentsafe.config import check
 from agentsafe.locks import clear_stale_locks
 from tests.test_workflow import Project
-from tests.test_workflow_miniature import FOLDERS, outputs
+from tests.test_workflow_miniature import touch_outputs
 
 SOURCES = ["bold", "timid", "weak"]
 PAGES = {"write_report": 1}
@@ -42,13 +42,7 @@ def finished(tmp_path_factory) -> Project:
     )
     ours = project.folder / "agentsafe/prompts/compact.j2"
     (project.folder / "prompt.j2").write_text(ours.read_text())
-    for name in outputs(project):
-        path = project.folder / name
-        if any(part in name for part in FOLDERS):
-            path.mkdir(parents=True)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+    touch_outputs(project)
     done = project.run("--touch", "--forceall", "--no-hooks")
     assert done.returncode == 0, done.stderr
     assert project.jobs() == {}

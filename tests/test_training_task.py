@@ -14,23 +14,14 @@ from agentsafe.errors import UserError
 from agentsafe.miniature.cases import make_suite
 from agentsafe.react import prompts
 from agentsafe.reference import REFERENCE, reference
-from agentsafe.training_settings import Lora, Settings
+from agentsafe.training_settings import Settings
 from agentsafe.training_task import Task, launch
-from tests.test_dpo import episode, pair_table, rollout_table, same, weights
+from tests.test_dpo import CASES, LINEAGE, episode, pair_table, rollout_table, same, weights
+from tests.test_dpo import SETTINGS as ALONE
 from tests.tiny_model import write_tiny_checkpoint
 
 ROOT = Path(__file__).parents[1]
-LINEAGE = "tiny+safe.rules.b0.3.s0"
-CASES = 12
-SETTINGS = Settings(
-    learning_rate=3e-3,
-    batch_size=2,
-    accumulation=2,
-    max_steps=4,
-    max_length=4000,
-    lora=Lora(r=4, alpha=8, dropout=0.0),
-    save_steps=2,
-)
+SETTINGS = replace(ALONE, batch_size=2, accumulation=2, max_steps=4, max_length=4000)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +53,7 @@ def task(files, tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         return Task(
-            lineage=LINEAGE,
+            lineage=str(LINEAGE),
             cases=CASES,
             settings=settings,
             prompt="compact",

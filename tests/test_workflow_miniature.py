@@ -20,10 +20,8 @@ def outputs(project: Project) -> list[str]:
     return [line.split("\t")[0] for line in done.stdout.splitlines()[1:]]
 
 
-@pytest.fixture(scope="module")
-def touched(tmp_path_factory) -> Project:
-    """A project whose every output is there, empty, and up to date."""
-    project = Project(tmp_path_factory.mktemp("miniature") / "project", None)
+def touch_outputs(project: Project) -> None:
+    """Make every file and folder that the config's jobs make, empty."""
     for name in outputs(project):
         path = project.folder / name
         if any(part in name for part in FOLDERS):
@@ -31,6 +29,13 @@ def touched(tmp_path_factory) -> Project:
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
+
+
+@pytest.fixture(scope="module")
+def touched(tmp_path_factory) -> Project:
+    """A project whose every output is there, empty, and up to date."""
+    project = Project(tmp_path_factory.mktemp("miniature") / "project", None)
+    touch_outputs(project)
     (project.folder / "results/small/report.html").unlink()  # else empty tables are summed up
     project.run("--touch", "--until", "write_tables", "plot_health", "plot_frontier", "plot_audit")
     project.run("--touch", "--until", "plot_preferences", "build_preferences", "plot_training")

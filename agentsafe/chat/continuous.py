@@ -31,6 +31,7 @@ from transformers.generation.continuous_batching.model_runner import infer_max_s
 from agentsafe import loading
 from agentsafe.chat import Completion, Message, Sampling
 from agentsafe.chat.texts import Texts, written
+from agentsafe.chat_templates import thinking_options
 from agentsafe.checkpoints import one_line
 from agentsafe.errors import UserError
 
@@ -76,7 +77,7 @@ class ContinuousChat:
         limit = loading.context(model.config, tokenizer, context)
         self.tokenizer = tokenizer
         self._texts = Texts(model, tokenizer)
-        self._options = {} if thinking is None else {"enable_thinking": thinking}
+        self._options = thinking_options(thinking)
         self._names = map(str, count())
         self._manager = _manager(model, max_batch, limit)
         room = infer_max_single_request_tokens(self._manager.batch_processor.cache)

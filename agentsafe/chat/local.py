@@ -21,6 +21,7 @@ from agentsafe.chat.generation import generate, is_covered
 from agentsafe.chat.prefixes import Prefixes
 from agentsafe.chat.rows import Row
 from agentsafe.chat.texts import Texts, first_tokens, written
+from agentsafe.chat_templates import thinking_options
 from agentsafe.errors import UserError
 
 #: Rounds of the event loop without a new request after which a batch sets off.
@@ -137,7 +138,7 @@ class LocalChat:
         self.cache_tokens = cache_tokens or _room(self.model)
         self.context = loading.context(model.config, tokenizer, context)
         self._texts = Texts(model, tokenizer)
-        self._options = {} if thinking is None else {"enable_thinking": thinking}
+        self._options = thinking_options(thinking)
         self._waiting: list[_Request] = []
         self._server: asyncio.Task | None = None
         self._worker = ThreadPoolExecutor(1, "generate")  # the event loop stays free meanwhile

@@ -32,6 +32,7 @@ from agentsafe.chat.vllm_protocol import (
     scoring_arguments,
     shares,
 )
+from agentsafe.chat_templates import thinking_options
 from agentsafe.checkpoints import one_line
 from agentsafe.errors import UserError
 
@@ -122,7 +123,7 @@ class VllmChat:
         self.context = engine.model_config.max_model_len
         self._engine, self._loop, self._lora = engine, loop, lora
         self._tokenizer = tokenizer
-        self._options = {} if thinking is None else {"enable_thinking": thinking}
+        self._options = thinking_options(thinking)
         self._ids = map(str, count())
         self._closing = weakref.finalize(self, _stop, engine, loop)
 
