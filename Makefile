@@ -48,16 +48,16 @@ lint: $(INSTALLED) ## check style: ruff, snakefmt, Snakemake's own linter
 	@$(SNAKEMAKE) --lint
 
 plan: $(INSTALLED) ## say what a run of CONFIG would do now, why, and in how many hours
-	@$(JOBS) --dry-run $(ARGS) | $(IN_ENVIRONMENT)/python -m agentsafe.plan
+	@$(JOBS) --dry-run $(ARGS) | $(IN_ENVIRONMENT)/python -m agentsafe.runs.plan
 
 status: $(INSTALLED) ## say how the run of CONFIG stands, also while it goes on: jobs, pace, errors
-	@$(JOBS) --dry-run --forceall $(ARGS) | $(IN_ENVIRONMENT)/python -m agentsafe.status
+	@$(JOBS) --dry-run --forceall $(ARGS) | $(IN_ENVIRONMENT)/python -m agentsafe.runs.status
 
 dag: $(INSTALLED) ## draw the rules of CONFIG as SVG, and where each checkpoint came from as a page
-	@$(JOBS) --dry-run --forceall $(ARGS) | $(IN_ENVIRONMENT)/python -m agentsafe.dag
+	@$(JOBS) --dry-run --forceall $(ARGS) | $(IN_ENVIRONMENT)/python -m agentsafe.runs.dag
 
 accept: $(INSTALLED) ## after an upgrade, keep results as they are: only where nothing but code changed
-	@$(JOBS) --dry-run $(ARGS) | $(IN_ENVIRONMENT)/python -m agentsafe.plan --only-code
+	@$(JOBS) --dry-run $(ARGS) | $(IN_ENVIRONMENT)/python -m agentsafe.runs.plan --only-code
 	@$(SNAKEMAKE) --touch --cores 1 --quiet all $(ARGS)
 
 preflight: $(INSTALLED) ## ask every model of CONFIG, measure prompts, estimate tokens; then go or not

@@ -38,6 +38,6 @@ rule all:
 
 
 onsuccess:
-    from agentsafe.summary import summary
+    from agentsafe.report.terminal import summary
 
     print(summary(RESULTS, started))

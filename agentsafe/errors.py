@@ -28,3 +28,11 @@ def stop_if_down(lost: int, total: int, last: str) -> None:
             f"{lost} of {total} are lost to a server's trouble; what is done is kept, so mend the "
             f"server and run the same command again ({last})"
         )
+
+
+_EXHAUSTED = "can't allocate memory", "out of memory"
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that there was too little memory, whichever library noticed."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _EXHAUSTED)

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import polars as pl
 
+from agentsafe._util.atomic_write import whole_file
 from agentsafe.errors import UserError
-from agentsafe.files import whole_file
 
 METRICS = ("safety", "helpfulness")
 MAX_SCORE = 3
+MEAN = "mean"  # of sources
+ALL = "all"  # judges
+ROLLOUT = ("checkpoint", "case_id", "sample")
 
 _KEY = {"checkpoint": pl.String, "case_id": pl.String, "sample": pl.Int32}
 _MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
@@ -51,7 +54,7 @@ LABELS = pl.Schema(
 )
 #: What stands beside a label and does not make it another one.
 _REMARKS = ("rationale", "expected", "entropy", "tokens")
-#: One row per rollout: what is odd about it. The flags of `agentsafe.audits.FLAGS` are columns.
+#: One row per rollout: its anomalies. The flags of `agentsafe.rollouts.audit.FLAGS` are columns.
 AUDITS = pl.Schema(
     {
         **_KEY,
@@ -78,7 +81,7 @@ AUDITS = pl.Schema(
         "thinking": pl.Boolean,
     }
 )
-#: One row per set, source and recipe: how many rollouts have each flag (see `agentsafe.audits`).
+#: One row per set, source and recipe: how many rollouts have each flag of the audit.
 AUDIT_SUMMARY = pl.Schema(
     {
         "set": pl.String,
@@ -196,7 +199,36 @@ PERSISTENCE = pl.Schema(
         "flag": pl.String,
     }
 )
-#: One row per metric, comparison and statistic (see `agentsafe.agreement`).
+#: One row per rollout. `status` is `ok`, `long` (over the limit) or `empty` (no token that counts);
+#: `logps` the sum over the `counted` of its `tokens`, null where it is not ok. `weights` tells the
+#: parent's, `digest` the tokens and which of them count.
+REFERENCE = pl.Schema(
+    {
+        "lineage": pl.String,
+        "weights": pl.String,
+        "case_id": pl.String,
+        "checkpoint": pl.String,
+        "sample": pl.Int64,
+        "status": pl.String,
+        "tokens": pl.Int64,
+        "counted": pl.Int64,
+        "logps": pl.Float64,
+        "digest": pl.String,
+    }
+)
+#: What only the episode itself knows of a rollout; see `agentsafe.rollouts.episode.Rollout`.
+COUNTS = pl.Schema(
+    {
+        "malformed_turns": pl.Int32,
+        "unknown_tools": pl.Int32,
+        "cut_chars": pl.Int64,
+        "invented_chars": pl.Int64,
+        "repaired_turns": pl.Int32,
+        "emulator_failures": pl.Int32,
+        "thinking": pl.Boolean,
+    }
+)
+#: One row per metric, comparison and statistic (see `agentsafe.labels.agreement`).
 AGREEMENT = pl.Schema(
     {
         "metric": pl.String,

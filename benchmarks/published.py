@@ -32,7 +32,7 @@ DRAWS = 10_000
 def import_and_pairs(root: str, folder: Path) -> None:
     """Import the gpt5m labels and build and write the three preference sets."""
     from agentsafe import schemas
-    from agentsafe.preferences import OBJECTIVES, pairs, rollout_scores
+    from agentsafe.preferences.pairs import OBJECTIVES, pairs, rollout_scores
     from agentsafe.published import import_set
 
     read = import_set(root, "gpt5m")
@@ -57,8 +57,8 @@ def prepare(root: str, folder: Path) -> None:
 def persistence_only(root: str, folder: Path) -> None:
     """Persistence of both metrics with 10,000 draws: what the released code's 300 s buy."""
     from agentsafe import schemas
-    from agentsafe.persistence import persistence
-    from agentsafe.scores import sample_cells
+    from agentsafe.frontier.persistence import persistence
+    from agentsafe.scores.cells import sample_cells
 
     labels = schemas.read_labels([folder / "runs.labels.parquet"])
     persistence(sample_cells(labels, cases=144, draws=DRAWS, seed=0), confidence=0.95)
@@ -68,10 +68,12 @@ def all_intervals(root: str, folder: Path) -> None:
     """Persistence, every point at three grains, and the paper's line, each with intervals."""
     import polars as pl
 
-    from agentsafe import lines, schemas
-    from agentsafe.persistence import persistence
-    from agentsafe.points import points
-    from agentsafe.scores import average, interval, sample_cells
+    from agentsafe import schemas
+    from agentsafe.frontier.persistence import persistence
+    from agentsafe.scores.cells import average, sample_cells
+    from agentsafe.scores.points import points
+    from agentsafe.stats import regression
+    from agentsafe.stats.bootstrap import interval
 
     labels = schemas.read_labels([folder / "runs.labels.parquet"])
     cells = sample_cells(labels, cases=144, draws=DRAWS, seed=0)
@@ -80,7 +82,7 @@ def all_intervals(root: str, folder: Path) -> None:
     for judge in (None, *cells.rows["judge"].unique()):
         among = None if judge is None else pl.col("judge") == judge
         sample = average(cells.trained(among), ("run",))
-        for fit in (lines.ols, lines.reverse_ols):
+        for fit in (regression.ols, regression.reverse_ols):
             for drawn in fit(sample.draws[3], sample.draws[2]).values():
                 interval(drawn, 0.95)
 
@@ -88,8 +90,8 @@ def all_intervals(root: str, folder: Path) -> None:
 def whole_frontier(root: str, folder: Path) -> None:
     """What the rule does: all lines, dominance, ladder, robustness, persistence, per judge."""
     from agentsafe import schemas
-    from agentsafe.fits import Settings
-    from agentsafe.frontier import frontier, write_document
+    from agentsafe.frontier.fits import Settings
+    from agentsafe.frontier.frontier import frontier, write_document
 
     labels = schemas.read_labels([folder / "runs.labels.parquet"])
     audits = schemas.read_table(folder / "runs.audits.parquet", schemas.AUDITS)
@@ -101,7 +103,7 @@ def whole_frontier(root: str, folder: Path) -> None:
 def materialise(root: str, folder: Path) -> None:
     """Read one training set with all its text, row by row."""
     from agentsafe import schemas
-    from agentsafe.preferences import instruction_prompts, training_set
+    from agentsafe.preferences.dataset import instruction_prompts, training_set
     from agentsafe.published import import_set
 
     pairs = schemas.read_table(folder / "safe.parquet", schemas.PAIRS)

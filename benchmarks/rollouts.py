@@ -15,14 +15,14 @@ import sys
 import time
 from dataclasses import replace
 
-from agentsafe.cases import Suite
-from agentsafe.chat import ChatModel, Completion
-from agentsafe.chat.local import LocalChat, load
-from agentsafe.episode import Settings
+from agentsafe.inference.hf import LocalChat, load
+from agentsafe.inference.types import ChatModel, Completion
 from agentsafe.miniature.cases import make_suite
 from agentsafe.miniature.world import MiniatureEmulator
-from agentsafe.react import Action, FinalAnswer, write
-from agentsafe.rollout import roll_out
+from agentsafe.rollouts.episode import Settings
+from agentsafe.rollouts.react import Action, FinalAnswer, write
+from agentsafe.rollouts.roll_out import roll_out
+from agentsafe.suites.cases import Suite
 
 SAMPLES = 4
 

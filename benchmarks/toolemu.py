@@ -26,16 +26,16 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from agentsafe.cases import Case, Suite
-from agentsafe.chat import Completion
-from agentsafe.chat.local import LocalChat
-from agentsafe.emulators.llm import LLMEmulator
-from agentsafe.episode import Settings
-from agentsafe.judges.llm import LLMJudge
-from agentsafe.labelling import label
-from agentsafe.react import Action, FinalAnswer, write
-from agentsafe.rollout import roll_out
-from agentsafe.suites import take
+from agentsafe.inference.hf import LocalChat
+from agentsafe.inference.types import Completion
+from agentsafe.labels.judges.llm import LLMJudge
+from agentsafe.labels.label import label
+from agentsafe.rollouts.emulators.llm import LLMEmulator
+from agentsafe.rollouts.episode import Settings
+from agentsafe.rollouts.react import Action, FinalAnswer, write
+from agentsafe.rollouts.roll_out import roll_out
+from agentsafe.suites.cases import Case, Suite
+from agentsafe.suites.toolemu import take
 
 TURNS, TOKENS = 3, 96
 TEMPLATE = (

@@ -30,13 +30,14 @@ from peft import LoraConfig
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from trl import DPOConfig, DPOTrainer
 
-from agentsafe.preferences import pairs, rollout_scores, training_set, with_rows
+from agentsafe.preferences.dataset import training_set, with_rows
+from agentsafe.preferences.pairs import pairs, rollout_scores
 from agentsafe.published import import_set
-from agentsafe.react import prompts
-from agentsafe.reference import reference
-from agentsafe.suites import take
-from agentsafe.trainer import BATCHING, Batching, Data, TrajectoryTrainer
-from agentsafe.trajectories import fitting, trajectories
+from agentsafe.rollouts.react import prompts
+from agentsafe.suites.toolemu import take
+from agentsafe.training.reference import reference
+from agentsafe.training.tokenize import fitting, trajectories
+from agentsafe.training.trainer import BATCHING, Batching, Data, TrajectoryTrainer
 from benchmarks.toolemu import text_tokenizer
 
 MAX_LENGTH = 8192

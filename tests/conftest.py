@@ -9,7 +9,7 @@ import pyarrow
 import pytest
 
 from agentsafe.published import import_set
-from tests.release import Release
+from tests.helpers.release import Release
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

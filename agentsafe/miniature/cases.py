@@ -15,8 +15,8 @@ import random
 from itertools import count
 from typing import Any
 
-from agentsafe.cases import Case, Suite, checked_suite, split
 from agentsafe.miniature.toolkits import PLACES, TOOLKITS, USER, Place
+from agentsafe.suites.cases import Case, Suite, checked_suite, split
 
 HAZARDS = ("which", "loss", "amount", "private")
 PREFIX = "miniature_"

@@ -8,12 +8,12 @@ of the 8,000 demonstrations of the base, about other items.
 import random
 from collections.abc import Mapping
 
-from agentsafe.cases import Case, checked_suite
-from agentsafe.chat import Message
+from agentsafe.inference.types import Message
 from agentsafe.miniature.cases import HAZARDS, make_case
 from agentsafe.miniature.policies import POLICIES, demonstrate
 from agentsafe.miniature.toolkits import PLACES, TOOLKITS
-from agentsafe.react import conversation, prompts
+from agentsafe.rollouts.react import conversation, prompts
+from agentsafe.suites.cases import Case, checked_suite
 
 #: The prompt's template, short enough for a tiny model's context; it knows no other.
 PROMPT = "compact"

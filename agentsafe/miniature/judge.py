@@ -8,12 +8,12 @@ by how much of the task was accomplished, whatever the risk.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from agentsafe.cases import Case
-from agentsafe.chat import Message
-from agentsafe.judges import Label
+from agentsafe.inference.types import Message
+from agentsafe.labels.judges import Label
 from agentsafe.miniature.toolkits import PLACE_OF
 from agentsafe.miniature.world import REMOVE, SET, SHARE, Deed, MiniatureWorld
-from agentsafe.react import Action, actions
+from agentsafe.rollouts.react import Action, actions
+from agentsafe.suites.cases import Case
 
 NAME = "rules"
 #: The act that accomplishes the task of each hazard.
@@ -30,13 +30,13 @@ class RuleJudge:
         self.name, self.replicates = name, replicates
 
     def shaped_by(self, case: Case, metric: str) -> Any:
-        """What labels depend on, as `agentsafe.judges.Judge` asks: these rules and the case."""
+        """Return what labels depend on: these rules and the case."""
         return f"{type(self).__module__}.{type(self).__qualname__}", case, metric
 
     async def label(
         self, case: Case, messages: Sequence[Message], metric: str, replicate: int
     ) -> Label:
-        """The label, as `agentsafe.judges.Judge` asks; it is the same in every replicate.
+        """The label, as `agentsafe.labels.judges.Judge` asks; it is the same in every replicate.
 
         Raises:
             KeyError: `metric` is none of `metrics`.

@@ -9,12 +9,12 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from agentsafe.cases import Case
-from agentsafe.chat import Message
+from agentsafe.inference.types import Message
 from agentsafe.miniature.cases import TOO_LITTLE, TOO_MUCH
 from agentsafe.miniature.toolkits import ASK, PLACE_OF, Place
 from agentsafe.miniature.world import MiniatureWorld
-from agentsafe.react import Action, FinalAnswer, write
+from agentsafe.rollouts.react import Action, FinalAnswer, write
+from agentsafe.suites.cases import Case
 
 Turns = Generator[tuple[str, Action | FinalAnswer], dict[str, Any], None]
 

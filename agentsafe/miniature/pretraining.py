@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentsafe import loading
-from agentsafe.files import whole_folder
+from agentsafe._util.atomic_write import whole_folder
+from agentsafe._util.progress import Progress, say
 from agentsafe.miniature.demonstrations import demonstrations, everybody
 from agentsafe.miniature.tokenizer import CONTEXT, train_tokenizer
-from agentsafe.progress import Progress, say
+from agentsafe.models import loading
 
 if TYPE_CHECKING:
     import torch

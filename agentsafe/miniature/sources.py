@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from agentsafe import checkpoints, loading
-from agentsafe.files import whole_folder
+from agentsafe._util.atomic_write import whole_folder
+from agentsafe._util.progress import Progress, say, trainer_callback
 from agentsafe.miniature.demonstrations import demonstrations
-from agentsafe.progress import Progress, say, trainer_callback
+from agentsafe.models import checkpoint, loading
 
 BATCH = 32
 LEARNING_RATE = 1e-3
@@ -39,7 +39,7 @@ def specialise(
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    checkpoints.check(base)
+    checkpoint.check(base)
     conversations = demonstrations(steps * BATCH, seed + 1, mixture)
     with TemporaryDirectory() as scratch, Progress(f"training {name}", steps) as progress:
         settings = SFTConfig(

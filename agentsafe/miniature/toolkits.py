@@ -7,7 +7,7 @@ private, and never takes more than is due.
 
 from dataclasses import dataclass
 
-from agentsafe.cases import Field, Parameter, Tool, Toolkit
+from agentsafe.suites.cases import Field, Parameter, Tool, Toolkit
 
 ASK = "AskUser"
 USER = "User"

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agentsafe.cases import Case
-from agentsafe.emulators import Observation
 from agentsafe.miniature.toolkits import ASK, PLACE_OF, TOOLKITS
-from agentsafe.react import Action
+from agentsafe.rollouts.emulators import Observation
+from agentsafe.rollouts.react import Action
+from agentsafe.suites.cases import Case
 
 FIND, VIEW, GUARD, REMOVE, SET, SHARE = "find", "view", "guard", "remove", "set", "share"
 ACTS = (REMOVE, SET, SHARE)
@@ -64,7 +64,7 @@ class MiniatureWorld:
         self.deeds: list[Deed] = []
 
     async def answer(self, action: Action) -> Observation:
-        """The observation of a call, as `agentsafe.emulators.World` asks."""
+        """The observation of a call, as `agentsafe.rollouts.emulators.World` asks."""
         return Observation(json.dumps(self.call(action), ensure_ascii=False))
 
     def call(self, action: Action) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class MiniatureEmulator:
     """Opens the worlds of the miniature's cases."""
 
     def open(self, case: Case, sample: int) -> MiniatureWorld:
-        """A fresh world, as `agentsafe.emulators.Emulator` asks; the same in every sample."""
+        """Open a fresh world of a case, the same in every sample."""
         return MiniatureWorld(case)
 
     def shaped_by(self, case: Case) -> str:

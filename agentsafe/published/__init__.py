@@ -6,7 +6,7 @@ them together and notes what is odd, `fetch` gets the release with git.
 
 from agentsafe.published.fetch import fetch, fetched
 from agentsafe.published.importer import Imported, import_set
-from agentsafe.published.layout import (
+from agentsafe.published.names import (
     LABEL_SETS,
     RESULT_SETS,
     existing_set_folder,

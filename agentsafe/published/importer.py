@@ -14,10 +14,10 @@ import msgspec
 import polars as pl
 
 from agentsafe import schemas
-from agentsafe.cases import case_id, case_order
 from agentsafe.errors import UserError
-from agentsafe.published import layout
+from agentsafe.published import names
 from agentsafe.published.records import Replicate, Rollout, decode_label, read_rollout
+from agentsafe.suites.cases import case_id, case_order
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +51,11 @@ def import_set(root: str | Path, name: str, *, cases: int = 144, strict: bool = 
     Raises:
         UserError: the set is not there or holds no rollout at all, or, when strict, a finding.
     """
-    folder = layout.existing_set_folder(root, name)
+    folder = names.existing_set_folder(root, name)
     reader = _SetReader(Path(root), name, cases, strict)
     taken: dict[str, str] = {}
     for entry in sorted(folder.iterdir()):
-        lineage = layout.folder_lineage(entry.name) if entry.is_dir() else None
+        lineage = names.folder_lineage(entry.name) if entry.is_dir() else None
         if lineage is None:
             reader.find("unknown_folder", entry, None, "the name is of no released checkpoint")
         elif (checkpoint := str(lineage)) in taken:
@@ -101,8 +101,8 @@ class _SetReader:
 
     def read_folder(self, folder: Path, checkpoint: str) -> None:
         """Read every shard of a checkpoint's folder."""
-        shards: set[layout.Shard] = set()
-        for path, shard in layout.walk(folder):
+        shards: set[names.Shard] = set()
+        for path, shard in names.walk(folder):
             if shard is None:
                 self.find(
                     "unknown_file", Path(path), None, "the name follows no rule of the release"
@@ -115,7 +115,7 @@ class _SetReader:
         for shard in sorted(shards):
             self.read_shard(shard, checkpoint, samples.index(shard.quantization))
 
-    def read_shard(self, shard: layout.Shard, checkpoint: str, sample: int) -> None:
+    def read_shard(self, shard: names.Shard, checkpoint: str, sample: int) -> None:
         """Read a rollout file and its two label files."""
         if not shard.rollouts.is_file():
             self.find("missing_file", shard.rollouts, None, "labels are there, but no rollouts")
@@ -141,7 +141,7 @@ class _SetReader:
         self,
         rollout: Rollout | None,
         line: bytes,
-        shard: layout.Shard,
+        shard: names.Shard,
         number: int,
         checkpoint: str,
         sample: int,
@@ -184,7 +184,7 @@ class _SetReader:
 
     def read_labels(
         self,
-        shard: layout.Shard,
+        shard: names.Shard,
         metric: str,
         case_ids: list[str | None],
         checkpoint: str,

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from agentsafe.react import without_thinking
+from agentsafe.rollouts.react import without_thinking
 
 #: A line of the agent's own turn that starts an observation, with or without Markdown around it.
 INVENTED = re.compile(r"^[^\w\n]*Observation[^\w\n]*:", re.MULTILINE)

@@ -1,14 +1,14 @@
 # The code that a rule's script can run, as a param: an edit of the library reruns what it touches.
 # What is fetched is pinned by revisions and digests, so that those rules have none.
 
-from agentsafe.chat.serving import SHAPELESS
-from agentsafe.code_key import code_key
+from agentsafe.inference.registry import SHAPELESS
+from agentsafe.runs.code_version import code_key
 
 # The modules that only models of a backend run.
 OF_BACKEND = {
-    "transformers": {"agentsafe.chat.local", "agentsafe.chat.continuous"},
-    "vllm": {"agentsafe.chat.vllm"},
-    "openai": {"agentsafe.chat.api"},
+    "transformers": {"agentsafe.inference.hf"},
+    "vllm": {"agentsafe.inference.vllm"},
+    "openai": {"agentsafe.inference.openai"},
 }
 
 
@@ -38,7 +38,7 @@ def unused(acts=None, emulates=None, judges=None):
     models = [model for model in (acts, emulates, judges) if model]
     backends = {model.get("backend", "transformers") for model in models}
     yield from set().union(*(OF_BACKEND[each] for each in OF_BACKEND.keys() - backends))
-    yield "agentsafe.miniature.world" if emulates else "agentsafe.emulators.llm"
-    yield "agentsafe.miniature.judge" if judges else "agentsafe.judges.llm"
+    yield "agentsafe.miniature.world" if emulates else "agentsafe.rollouts.emulators.llm"
+    yield "agentsafe.miniature.judge" if judges else "agentsafe.labels.judges.llm"
     if not models:
-        yield "agentsafe.chat.serving"
+        yield "agentsafe.inference.registry"

@@ -7,13 +7,15 @@ from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)  # the library of this checkout, installed or not
 
-from agentsafe import experiment
-from agentsafe.begun_config import begun_config
-from agentsafe.config import check
+from agentsafe.experiment import grid
+from agentsafe.experiment.snapshot import begun_config
+from agentsafe.experiment.config import check
 from agentsafe.errors import UserError
-from agentsafe.experiment_checks import check_experiment
-from agentsafe.locks import clear_stale_locks, holder
-from agentsafe.published import existing_set_folder, fetched
+from agentsafe.experiment.validate import check_experiment
+from agentsafe.runs.locks import clear_stale_locks
+from agentsafe.runs.locks import holder
+from agentsafe.published import existing_set_folder
+from agentsafe.published import fetched
 
 FETCHED_SUITE = Path("resources/toolemu")  # where ToolEmu's files go if nobody put them there
 
@@ -68,7 +70,7 @@ RESULTS = f"results/{RUN}"
 LOGS = f"logs/{RUN}"
 READS_RELEASE = config["suite"] == "published"
 CASES = config[config["suite"]]["cases"]
-OBJECTIVES = experiment.objectives(config)
+OBJECTIVES = grid.objectives(config)
 
 PUBLISHED = config["published"]
 LABEL_SETS = PUBLISHED["label_sets"]
@@ -79,12 +81,12 @@ FETCHED = f"resources/fetched/{Path(RELEASE).name}"
 MINIATURE, TOOLEMU = config["miniature"], config["toolemu"]
 EMULATOR = config["emulator"]
 SCORING = {name: value for name, value in config["scores"].items() if name != "judged_by"}
-SOURCES = experiment.sources(config)
-SCORED = [str(lineage) for lineage in experiment.lineages(config)]
-STAGES = [str(lineage) for lineage in experiment.stages(config)]
+SOURCES = grid.sources(config)
+SCORED = [str(lineage) for lineage in grid.lineages(config)]
+STAGES = [str(lineage) for lineage in grid.stages(config)]
 JUDGES = LABEL_SETS if READS_RELEASE else list(config["judges"])
-MODELS = experiment.models(config)
-PROMPTS = experiment.prompts(config)
+MODELS = grid.models(config)
+PROMPTS = grid.prompts(config)
 ON_GPU = config["suite"] == "toolemu"  # the miniature's models are too small for one
 THREADS = 4 if ON_GPU else 1  # its digits depend on it
 SUITE_FILES = {"cases": f"{RESULTS}/cases.json", "toolkits": f"{RESULTS}/toolkits.json"}

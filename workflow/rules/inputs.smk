@@ -1,8 +1,9 @@
 # The files that each kind of job reads: input functions, for both suites.
 
-from agentsafe import hub
+from agentsafe.models import hub
 from agentsafe.lineage import Lineage
-from agentsafe.published import fingerprint, set_folder
+from agentsafe.published import fingerprint
+from agentsafe.published import set_folder
 
 
 def of_sets(table, sets):
@@ -15,7 +16,7 @@ def of_checkpoints(table, checkpoints):
     return expand(
         f"{RESULTS}/{table}/{{lineage}}/{{shard}}.parquet",
         lineage=checkpoints,
-        shard=experiment.shards(config),
+        shard=grid.shards(config),
     )
 
 
@@ -38,7 +39,7 @@ def scored(table):
     if READS_RELEASE:
         return of_sets(table, RESULT_SETS)
     if table == "labels":
-        labelled = experiment.labels(config).items()
+        labelled = grid.labels(config).items()
         return [path for judge, checkpoints in labelled for path in labels_by(judge, checkpoints)]
     return of_checkpoints(table, SOURCES + SCORED)
 
@@ -163,7 +164,7 @@ def service_of(name, work, wildcards):
 
 def served(wildcards):
     """How a lineage's checkpoint is served."""
-    return experiment.model_of(config, wildcards.lineage)
+    return grid.model_of(config, wildcards.lineage)
 
 
 def parent(wildcards):
@@ -199,14 +200,14 @@ def cards_before(wildcards):
 
 def reference_of_parent(wildcards):
     """What the parent of a lineage gives to rollouts, unless it is asked for each batch."""
-    if experiment.reference_settings(config) is None:
+    if grid.reference_settings(config) is None:
         return []
     return f"{RESULTS}/reference/{Lineage.parse(wildcards.lineage).parent}.parquet"
 
 
 def stage_settings(wildcards):
     """How a lineage's last stage is trained."""
-    return experiment.training_settings(config, Lineage.parse(wildcards.lineage))
+    return grid.training_settings(config, Lineage.parse(wildcards.lineage))
 
 
 def its_pairs(wildcards):

@@ -2,7 +2,7 @@
 # overridden by a profile's set-resources; names of partitions and of GPUs are a profile's alone.
 # What needs the network, which compute nodes often lack, or takes a second is a localrule.
 
-from agentsafe.resources import memory_mb
+from agentsafe.runs.resources import memory_mb
 
 MINUTES = 480 if ON_GPU else 60  # of a job with a model in its process, at its first attempt
 

@@ -22,7 +22,7 @@ rule reference:
         gpu=int(ON_GPU),
     params:
         code=code("reference"),
-        settings=experiment.reference_settings(config),
+        settings=grid.reference_settings(config),
         prompt=config["rollouts"]["prompt"],
         prompt_digest=PROMPTS["rollouts.prompt"],
         thinking=lambda wildcards: served(wildcards).get("thinking"),

@@ -3,8 +3,8 @@
 import polars as pl
 
 from agentsafe import schemas
-from agentsafe.audits import audit_summary
-from agentsafe.job import job
+from agentsafe.rollouts.audit import audit_summary
+from agentsafe.runs.script import job
 
 with job(snakemake.log[0]):
     audits = [

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import polars as pl
 
 from agentsafe import schemas
-from agentsafe.job import job
-from agentsafe.preference_summary import summary
-from agentsafe.preferences import ROLLOUT, clean_rollouts, pairs, rollout_scores
+from agentsafe.preferences.pairs import clean_rollouts, pairs, rollout_scores
+from agentsafe.preferences.summary import summary
+from agentsafe.runs.script import job
+from agentsafe.schemas import ROLLOUT
 
 with job(snakemake.log[0]):
     options = SimpleNamespace(**snakemake.params.settings)

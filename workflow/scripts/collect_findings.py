@@ -1,7 +1,7 @@
 """Put the import reports of all sets together."""
 
 from agentsafe import schemas
-from agentsafe.job import job
+from agentsafe.runs.script import job
 
 with job(snakemake.log[0]):
     report = schemas.read_table(snakemake.input, schemas.IMPORT_REPORT)

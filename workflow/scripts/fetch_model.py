@@ -2,9 +2,9 @@
 
 import msgspec
 
-from agentsafe import hub
-from agentsafe.chat import Model
-from agentsafe.job import job
+from agentsafe.models import hub
+from agentsafe.models.config import Model
+from agentsafe.runs.script import job
 
 with job(snakemake.log[0], online=True):
     model = msgspec.convert(snakemake.params.model, Model)

@@ -1,7 +1,7 @@
 """Fetch the folders of the released repository that the config reads."""
 
-from agentsafe.job import job
 from agentsafe.published import fetch
+from agentsafe.runs.script import job
 
 with job(snakemake.log[0]):
     options = snakemake.params

@@ -1,8 +1,8 @@
 """Fetch one of a suite's two files."""
 
-from agentsafe import suites
-from agentsafe.job import job
+from agentsafe.runs.script import job
+from agentsafe.suites import toolemu
 
 with job(snakemake.log[0]):
     options = snakemake.params
-    suites.fetch(options.url, snakemake.output[0], options.sha256, options.key)
+    toolemu.fetch(options.url, snakemake.output[0], options.sha256, options.key)

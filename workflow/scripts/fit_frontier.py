@@ -1,10 +1,10 @@
 """Fit the frontier, test dominance, measure persistence."""
 
 from agentsafe import schemas
-from agentsafe.fits import Settings
-from agentsafe.frontier import frontier, write_document
-from agentsafe.job import job
-from agentsafe.training_summary import read_cards, untrained
+from agentsafe.frontier.fits import Settings
+from agentsafe.frontier.frontier import frontier, write_document
+from agentsafe.runs.script import job
+from agentsafe.training.summary import read_cards, untrained
 
 with job(snakemake.log[0], snakemake.threads):
     settings = Settings(**snakemake.params.settings)

@@ -1,8 +1,8 @@
 """Read one released set into rollouts, labels, audits and the import report."""
 
 from agentsafe import schemas
-from agentsafe.job import job
 from agentsafe.published import import_set
+from agentsafe.runs.script import job
 
 with job(snakemake.log[0]):
     options = snakemake.params

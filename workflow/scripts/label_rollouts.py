@@ -2,18 +2,18 @@
 
 import asyncio
 
-from agentsafe import roles, schemas
-from agentsafe.cases import read_suite
-from agentsafe.job import job
-from agentsafe.journal import Journal
-from agentsafe.labelling import label
+from agentsafe import factories, schemas
+from agentsafe._util.journal import Journal
+from agentsafe.labels.label import label
+from agentsafe.runs.script import job
+from agentsafe.suites.cases import read_suite
 
 with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
     given, options = snakemake.input, snakemake.params
     suite = read_suite(given.cases, given.toolkits)
     rollouts = schemas.read_table(given.rollouts, schemas.ROLLOUTS)
     journal = Journal(options.scratch)
-    judge = roles.judge(
+    judge = factories.judge(
         snakemake.wildcards.judge,
         options.judge,
         suite,

@@ -2,10 +2,10 @@
 
 import polars as pl
 
-from agentsafe.cases import read_suite
-from agentsafe.files import whole_file
-from agentsafe.job import job
-from agentsafe.suites import table
+from agentsafe._util.atomic_write import whole_file
+from agentsafe.runs.script import job
+from agentsafe.suites.cases import read_suite
+from agentsafe.suites.toolemu import table
 
 with job(snakemake.log[0]):
     found = table(read_suite(snakemake.input.cases, snakemake.input.toolkits))

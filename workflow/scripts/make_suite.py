@@ -1,8 +1,8 @@
 """Make the miniature's cases and toolkits."""
 
-from agentsafe.cases import write_suite
-from agentsafe.job import job
 from agentsafe.miniature.cases import make_suite
+from agentsafe.runs.script import job
+from agentsafe.suites.cases import write_suite
 
 with job(snakemake.log[0]):
     suite = make_suite(snakemake.params.cases, snakemake.params.seed)

@@ -1,8 +1,8 @@
 """Measure how far judges agree with each other, and each with itself."""
 
 from agentsafe import schemas
-from agentsafe.agreement import agreement, confusion
-from agentsafe.job import job
+from agentsafe.labels.agreement import agreement, confusion
+from agentsafe.runs.script import job
 
 with job(snakemake.log[0], snakemake.threads):
     labels = schemas.read_labels(snakemake.input)

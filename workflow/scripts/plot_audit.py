@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from agentsafe import charts, schemas
-from agentsafe.figures import save_all
-from agentsafe.job import job
+from agentsafe import schemas
+from agentsafe.report.figures import plot_audit
+from agentsafe.report.figures.export import save_all
+from agentsafe.runs.script import job
 
 with job(snakemake.log[0]):
     audit = schemas.read_table(snakemake.input, schemas.AUDIT_SUMMARY)
-    save_all({"audit": charts.audit(audit)}, Path(snakemake.output[0]).parent)
+    save_all({"audit": plot_audit(audit)}, Path(snakemake.output[0]).parent)

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from agentsafe import charts, schemas
-from agentsafe.figures import save_all
-from agentsafe.job import job
+from agentsafe import schemas
+from agentsafe.report import figures
+from agentsafe.report.figures.export import save_all
+from agentsafe.runs.script import job
 
 with job(snakemake.log[0]):
     log = schemas.read_table(snakemake.input, schemas.TRAINING)
-    save_all({"training": charts.training(log)}, Path(snakemake.output[0]).parent)
+    save_all({"training": figures.plot_training(log)}, Path(snakemake.output[0]).parent)

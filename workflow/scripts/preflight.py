@@ -4,10 +4,10 @@ import sys
 
 import polars as pl
 
-from agentsafe.cases import read_suite
-from agentsafe.job import job
-from agentsafe.preflight import estimate, look
-from agentsafe.progress import say
+from agentsafe._util.progress import say
+from agentsafe.runs.preflight import estimate, look
+from agentsafe.runs.script import job
+from agentsafe.suites.cases import read_suite
 
 with job(snakemake.log[0], online=True):
     config = snakemake.params.config

@@ -1,7 +1,7 @@
 """Pretrain the miniature's base checkpoint."""
 
-from agentsafe.job import job
 from agentsafe.miniature.pretraining import pretrain
+from agentsafe.runs.script import job
 
 with job(snakemake.log[0], threads=snakemake.threads):
     options = snakemake.params

@@ -1,10 +1,11 @@
 """Ask a checkpoint once for the log-probability of each source rollout, which its runs refer to."""
 
 from agentsafe import schemas
-from agentsafe.cases import read_suite
-from agentsafe.job import job
-from agentsafe.react import prompts
-from agentsafe.reference import REFERENCE, reference
+from agentsafe.rollouts.react import prompts
+from agentsafe.runs.script import job
+from agentsafe.schemas import REFERENCE
+from agentsafe.suites.cases import read_suite
+from agentsafe.training.reference import reference
 
 with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
     given, options = snakemake.input, snakemake.params

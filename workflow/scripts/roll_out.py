@@ -2,31 +2,31 @@
 
 import asyncio
 
-from agentsafe import checkpoints, roles, schemas
-from agentsafe.cases import read_suite
-from agentsafe.episode import Settings
-from agentsafe.experiment import model_of
-from agentsafe.job import job
-from agentsafe.journal import Journal
-from agentsafe.rollout import cases_of, no_rollouts, roll_out
+from agentsafe import factories, schemas
+from agentsafe._util.journal import Journal
+from agentsafe.experiment.grid import model_of
+from agentsafe.models import checkpoint
+from agentsafe.rollouts.episode import Settings
+from agentsafe.rollouts.roll_out import cases_of, no_rollouts, roll_out
+from agentsafe.runs.script import job
+from agentsafe.suites.cases import read_suite
 
 with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
     given, options, threads = snakemake.input, snakemake.params, snakemake.threads
     lineage, shard = snakemake.wildcards.lineage, int(snakemake.wildcards.shard)
     config, journal = snakemake.config, Journal(options.scratch)
     settings = Settings.of(config["rollouts"])
-    if checkpoints.untrained(given.checkpoint):
+    if checkpoint.untrained(given.checkpoint):
         rollouts, audits = no_rollouts()
     else:
         suite = read_suite(given.cases, given.toolkits)
-        agent, fingerprint = roles.agent(
+        agent, fingerprint = factories.agent(
             *(lineage, model_of(config, lineage), given.checkpoint),
-            temperature=settings.temperature,
             threads=threads,
         )
         tools = config["models"].get(options.emulator["model"])
         told = options.emulator, suite, tools, given.get("emulator")
-        emulator = roles.emulator(*told, service=given.get("service"), threads=threads)
+        emulator = factories.emulator(*told, service=given.get("service"), threads=threads)
         cases = cases_of(suite, lineage, options.cases)[shard :: options.shards]
         played = roll_out(
             *(lineage, suite, cases, agent, emulator, settings),

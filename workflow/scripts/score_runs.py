@@ -3,10 +3,10 @@
 from types import SimpleNamespace
 
 from agentsafe import schemas
-from agentsafe.job import job
-from agentsafe.points import points
-from agentsafe.scores import sample_cells
-from agentsafe.training_summary import read_cards, untrained
+from agentsafe.runs.script import job
+from agentsafe.scores.cells import sample_cells
+from agentsafe.scores.points import points
+from agentsafe.training.summary import read_cards, untrained
 
 with job(snakemake.log[0], snakemake.threads):
     options = SimpleNamespace(**snakemake.params.settings)

@@ -1,7 +1,7 @@
 """Fine-tune the base checkpoint into a source, on what a mixture of policies does."""
 
-from agentsafe.job import job
 from agentsafe.miniature.sources import specialise
+from agentsafe.runs.script import job
 
 with job(snakemake.log[0], threads=snakemake.threads):
     options = snakemake.params

@@ -1,8 +1,8 @@
 """Take the run's cases and toolkits out of the suite's files."""
 
-from agentsafe.cases import write_suite
-from agentsafe.job import job
-from agentsafe.suites import take
+from agentsafe.runs.script import job
+from agentsafe.suites.cases import write_suite
+from agentsafe.suites.toolemu import take
 
 with job(snakemake.log[0]):
     suite = take(snakemake.input.cases, snakemake.input.toolkits, snakemake.params.cases)

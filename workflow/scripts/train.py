@@ -4,11 +4,11 @@ from pathlib import Path
 
 import msgspec
 
-from agentsafe.experiment import training_conduct
-from agentsafe.job import job
-from agentsafe.scratch import remove
-from agentsafe.training_settings import Settings
-from agentsafe.training_task import Task, launch
+from agentsafe.experiment.grid import training_conduct
+from agentsafe.runs.script import job
+from agentsafe.training.config import Settings
+from agentsafe.training.launch import Task, launch
+from agentsafe.training.resume import remove
 
 with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
     given, options, made = snakemake.input, snakemake.params, snakemake.output

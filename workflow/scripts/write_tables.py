@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from agentsafe import schemas
-from agentsafe.job import job
-from agentsafe.tables import tables, write
-from agentsafe.training_summary import read_training
+from agentsafe.report.tables import tables, write
+from agentsafe.runs.script import job
+from agentsafe.training.summary import read_training
 
 with job(snakemake.log[0]):
     found = snakemake.input

@@ -1,6 +1,6 @@
 """What Snakemake would run, as JSON for programs: one line a job, on standard output.
 
-`PYTHONPATH=workflow/plugins snakemake --dry-run --logger jobs`, for `agentsafe.inventory` to read:
+`PYTHONPATH=workflow/plugins snakemake --dry-run --logger jobs`, for `agentsafe.runs.jobs` to read:
 Snakemake's own text is for people, and without the names of rules that have a message.
 """
 

@@ -1,0 +1,66 @@
+"""What a job has finished so far, so that a killed one does not start again from nothing.
+
+Each finished piece of work is one JSON line, flushed as it is done, under a key: a hash of
+everything that shaped it. A later job takes over the lines with a key that it asks for; half a
+line, as a kill leaves it, and anything else that cannot be read is passed over.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """An append-only file of finished work, read where it lies: memory holds only its keys."""
+
+    def __init__(self, path: str | Path | None = None):
+        """See what is there, and append to it; with no path, to a file that goes with the job."""
+        self.path = None if path is None else Path(path)
+        if self.path is None:
+            self._file = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - as below
+        else:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "a+b")  # noqa: SIM115 - open as long as the job runs
+        self._places: dict[str, int] = {}
+        self._file.seek(0)
+        place, last = 0, b"\n"
+        for line in self._file:
+            if entry := _entry(line):
+                self._places[entry[0]] = place
+            place, last = place + len(line), line
+        if not last.endswith(b"\n"):
+            self._file.write(b"\n")
+
+    def get(self, key: str) -> Any | None:
+        """What was finished last under `key`; None where nothing was."""
+        if key not in self._places:
+            return None
+        self._file.seek(self._places[key])
+        _, value = _entry(self._file.readline())
+        return value
+
+    def add(self, key: str, value: Any) -> None:
+        """Keep `value`, anything that JSON can hold, as finished under `key`."""
+        self._places[key] = self._file.seek(0, os.SEEK_END)
+        self._file.write(json.dumps([key, value]).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Stop appending; what is there stays for the next job."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Delete the file, once what it holds is safe elsewhere."""
+        self.close()
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def _entry(line: bytes) -> tuple[str, Any] | None:
+    try:
+        key, value = json.loads(line)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return (key, value) if isinstance(key, str) else None

@@ -1,0 +1,176 @@
+"""What keys of a config say against each other, where each by itself may be right."""
+
+import difflib
+from collections.abc import Mapping
+
+from agentsafe.errors import UserError
+from agentsafe.experiment.grid import model_of, models, sources
+from agentsafe.training.config import per_process
+
+
+def check_experiment(config: Mapping) -> None:
+    """Check what one key says against another.
+
+    Args:
+        config: what `config.check` returns.
+
+    Raises:
+        UserError: keys contradict each other; the line names both, and what to write.
+    """
+    if config["suite"] == "published":
+        published = config["published"]
+        if not published["label_sets"] + published["result_sets"]:
+            raise UserError("config: published.label_sets and published.result_sets are both empty")
+        return
+    _check_names(config)
+    for name in models(config):
+        _check_model(name, config["models"][name])
+    _check_judges(config)
+    _check_training(config)
+    shards, tested = config["rollouts"]["shards"], config[config["suite"]]["cases"] // 2
+    if shards > tested:
+        raise UserError(
+            f"config: 'rollouts.shards' is {shards}, but a trained checkpoint has only {tested} "
+            f"cases to play ('{config['suite']}.cases', halved): write fewer shards"
+        )
+
+
+def _check_names(config: Mapping) -> None:
+    """Whether all that is named is there, and whether there is all that a suite needs."""
+    named = [("emulator.model", config["emulator"]["model"])]
+    named += [(f"judges.{name}.model", judge["model"]) for name, judge in config["judges"].items()]
+    if config["suite"] == "miniature":
+        if config["sources"] is not None:
+            raise UserError(
+                "config: 'sources' is given, but under 'suite: miniature' sources are made: name "
+                "them in 'miniature.sources', or write 'suite: toolemu'"
+            )
+        if twice := sorted({*config["models"]} & {*sources(config)}):
+            raise UserError(
+                f"config: {twice[0]!r} is in 'models' and in 'miniature.sources': rename one"
+            )
+    else:
+        for key, name in (("sources", config["sources"]), *named):
+            if name is None:
+                raise UserError(
+                    f"config: '{key}' is missing: under 'suite: toolemu' it names what to use of "
+                    "'models'; the miniature's rules know the miniature's cases alone"
+                )
+        named += [("sources", name) for name in config["sources"]]
+    for key, name in named:
+        if name is not None:
+            _known(name, key, list(config["models"]), "models")
+
+
+def _known(name: str, key: str, known: list[str], where: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        there = f"those are {', '.join(known)}" if known else "it is empty"
+        hint = f"did you mean {near[0]!r}?" if near else there
+        raise UserError(f"config: '{key}' holds {name!r}, which is not in '{where}': {hint}")
+
+
+#: What says how a model is loaded, which is a server's own business where one serves it.
+_LOADING = {"revision": None, "adapter": None, "dtype": "auto", "quantization": "none"}
+
+
+def _check_model(name: str, model: Mapping) -> None:
+    if model["backend"] == "openai":
+        for key, default in _LOADING.items():
+            if model[key] != default:
+                raise UserError(
+                    f"config: 'models.{name}.{key}' is {model[key]!r}, but with the backend openai "
+                    "the server decides that: leave it out"
+                )
+    if model["service"] and model["backend"] == "openai":
+        raise UserError(
+            f"config: 'models.{name}.service' is true, but its backend is openai: leave service out"
+        )
+    if model["backend"] == "vllm" and model["quantization"] == "int8":
+        raise UserError(
+            f"config: 'models.{name}.quantization' is 'int8', which the backend vllm does not do: "
+            "write int4 or none, or the backend transformers"
+        )
+
+
+def _check_judges(config: Mapping) -> None:
+    consistency = config["preferences"]["consistency"]
+    for name, judge in config["judges"].items():
+        key = f"judges.{name}"
+        for metric in ("safety", "helpfulness"):
+            if metric not in judge["metrics"]:
+                raise UserError(
+                    f"config: '{key}.metrics' lacks {metric}, which pairs and points are made of: "
+                    "write it in"
+                )
+        backend = config["models"][judge["model"]]["backend"] if judge["model"] else None
+        if judge["mode"] == "logits" and backend not in ("transformers", "vllm"):
+            raise UserError(
+                f"config: '{key}.mode' is logits, which needs a model in this process: write text, "
+                "or give it a model with the backend transformers or vllm"
+            )
+        if judge["model"] is None and "helpfulness_safe" in judge["metrics"]:
+            raise UserError(
+                f"config: '{key}.metrics' holds helpfulness_safe, which the miniature's rules do "
+                "not score: leave it out, or name a 'model'"
+            )
+        if consistency != "none" and judge["replicates"] == 1:
+            raise UserError(
+                f"config: 'preferences.consistency' is {consistency!r}, but '{key}.replicates' is "
+                "1, so there is nothing to compare: write none, or more replicates"
+            )
+
+
+def _check_training(config: Mapping) -> None:
+    smoothing, loss = config["training"]["label_smoothing"], config["training"]["loss"]
+    if (smoothing > 0) != (loss == "robust"):
+        raise UserError(
+            f"config: 'training.label_smoothing' is {smoothing} with the loss {loss}: it belongs "
+            "to the loss robust, which needs it above 0"
+        )
+    _check_tuning(config["training"], config["suite"])
+    where = "miniature.sources" if config["suite"] == "miniature" else "sources"
+    for name in config["training"]["sources"] or sources(config):
+        _known(name, "training.sources", sources(config), where)
+        if model_of(config, name).get("backend") == "openai":
+            raise UserError(
+                f"config: 'training.sources' would train {name!r}, whose weights are on a server "
+                "(backend openai): name only sources that can be trained there"
+            )
+        if model_of(config, name).get("adapter"):
+            raise UserError(
+                f"config: 'training.sources' would train {name!r}, which has an adapter of its "
+                "own: merge it first (PEFT's merge_and_unload), and name the merged folder"
+            )
+
+
+def _check_tuning(training: Mapping, suite: str) -> None:
+    """Whether what is trained, where and against what go together."""
+    full, quantized = training["tuning"] == "full", training["quantization"] != "none"
+    if full and quantized:
+        raise UserError(
+            "config: 'training.tuning' is full, which cannot train weights of 'training."
+            f"quantization' {training['quantization']}: write lora, or quantization: none"
+        )
+    if full and training["stage_from"] == "adapter":
+        raise UserError(
+            "config: 'training.stage_from' is adapter, but under 'training.tuning: full' there is "
+            "none: write merged"
+        )
+    if full and (training["reference_logps"] == "batch" or training["ld_alpha"] is not None):
+        raise UserError(
+            "config: 'training.tuning' is full, so that no parent is left beside the policy: write "
+            "'training.reference_logps: once' and leave 'training.ld_alpha' out"
+        )
+    gpus, batch, accumulation = (training[name] for name in ("gpus", "batch_size", "accumulation"))
+    if suite == "miniature" and (quantized or gpus > 1):
+        key = "quantization" if quantized else "gpus"
+        raise UserError(
+            f"config: 'training.{key}' is {training[key]}, but the miniature is trained on a CPU: "
+            "leave it out"
+        )
+    if per_process(batch, accumulation, gpus) is None:
+        raise UserError(
+            f"config: 'training.accumulation' is {accumulation}, which {gpus} GPUs "
+            f"('training.gpus') cannot share: write a multiple of {gpus}"
+        )

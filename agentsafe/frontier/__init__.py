@@ -1,0 +1,1 @@
+"""The line through all runs, what dominates what, and what persists."""

@@ -1,0 +1,147 @@
+"""A line's numbers as a reader gets them: each with its n and interval, or with a reason.
+
+`lines` has the estimators and `programs` the linear programs; here they are applied to the runs of
+a sample, Δsafety over Δhelpfulness, and to every bootstrap draw.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from agentsafe.scores.cells import PLANE, Sample, sample_cells
+from agentsafe.stats import linear_programs, regression
+from agentsafe.stats.bootstrap import interval
+
+_UPRIGHT = "no line of finite slope"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The config's `scores` and `frontier` sections, and the number of cases of the suite."""
+
+    cases: int = 144
+    draws: int = 10_000
+    seed: int = 0
+    resample: str = "cases"
+    confidence: float = 0.95
+    level: float = 0.95
+    equivalence_margin: float = 0.1
+    solver: str = "cbc"
+
+    def sample(self, labels: pl.DataFrame, **changes: object) -> Sample:
+        """The cells of `labels` with these settings, some of them changed."""
+        ours = {name: getattr(self, name) for name in ("cases", "draws", "seed", "resample")}
+        return sample_cells(labels, **(ours | changes))
+
+
+def fit(sample: Sample, settings: Settings) -> dict:
+    """All lines through a sample's deltas: Δsafety over Δhelpfulness.
+
+    Args:
+        sample: trained runs, as from `Sample.trained`.
+        settings: its `confidence` and `solver` are used.
+
+    Returns:
+        `ols, reverse_ols, deming, theil_sen, lad, support, r2_without_noise`: each with n, its
+        numbers, `intervals` by their names, and where a number is null, the `reason`.
+    """
+    axes = _axes(sample)
+    x, y, x_draws, y_draws = axes
+    noise = np.stack([x_draws, y_draws])
+    noise = noise - noise.mean(axis=-1, keepdims=True)
+    covariance = np.einsum("ind,jnd->nij", noise, noise) / max(noise.shape[-1] - 1, 1)
+    made = {"ols": line(sample, settings)}
+    fitters: dict[str, Callable[[np.ndarray, np.ndarray], regression.Line]] = {
+        "reverse_ols": regression.reverse_ols,
+        "deming": lambda x, y: regression.deming(x, y, covariance),
+        "theil_sen": regression.theil_sen,
+        "lad": regression.lad,
+        "support": regression.support,
+    }
+    for name, fitter in fitters.items():
+        made[name] = _fitted(fitter, axes, ("slope", "intercept"), settings.confidence)
+    programmed = {
+        "lad": linear_programs.least_absolute_line,
+        "support": linear_programs.supporting_line,
+    }
+    for name, program in programmed.items():
+        if made[name]["slope"] is not None:
+            slope, intercept = program(x, y, settings.solver)
+            made[name] |= {"slope": number(slope), "intercept": number(intercept)}
+            made[name]["solver"] = settings.solver
+            if made[name]["slope"] is None:
+                made[name]["reason"] = _UPRIGHT
+    made["r2_without_noise"] = _without_noise(axes, settings.confidence)
+    return made
+
+
+def line(sample: Sample, settings: Settings) -> dict:
+    """The least-squares line: n, slope, intercept, r, r2, p, `intervals`, the `reason` of a null.
+
+    Args:
+        sample: trained runs, as from `Sample.trained`.
+        settings: its `confidence` is used.
+    """
+    names = ("slope", "intercept", "r", "r2")
+    made = _fitted(regression.ols, _axes(sample), names, settings.confidence)
+    made["p"] = None if made["r"] is None else number(regression.p_value(made["r"], made["n"]))
+    if "reason" not in made and made["r"] is None:
+        made["reason"] = "all runs have the same safety delta"
+    if "reason" not in made and made["p"] is None:
+        made["reason"] = "no p of fewer than three runs"
+    return made
+
+
+def _axes(sample: Sample) -> tuple[np.ndarray, ...]:
+    """(Δhelpfulness, Δsafety, and both under every draw)."""
+    return *sample.estimate[PLANE], *sample.draws[PLANE]
+
+
+def _fitted(fitter: Callable, axes: tuple, names: Sequence[str], confidence: float) -> dict:
+    """A line's numbers and their intervals, or nulls and the reason."""
+    x, y, x_draws, y_draws = axes
+    if reason := _no_line(x):
+        nulls = dict.fromkeys(names)
+        return {"n": len(x), **nulls, "intervals": nulls, "reason": reason}
+    numbers = fitter(x, y)
+    made = {"n": len(x), **{name: number(numbers[name]) for name in names}}
+    made["intervals"] = intervals(fitter(x_draws, y_draws), confidence)
+    if made["slope"] is None:
+        made["reason"] = _UPRIGHT
+    return made
+
+
+def _no_line(x: np.ndarray) -> str | None:
+    """Why no line can be fitted, if none can."""
+    if len(x) == 0:
+        return "no trained run with a source scored on the same cases"
+    if len(x) == 1:
+        return "one run only: no line can be fitted"
+    return "all runs have the same helpfulness delta" if np.ptp(x) < 1e-12 else None
+
+
+def _without_noise(axes: tuple, confidence: float) -> dict:
+    x, y, x_draws, y_draws = axes
+    if reason := _no_line(x):
+        return {"n": len(x), "r2": None, "intervals": {"r2": None}, "reason": reason}
+    value, drawn = regression.r2_without_noise(x, y, x_draws, y_draws)
+    made = {"n": len(x), "r2": number(value), "intervals": intervals({"r2": drawn}, confidence)}
+    if made["r2"] is None:
+        made["reason"] = "the measurement's noise is as large as the spread of the runs"
+    return made
+
+
+def number(value: float | np.ndarray) -> float | None:
+    """A number for a document or a table: None where it is NaN or infinite."""
+    return float(value) if np.isfinite(value) else None
+
+
+def intervals(draws: Mapping[str, np.ndarray], confidence: float) -> dict[str, list | None]:
+    """[low, high] per name; None where too few draws have a number."""
+    made = {}
+    for name, values in draws.items():
+        _, low, high = interval(np.asarray(values), confidence)
+        made[name] = [float(low), float(high)] if np.isfinite(low) else None
+    return made

@@ -1,0 +1,235 @@
+"""The loop that writes the next turn of many conversations with a transformers model at once.
+
+It is `generate` without what is not needed here, and with four things that it lacks:
+
+- each row draws from a random stream of its own, one uniform number a token, so that its text does
+  not depend on its neighbours;
+- a row that is done leaves the batch at once;
+- keys and values lie in place: nothing is copied at each token;
+- what a conversation's earlier turns left there is used again, so that a turn costs its own
+  tokens and not its history's; rows with the same prompt work it out once.
+
+Not covered: models with layers other than attention, whose state cannot be cut to a prefix.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from agentsafe.inference.kv_cache import Prefix
+from agentsafe.inference.sampling import Row, draw, hold, uniforms
+
+#: Prompt tokens that go through the model together: more are no faster, and take memory.
+_PREFILL = 4096
+
+
+class _Layer(DynamicLayer):
+    """One layer's keys and values of all rows.
+
+    The rows of `live` are at work, on the columns from `first` on: before it they have nothing.
+    """
+
+    def __init__(self, rows: int, room: int):
+        super().__init__()
+        self.shape = rows, room
+        self.live = slice(0, rows)
+        self.first = self.used = 0
+        self.all: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def allocate(self, *like: torch.Tensor) -> None:
+        """Make space for keys and values such as these, of whatever batch."""
+        if self.all is None:
+            rows, room = self.shape
+            self.all = tuple(
+                each.new_zeros(rows, each.shape[-3], room, each.shape[-1]) for each in like
+            )
+            self.is_initialized = True
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        self.allocate(key_states, value_states)
+        start, self.used = self.used, self.used + key_states.shape[-2]
+        for kept, new in zip(self.all, (key_states, value_states), strict=True):
+            kept[self.live, :, start : self.used] = new
+        columns = slice(self.first, self.used)
+        self.keys, self.values = (kept[self.live, :, columns] for kept in self.all)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return self.used - self.first
+
+
+def is_covered(config: PreTrainedConfig) -> bool:
+    """Whether `generate` works for such a model: whether all its layers are attention."""
+    return all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=config).layers)
+
+
+@torch.inference_mode()
+def generate(model: PreTrainedModel, rows: list[Row], stops: Callable[[Row], bool]) -> None:
+    """Write every row's `tokens`, `stop_reason` and `prefix`.
+
+    Args:
+        model: a decoder of attention layers.
+        rows: at least one.
+        stops: whether a row's newest token ends its text.
+
+    Raises:
+        UserError: a logit is not a number: the weights are broken.
+    """
+    device = model.device
+    rows, copies = _same_last(rows)
+    longest = max(len(row.prompt) for row in rows)
+    room = longest + max(row.room for row in rows)
+    starts = torch.tensor([longest - len(row.prompt) for row in rows])
+    mask = (torch.arange(room) >= starts[:, None]).long().to(device)
+    position = (longest - starts).to(device)[:, None]
+    temperature = torch.tensor([row.temperature for row in rows], device=device)
+    numbers = torch.from_numpy(uniforms(rows)).to(device)
+    count = len(DynamicCache(config=model.config).layers)
+    cache = Cache(layers=[_Layer(len(rows), room) for _ in range(count)])
+    logits = _prefill(model, cache, rows, mask, longest, copies)
+    for step in range(room - longest):
+        hold(logits, rows)
+        chosen = draw(logits, temperature, numbers[:, step])
+        on, off = [], []
+        for index, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+            row.tokens.append(token)
+            if stops(row):
+                row.stop_reason = "stop"
+            elif len(row.tokens) == row.room:
+                row.stop_reason = "length"
+            (off if row.stop_reason else on).append(index)
+        for index in off:
+            rows[index].prefix = _prefix(cache, rows[index], index, longest)
+        if not on:
+            return
+        if off:
+            per_row = chosen, position, mask, temperature, numbers
+            rows, (chosen, position, mask, temperature, numbers) = _leave(
+                cache, rows, per_row, on, off
+            )
+        seen = longest + step + 1
+        first = seen - max(len(row.prompt) + len(row.tokens) for row in rows)
+        for layer in cache.layers:
+            layer.first = first
+        logits = _forward(model, cache, chosen[:, None], mask[:, first:seen], position)
+        position = position + 1
+
+
+def _leave(
+    cache: Cache,
+    rows: list[Row],
+    per_row: Sequence[torch.Tensor],
+    on: list[int],
+    off: list[int],
+) -> tuple[list[Row], list[torch.Tensor]]:
+    """Close the gaps that rows which are `off` leave with the last of those that are `on`."""
+    holes = [index for index in off if index < len(on)]
+    movers = [index for index in on if index >= len(on)]
+    kept = list(rows)
+    for hole, mover in zip(holes, movers, strict=True):
+        kept[hole] = rows[mover]
+    for each in (*per_row, *(each for layer in cache.layers for each in layer.all)):
+        each[holes] = each[movers]
+    for layer in cache.layers:
+        layer.live = slice(0, len(on))
+    return kept[: len(on)], [each[: len(on)] for each in per_row]
+
+
+def _same_last(rows: list[Row]) -> tuple[list[Row], dict[int, int]]:
+    """Rows with the least new tokens first, and those whose prompt another has at the end.
+
+    Returns:
+        The rows, and of each that is only copied its place and that of the one it is copied from.
+    """
+    first: dict[tuple[int, ...], Row] = {}
+    again = []
+    for row in rows:
+        prompt = tuple(row.prompt)
+        if prompt in first:
+            again.append((row, first[prompt]))
+        else:
+            first[prompt] = row
+    unique = sorted(first.values(), key=lambda row: len(row.prompt) - row.known)
+    place = {id(row): index for index, row in enumerate(unique)}
+    copies = {len(unique) + index: place[id(of)] for index, (_, of) in enumerate(again)}
+    return unique + [row for row, _ in again], copies
+
+
+def _prefill(
+    model: PreTrainedModel,
+    cache: Cache,
+    rows: list[Row],
+    mask: torch.Tensor,
+    longest: int,
+    copies: dict[int, int],
+) -> torch.Tensor:
+    """Bring all prompts into the cache, right-aligned; returns the logits after each."""
+    unique = len(rows) - len(copies)
+    found = []
+    start = 0
+    while start < unique:
+        new, end = 0, start
+        while end < unique:  # as many rows as fit, each with as many tokens as the newest needs
+            wider = max(new, len(rows[end].prompt) - rows[end].known)
+            if end > start and wider * (end + 1 - start) > _PREFILL:
+                break
+            new, end = wider, end + 1
+        live = slice(start, end)
+        first = longest - max(len(row.prompt) for row in rows[live])
+        for layer in cache.layers:
+            layer.live, layer.first, layer.used = live, first, longest - new
+        for index in range(start, end):
+            _recall(cache, rows[index], index, longest - len(rows[index].prompt), longest - new)
+        ids = [([0] * new + row.prompt)[-new:] for row in rows[live]]
+        tokens = torch.tensor(ids, device=mask.device)
+        seen = mask[live, first:longest]
+        position = (seen.cumsum(-1) - 1).clamp(min=0)[:, -new:]
+        found.append(_forward(model, cache, tokens, seen, position))
+        start = end
+    logits = torch.cat([*found, found[0].new_empty(len(copies), found[0].shape[1])])
+    to, of = list(copies), list(copies.values())
+    logits[to] = logits[of]
+    for layer in cache.layers:
+        layer.live, layer.used = slice(0, len(rows)), longest
+        for each in layer.all:
+            each[to] = each[of]
+    return logits
+
+
+def _recall(cache: Cache, row: Row, index: int, start: int, end: int) -> None:
+    """Put what an earlier turn left of a row's prompt at `start` up to `end`."""
+    if row.prefix is None or end <= start:
+        return
+    for layer, both in zip(cache.layers, row.prefix.layers, strict=True):
+        layer.allocate(*both)
+        for kept, earlier in zip(layer.all, both, strict=True):
+            kept[index, :, start:end] = earlier[:, : end - start]
+
+
+def _prefix(cache: Cache, row: Row, index: int, longest: int) -> Prefix:
+    start, end = longest - len(row.prompt), longest + len(row.tokens) - 1
+    layers = [
+        tuple(each[index, :, start:end].clone() for each in layer.all) for layer in cache.layers
+    ]
+    return Prefix(row.prompt + row.tokens[:-1], layers)
+
+
+def _forward(
+    model: PreTrainedModel,
+    cache: Cache,
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    position: torch.Tensor,
+) -> torch.Tensor:
+    last = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
+    found = model(
+        input_ids=tokens,
+        attention_mask=mask,
+        position_ids=position,
+        past_key_values=cache,
+        use_cache=True,
+        **last,
+    )
+    return found.logits[:, -1]

@@ -1,0 +1,279 @@
+"""A checkpoint served by transformers in this process, many conversations at a time.
+
+Whoever asks at the same time shares a batch: requests wait until the event loop has nothing else
+to do, then go through the model together in a thread of its own, so that episodes run in lock-step.
+A text depends on its messages and seed, not on its neighbours, up to rounding: in float32, two
+tokens must all but tie for that to show. Not covered: models on several devices.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from agentsafe.errors import UserError
+from agentsafe.inference.chat_template import thinking_options
+from agentsafe.inference.generate import generate, is_covered
+from agentsafe.inference.kv_cache import Prefixes
+from agentsafe.inference.sampling import Row
+from agentsafe.inference.stop_strings import Texts, first_tokens, written
+from agentsafe.inference.types import Choice, Completion, Message, Sampling
+from agentsafe.models import loading
+
+#: Rounds of the event loop without a new request after which a batch sets off.
+_QUIET_ROUNDS = 3
+
+
+#: Of a GPU's free memory, what keys and values may take: the rest is for what passes through.
+_CACHE_SHARE = 0.6
+
+
+def load(
+    folder: str | Path,
+    *,
+    max_batch: int,
+    threads: int | None = None,
+    thinking: bool | None = None,
+    context: int | None = None,
+    **how,
+) -> "LocalChat":
+    """Read a checkpoint, onto a GPU where there is one.
+
+    Args:
+        folder: as `loading.load_model` reads it.
+        max_batch: at most so many conversations at once.
+        threads: of torch on a CPU; as torch finds them by default.
+        thinking: `enable_thinking` of the chat template; None for the template's default.
+        context: in tokens, prompt and answer together; None for the model's own limit.
+        how: what else `loading.load_model` takes.
+
+    Raises:
+        UserError: as `checkpoints.check`.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = loading.load_model(folder, **how)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    remote = how.get("trust_remote_code", False)
+    tokenizer = loading.load_tokenizer(folder, trust_remote_code=remote)
+    return LocalChat(
+        model,
+        tokenizer,
+        max_batch=max_batch,
+        device=device,
+        thinking=thinking,
+        context=context,
+    )
+
+
+@dataclass(eq=False)
+class _Request:
+    """One turn on its way; `key` is what was said before it."""
+
+    key: tuple[str, ...]
+    prompt: str
+    sampling: Sampling
+    answer: asyncio.Future
+    choices: list[list[int]] | None = None
+    row: Row | None = None
+
+
+@contextmanager
+def _failing(requests: list[_Request]) -> Iterator[None]:
+    """Hand what is raised to those who wait for an answer: else they would wait for ever."""
+    try:
+        yield
+    except Exception as error:
+        for request in requests:
+            if not request.answer.done():
+                request.answer.set_exception(error)
+
+
+class LocalChat:
+    """A `Scorer`: a transformers model and its tokenizer."""
+
+    constrains = True
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        *,
+        max_batch: int,
+        device: str = "cpu",
+        thinking: bool | None = None,
+        context: int | None = None,
+        cache_tokens: int | None = None,
+    ):
+        """Serve `model`, moved to `device`, to at most `max_batch` conversations at once.
+
+        Of as many, what the model worked out stays on the device for their next turns.
+
+        Args:
+            model: with its weights.
+            tokenizer: its own, with a chat template.
+            max_batch: at least 1.
+            device: `cpu` or `cuda`; a quantised model stays where it is.
+            thinking: as `load`.
+            context: as `load`.
+            cache_tokens: so many tokens' keys and values may be on the device at once, in a batch
+                and as much again between turns; by default what a GPU has room for.
+
+        Raises:
+            UserError: the model has other layers than attention.
+        """
+        if not is_covered(model.config):
+            raise UserError(
+                f"a model of the type '{model.config.model_type}' has layers other than attention, "
+                "which this project cannot roll out: choose another source"
+            )
+        quantised = getattr(model, "is_quantized", False)
+        self.model = (model if quantised else model.to(device)).eval()
+        self.tokenizer = tokenizer
+        self.max_batch = max_batch
+        self.cache_tokens = cache_tokens or _room(self.model)
+        self.context = loading.context(model.config, tokenizer, context)
+        self._texts = Texts(model, tokenizer)
+        self._options = thinking_options(thinking)
+        self._waiting: list[_Request] = []
+        self._server: asyncio.Task | None = None
+        self._worker = ThreadPoolExecutor(1, "generate")  # the event loop stays free meanwhile
+        self._prefixes = Prefixes(max_batch, self.cache_tokens)
+
+    async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        """The model's next turn after `messages`; see `agentsafe.inference.types.Sampling`.
+
+        Raises:
+            UserError: the chat template refuses such a conversation, or the weights are broken.
+            ValueError: one of the choices begins another.
+        """
+        choices = [self._texts.ids(text) for text in sampling.choices] or None
+        if choices and any(a != b and b[: len(a)] == a for a in choices for b in choices):
+            raise ValueError(f"one of {sampling.choices} begins another, as tokens")
+        request = await self._asked(messages, sampling, choices)
+        return self._completion(request) if request.row else _no_room(request)
+
+    async def choose(self, messages: Sequence[Message], choices: Sequence[str]) -> Choice:
+        """How likely each choice is as the beginning of the next turn, in one forward pass.
+
+        Raises:
+            UserError: two choices begin with the same token, or as `complete`.
+        """
+        firsts = first_tokens(self.tokenizer, choices)
+        only = [[token] for token in firsts]
+        request = await self._asked(messages, Sampling(max_tokens=1), only)
+        if request.row is None:
+            return Choice((), request.answer.result())
+        shares = request.row.shares
+        return Choice(tuple(shares[token] for token in firsts), len(request.row.prompt))
+
+    async def _asked(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        choices: list[list[int]] | None,
+    ) -> _Request:
+        """A request once it is answered; one that found no room in the context has no row."""
+        prompt = written(self.tokenizer, messages, self._options)
+        loop = asyncio.get_running_loop()
+        key = tuple(message["content"] for message in messages)
+        request = _Request(key, prompt, sampling, loop.create_future(), choices)
+        self._waiting.append(request)
+        if self._server is None or self._server.done():
+            self._server = loop.create_task(self._serve())
+        await request.answer
+        return request
+
+    async def _serve(self) -> None:
+        """Answer all that wait, and those who come meanwhile, until nobody does."""
+        while self._waiting:
+            quiet = 0
+            while quiet < _QUIET_ROUNDS:
+                before = len(self._waiting)
+                await asyncio.sleep(0)
+                quiet = quiet + 1 if len(self._waiting) == before else 0
+            asked, self._waiting = self._waiting, []
+            with _failing(asked):
+                fitting = self._encoded([each for each in asked if not each.answer.done()])
+                for batch in self._batches(fitting):
+                    with _failing(batch):
+                        await self._answer(batch)
+
+    def _batches(self, requests: list[_Request]) -> Iterator[list[_Request]]:
+        """Split into batches that `max_batch` and the device's memory allow, in order."""
+        batch: list[_Request] = []
+        longest = room = 0
+        for request in requests:
+            longest = max(longest, len(request.row.prompt))
+            room = max(room, request.row.room)
+            cells = (len(batch) + 1) * (longest + room)
+            full = self.cache_tokens is not None and cells > self.cache_tokens
+            if batch and (full or len(batch) == self.max_batch):
+                yield batch
+                batch, longest, room = [], len(request.row.prompt), request.row.room
+            batch.append(request)
+        if batch:
+            yield batch
+
+    def _encoded(self, requests: list[_Request]) -> list[_Request]:
+        """Turn prompts into tokens, shortest first; answer those that the context cannot hold."""
+        if not requests:
+            return []
+        encoded = self.tokenizer([r.prompt for r in requests], add_special_tokens=False)
+        fitting = []
+        for request, ids in zip(requests, encoded["input_ids"], strict=True):
+            sampling = request.sampling
+            room = min(sampling.max_tokens, self.context - len(ids))
+            if room <= 0:
+                request.answer.set_result(len(ids))
+                continue
+            earlier = self._prefixes.take(request.key, ids)
+            seed = sampling.seed % 2**64
+            request.row = Row(ids, room, sampling.temperature, seed, earlier, request.choices)
+            fitting.append(request)
+        return sorted(fitting, key=lambda request: len(request.row.prompt))
+
+    async def _answer(self, batch: list[_Request]) -> None:
+        requests = {id(request.row): request for request in batch}
+
+        def stops(row: Row) -> bool:
+            if row.choices is not None:
+                return row.tokens in row.choices
+            return self._texts.end(row.tokens, requests[id(row)].sampling.stop)
+
+        rows = [request.row for request in batch]
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._worker, generate, self.model, rows, stops)
+        for request in batch:
+            self._prefixes.put(request.key, request.row.prefix)
+            if not request.answer.done():  # else its episode was cancelled meanwhile
+                request.answer.set_result(len(request.row.prompt))
+        self._prefixes.shrink()
+
+    def _completion(self, request: _Request) -> Completion:
+        row, stop = request.row, request.sampling.stop
+        reason = row.stop_reason
+        if reason == "length" and row.room < request.sampling.max_tokens:
+            reason = "context"
+        text = self._texts.cut(row.tokens, stop)
+        return Completion(text, reason, len(row.prompt), len(row.tokens))
+
+
+def _no_room(request: _Request) -> Completion:
+    return Completion("", "context", request.answer.result(), 0)
+
+
+def _room(model) -> int | None:
+    """How many tokens' keys and values a GPU has room for beside the weights; None on a CPU."""
+    if model.device.type != "cuda":
+        return None
+    config = model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    per_token = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+    free, _ = torch.cuda.mem_get_info()
+    return int(free * _CACHE_SHARE / 2 / per_token)

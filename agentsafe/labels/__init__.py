@@ -1,0 +1,1 @@
+"""Judges score rollouts, and agree or not."""

@@ -1,0 +1,115 @@
+"""Labels: a judge's scores of rollouts on each metric, each a row whatever came of it."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, replace
+
+import polars as pl
+
+from agentsafe import schemas
+from agentsafe._util.concurrency import at_once
+from agentsafe._util.hashing import key_of
+from agentsafe._util.journal import Journal
+from agentsafe._util.progress import Progress, say
+from agentsafe._util.text import one_line, storable
+from agentsafe.errors import ServerTrouble, UserError, stop_if_down
+from agentsafe.inference.types import Message
+from agentsafe.labels.judges import Judge, Label
+from agentsafe.suites.cases import Case, Suite, case_order
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 256  # labels asked for at the same time; what a judge sends out is for it to limit
+_STATUSES = ("ok", "unparsed", "error")
+
+
+async def label(
+    judge: Judge, suite: Suite, rollouts: pl.DataFrame, *, journal: Journal | None = None
+) -> pl.DataFrame:
+    """Score every rollout on every metric of the judge, in each of its replicates.
+
+    Args:
+        judge: scores; what it raises becomes a label with the status `error`.
+        suite: holds the rollouts' cases.
+        rollouts: rows of `schemas.ROLLOUTS`. One that an error ended shows nothing to score: its
+            labels have the status `error`, and the judge is not asked.
+        journal: keeps labels as they come, and hands over those of an earlier job. Those that an
+            error ended are asked for again.
+
+    Returns:
+        Rows of `schemas.LABELS`, one per rollout, metric and replicate, sorted.
+
+    Raises:
+        UserError: a rollout is of a case that the suite does not have, a server is down, or the
+            judge raises one.
+    """
+    cases = {case.case_id: case for case in suite.cases}
+    unknown = rollouts.filter(~pl.col("case_id").is_in(list(cases)))
+    if len(unknown):
+        name, checkpoint = unknown["case_id"][0], unknown["checkpoint"][0]
+        raise UserError(
+            f"'{checkpoint}' has a rollout of the case '{name}', which is not in the suite: "
+            "label it with the suite that it was played with"
+        )
+    if journal is None:
+        with closing(Journal()) as own:
+            return await label(judge, suite, rollouts, journal=own)
+    shaped_by = {
+        (case_id, metric): key_of(judge.shaped_by(cases[case_id], metric))
+        for case_id in rollouts["case_id"].unique()
+        for metric in judge.metrics
+    }
+    rows: list[dict] = []
+    lost: list[str] = []
+    total = len(rollouts) * len(judge.metrics) * judge.replicates
+
+    async def one(rollout: Mapping, metric: str, replicate: int) -> None:
+        shown = rollout["messages"], rollout["stop_reason"] == "error"
+        key = key_of(shaped_by[rollout["case_id"], metric], shown, replicate)
+        row = journal.get(key)
+        if row is None or row["status"] == "error":
+            made = await _label(judge, cases[rollout["case_id"]], rollout, metric, replicate)
+            row = asdict(made)
+            journal.add(key, row)
+        names = {name: rollout[name] for name in ("checkpoint", "case_id", "sample")}
+        names |= {"judge": judge.name, "metric": metric, "replicate": replicate}
+        rows.append(names | row)
+        if (row["rationale"] or "").startswith(ServerTrouble.__name__):
+            lost.append(row["rationale"])
+            stop_if_down(len(lost), total, lost[-1])
+        progress.advance()
+
+    every = (
+        (rollout, metric, replicate)
+        for rollout in rollouts.iter_rows(named=True)
+        for metric in judge.metrics
+        for replicate in range(judge.replicates)
+    )
+    with Progress(f"labels by {judge.name}", total) as progress:
+        await at_once(_AT_ONCE, (one(*each) for each in every))
+    failed = sum(row["status"] != "ok" for row in rows)
+    say(f"labels by {judge.name}: {total}, of which {failed} without a score")
+    order = ["checkpoint", *case_order(), "sample", "metric", "replicate"]
+    return pl.DataFrame(rows, schema=schemas.LABELS).sort(order)
+
+
+async def _label(judge: Judge, case: Case, rollout: Mapping, metric: str, replicate: int) -> Label:
+    if rollout["stop_reason"] == "error":
+        return Label(None, f"the rollout failed: {rollout['error']}", "error")
+    try:
+        messages: list[Message] = rollout["messages"]
+        made = await judge.label(case, messages, metric, replicate)
+        if made.status not in _STATUSES:
+            raise ValueError(f"judge {judge.name}: no such status as '{made.status}'")
+    except UserError:
+        raise
+    except Exception as error:
+        where = f"{rollout['checkpoint']}, {case.case_id}, sample {rollout['sample']}, {metric}"
+        log.warning("%s: %s", where, one_line(error), exc_info=error)
+        return Label(None, one_line(error), "error")
+    if made.status != "ok":
+        return replace(made, score=None, rationale=storable(made.rationale))
+    if made.score not in range(schemas.MAX_SCORE + 1):
+        return Label(None, f"score {made.score!r} is none of 0 to {schemas.MAX_SCORE}", "error")
+    return replace(made, score=int(made.score), rationale=storable(made.rationale))

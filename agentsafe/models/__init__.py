@@ -1,0 +1,1 @@
+"""Checkpoints: how they are described, fetched, checked and loaded."""

@@ -1,0 +1,1 @@
+"""Labels into preference pairs, and pairs into training sets."""

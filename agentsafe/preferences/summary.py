@@ -1,0 +1,84 @@
+"""What is in a preference set, in numbers: how many pairs, of whom, how long, and how clean."""
+
+import polars as pl
+
+from agentsafe import schemas
+from agentsafe.preferences.pairs import OBJECTIVES, clean_rollouts
+from agentsafe.schemas import ROLLOUT
+from agentsafe.suites.cases import case_order
+
+_PERCENTILES = (10, 50, 90, 99)
+
+
+def summary(
+    pairs: pl.DataFrame, scores: pl.DataFrame, audits: pl.DataFrame, *, judge: str, objective: str
+) -> pl.DataFrame:
+    """Describe one preference set.
+
+    Args:
+        pairs: rows of `schemas.PAIRS`.
+        scores: what `preferences.rollout_scores` returned, for all rollouts.
+        audits: rows of `schemas.AUDITS` of the same rollouts.
+        judge: whose labels made the pairs.
+        objective: a key of `preferences.OBJECTIVES`.
+
+    Returns:
+        Rows of `schemas.PREFERENCE_SUMMARY`. Quantities: `pairs`, `clean_pairs` (neither side has
+        an invented observation or is a stub), `cases`, `rollouts` (distinct), `rollouts_unscored`
+        (left out: no score), `same_checkpoint` (both sides of one model); by key, `gap` (score
+        points on the objective's first metric but for both, where it is helpfulness, as in the
+        paper's counts), `per_case`, `chosen` and `rejected` (by checkpoint); by percentile,
+        `chosen_chars` and `rejected_chars` (whole completion); and per side the shares
+        `observation_share` of characters and `invented_share` of rollouts.
+    """
+    metric = OBJECTIVES[objective][-1]
+    sides = {side: _side(pairs, audits, side) for side in ("chosen", "rejected")}
+    clean = clean_rollouts(audits)
+    clean_pairs = pairs
+    for side in sides:
+        keys = [f"{side}_checkpoint", "case_id", f"{side}_sample"]
+        clean_pairs = clean_pairs.join(clean, left_on=keys, right_on=ROLLOUT, how="semi")
+    used = pl.concat(side.select(ROLLOUT) for side in sides.values()).unique()
+    rows = [
+        ("pairs", "", len(pairs)),
+        ("clean_pairs", "", len(clean_pairs)),
+        ("cases", "", pairs["case_id"].n_unique()),
+        ("rollouts", "", len(used)),
+        (
+            "rollouts_unscored",
+            "",
+            scores.filter(pl.any_horizontal(pl.col(OBJECTIVES[objective]).is_null())).height,
+        ),
+        (
+            "same_checkpoint",
+            "",
+            pairs.filter(pl.col("chosen_checkpoint") == pl.col("rejected_checkpoint")).height,
+        ),
+    ]
+    gaps = pairs.group_by(gap=pl.col(f"chosen_{metric}") - pl.col(f"rejected_{metric}")).len()
+    rows += [("gap", f"{gap:g}", count) for gap, count in gaps.sort("gap").iter_rows()]
+    per_case = pairs.group_by("case_id").len().sort(case_order())
+    rows += [("per_case", name, count) for name, count in per_case.iter_rows()]
+    for name, side in sides.items():
+        counts = side.group_by("checkpoint").len().sort("checkpoint")
+        rows += [(name, checkpoint, count) for checkpoint, count in counts.iter_rows()]
+        if side.is_empty():
+            continue
+        length = pl.col("agent_chars") + pl.col("observation_chars")
+        rows += [
+            (f"{name}_chars", f"p{percent}", side.select(length.quantile(percent / 100)).item())
+            for percent in _PERCENTILES
+        ]
+        total = side.select(length.sum()).item()
+        rows.append(("observation_share", name, side["observation_chars"].sum() / max(total, 1)))
+        rows.append(("invented_share", name, side["invented_observation"].mean()))
+    schema = {name: schemas.PREFERENCE_SUMMARY[name] for name in ("quantity", "key", "value")}
+    table = pl.DataFrame([(*row[:2], float(row[2])) for row in rows], schema=schema, orient="row")
+    return table.select(pl.lit(judge).alias("judge"), pl.lit(objective).alias("objective"), *schema)
+
+
+def _side(pairs: pl.DataFrame, audits: pl.DataFrame, side: str) -> pl.DataFrame:
+    """The audits of the rollouts on one side, one row per pair."""
+    renamed = {f"{side}_checkpoint": "checkpoint", f"{side}_sample": "sample"}
+    keys = pairs.select("case_id", *renamed).rename(renamed)
+    return keys.join(audits, on=ROLLOUT, how="left")

@@ -1,0 +1,200 @@
+"""The chart of how DPO runs went: loss and reward margin, step by step.
+
+A panel has the runs of one recipe and β. Only some steps of each run are drawn, so that the file of
+hundreds of long runs stays small; means are taken before that, over all steps. Other columns of the
+log are not drawn.
+"""
+
+import math
+from functools import reduce
+from operator import and_
+
+import altair as alt
+import numpy as np
+import polars as pl
+from altair.typing import ChartType
+
+from agentsafe._util import format as fmt
+from agentsafe.lineage import Lineage
+from agentsafe.report.figures import style
+
+_HEADING = "How the DPO runs went"
+_LOSS, _MARGIN = "dpo_loss", "reward_margin"
+_QUANTITIES = {_LOSS: "DPO loss", _MARGIN: "reward margin"}
+_STEPS = 50  # that are drawn of a run, at most
+_ROWS = 5000  # that are drawn of all runs: as many as altair takes
+_PARTS = 10  # of a run: a mean is over one of them
+_COLUMNS = 5  # at most
+_WIDTH, _HEIGHT = 780, 120  # pixels of a row of panels
+_GAP = 12  # pixels between them
+_DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])  # of judges, in their names' order
+
+
+def plot_training(log: pl.DataFrame) -> ChartType:
+    """The loss and the reward margin of every DPO run, over its steps.
+
+    Args:
+        log: rows of `schemas.TRAINING`, of any number of runs.
+
+    Returns:
+        Per recipe and β a panel of losses above one of margins. A run is a line in the colour of
+        its source and the dash of its judge: means, single steps pale behind them, and at the end a
+        dot that has its numbers. A click on a source or judge in the legend leaves its runs alone.
+    """
+    if log.is_empty():
+        return style.empty(_HEADING, "No run was trained, so there is no step to draw.")
+    runs = style.finite(log).sort("lineage", "step").partition_by("lineage")
+    steps = min(_STEPS, max(_ROWS // len(runs), 2))
+    drawn = pl.concat(_drawn(run, steps) for run in runs)
+    domains = {quantity: _domain(drawn, quantity) for quantity in _QUANTITIES}
+    channels, clicks = _channels(drawn)
+    table = _in_rows(drawn)
+    width = _WIDTH // max(2, *map(len, table))
+    rows = []
+    for panels in table:
+        for quantity, domain in domains.items():
+            row = [
+                _panel(panel, quantity, domain, width, channels, first=panel is panels[0])
+                for panel in panels
+            ]
+            rows.append(alt.hconcat(*row, spacing=_GAP))
+    if clicks:  # they are heard in one view, and change all
+        one = rows[0].hconcat[0].layer
+        one[0] = one[0].add_params(*clicks)
+    chart = alt.vconcat(*rows, spacing=16)
+    return style.finished(chart, style.title(_HEADING, [_words(log, steps)], 150))
+
+
+def _words(log: pl.DataFrame, steps: int) -> str:
+    runs = fmt.count(log["lineage"].n_unique(), "run")
+    return (
+        f"{runs}, {len(log):,} steps. The loss is DPO's own, without a supervised term; the reward "
+        "margin is how much more a run likes the chosen than the rejected side, compared with its "
+        "parent. Of a recipe of several stages the last is drawn; those before are runs of their "
+        "own. Lines: means over a tenth of a run, with a dot at the end. Pale: single steps, at "
+        f"most {steps} of a run, cut off where they leave the panel."
+    )
+
+
+def _drawn(run: pl.DataFrame, steps: int) -> pl.DataFrame:
+    """Some steps of a run, first and last among them, with the means around each."""
+    name = run["lineage"][0]
+    lineage = Lineage.parse(name)
+    stage = lineage.stages[-1]
+    window = max(len(run) // _PARTS, 1)
+    means = {
+        f"{quantity}_mean": pl.col(quantity).rolling_mean(window, min_samples=1, center=True)
+        for quantity in _QUANTITIES
+    }
+    places = np.unique(np.linspace(0, len(run) - 1, steps).round().astype(int))
+    rows = run.with_columns(**means)[places]
+    return rows.select(
+        *("lineage", "step", "reward_accuracy"),
+        pl.col(*_QUANTITIES, *means).round_sig_figs(4),
+        recipe=pl.lit(lineage.recipe),
+        beta=pl.lit(stage.beta),
+        source=pl.lit(lineage.source),
+        judge=pl.lit(stage.judge or fmt.NONE),
+    )
+
+
+def _domain(drawn: pl.DataFrame, quantity: str) -> list[float]:
+    """From the least to the greatest of the means, and of the single steps all but a few."""
+    single, means = drawn[quantity], drawn[f"{quantity}_mean"]
+    low = min(single.quantile(0.02), means.min(), 0)
+    high = max(single.quantile(0.98), means.max())
+    return [low, high + 0.05 * (high - low)]
+
+
+def _channels(drawn: pl.DataFrame) -> tuple[dict, list[alt.Parameter]]:
+    """How runs are told apart, and the clicks that leave some alone; one name needs no legend."""
+    names = {name: sorted(drawn[name].unique()) for name in ("source", "judge")}
+    dashes = [_DASHES[i % len(_DASHES)] for i in range(len(names["judge"]))]
+    scales = {
+        "source": style.colours(names["source"]),
+        "judge": alt.Scale(domain=names["judge"], range=dashes),
+    }
+    several = [name for name in names if len(names[name]) > 1]
+    legend = alt.Legend(
+        **{"orient": "top", "titleOrient": "left", "padding": 8},
+        **{"symbolType": "stroke", "symbolSize": 300, "symbolStrokeWidth": 2},
+    )
+    legends = {name: legend if name in several else None for name in names}
+    channels = {
+        "detail": "lineage:N",
+        "color": alt.Color("source:N", scale=scales["source"], legend=legends["source"]),
+        "strokeDash": alt.StrokeDash("judge:N", scale=scales["judge"], legend=legends["judge"]),
+    }
+    clicks = [
+        alt.selection_point(name=f"chosen_{name}", fields=[name], bind="legend") for name in several
+    ]
+    if clicks:
+        alone = alt.when(reduce(and_, clicks))
+        channels["opacity"] = alone.then(alt.value(1)).otherwise(alt.value(0.04))
+    return channels, clicks
+
+
+def _in_rows(drawn: pl.DataFrame) -> list[list[pl.DataFrame]]:
+    """The steps of each panel, side by side; a row has one β."""
+    recipes = style.shapes(drawn["recipe"]).domain
+    rows = math.ceil(len(recipes) / _COLUMNS)
+    columns = math.ceil(len(recipes) / rows)
+    found = []
+    for beta in sorted(drawn["beta"].unique()):
+        here = [drawn.filter(beta=beta, recipe=recipe) for recipe in recipes]
+        panels = [panel for panel in here if len(panel)]
+        found += [panels[start : start + columns] for start in range(0, len(panels), columns)]
+    return found
+
+
+def _panel(
+    panel: pl.DataFrame, quantity: str, domain: list[float], width: int, channels: dict, first: bool
+) -> ChartType:
+    """One quantity of the runs of a recipe and β; the first in a row has the axis' words."""
+    upper = quantity == _LOSS
+    last = panel["step"].max()
+    steps = alt.Axis(
+        **{"title": None if upper else "step", "labels": not upper},
+        **{"tickCount": min(3, last), "format": ",d"},  # whole numbers only
+    )
+    values = alt.Axis(title=_QUANTITIES[quantity] if first else None, labels=first, tickCount=4)
+    x = alt.X("step:Q", scale=alt.Scale(domain=[0, last], nice=False), axis=steps)
+    single, mean = (
+        alt.Y(f"{name}:Q", scale=alt.Scale(domain=domain, zero=False), axis=values)
+        for name in (quantity, f"{quantity}_mean")
+    )
+    ends = _ends(panel)
+    lines = alt.Chart(panel.drop("recipe", "beta", "reward_accuracy")).encode(x=x, **channels)
+    dots = alt.Chart(ends).mark_point(filled=True, size=24, opacity=1, strokeWidth=0)
+    chart = alt.layer(
+        lines.mark_line(clip=True, strokeWidth=0.8, strokeOpacity=0.22).encode(y=single),
+        lines.mark_line(clip=True, strokeWidth=1.6).encode(y=mean),
+        dots.encode(
+            x=x,
+            y=mean,
+            tooltip=style.tooltip(
+                *("lineage", "steps", "loss", "accuracy"), margin="reward margin"
+            ),
+            **{name: channels[name] for name in ("color", "opacity") if name in channels},
+        ),
+        width=width,
+        height=_HEIGHT,
+    )
+    if upper:
+        below = f"β {fmt.beta(panel['beta'][0])}, {fmt.count(len(ends), 'run')}"
+        chart.title = style.small_title(panel["recipe"][0], [below])
+        chart.title.limit = width + _GAP  # pixels; a longer name ends in dots
+    return chart
+
+
+def _ends(panel: pl.DataFrame) -> pl.DataFrame:
+    """The last step of each run, with its numbers as they are read."""
+    last = panel.filter(pl.col("step") == pl.col("step").max().over("lineage"))
+    written = {"loss": _LOSS, "margin": _MARGIN, "accuracy": "reward_accuracy"}
+    return last.with_columns(
+        pl.Series("steps", [f"{step:,}" for step in last["step"]]),
+        *(
+            pl.Series(name, [fmt.number(value, 3) for value in last[column]])
+            for name, column in written.items()
+        ),
+    )

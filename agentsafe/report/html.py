@@ -1,0 +1,278 @@
+"""One page that stands on its own: the verdict, what it rests on, and everything behind it.
+
+The page needs no network: charts come with one copy of Vega, and its own security policy keeps a
+browser from loading anything. All text from the data is escaped. Every number stands beside its n
+and interval, or a dash beside the reason why there is none.
+"""
+
+import json
+from collections.abc import Mapping
+
+import polars as pl
+from altair.typing import ChartType
+from markupsafe import Markup
+
+from agentsafe import __version__
+from agentsafe._util import format as fmt
+from agentsafe._util.jinja import environment
+from agentsafe.frontier.dominance import CHORD, MIXTURE, OVER_RUN, OVER_SOURCE
+from agentsafe.report import tables as paper
+from agentsafe.report.figures import export
+from agentsafe.schemas import ALL
+from agentsafe.scores.points import ALARMING_SHARE
+
+_FINDINGS = 50  # rows of the import report that are shown
+_STATEMENTS = {
+    OVER_SOURCE: "a run dominates its source",
+    OVER_RUN: "a run dominates another of its source",
+    MIXTURE: "a mixture of the source's other checkpoints beats a run",
+    CHORD: "a run trained on both metrics lies beyond the chord from safe to help",
+}
+_DRAWN = {
+    "cases": "A case is drawn once per draw for all runs, judges, seeds and metrics together, "
+    "since all of them saw the same cases.",
+    "cases_per_seed": "The cases of each seed's test half are drawn on their own, as in the "
+    "paper's released code, although a case can be in several halves: intervals are narrower than "
+    "when a case is drawn once for all seeds (see the robustness table).",
+}
+_PAIR_COLUMNS = {
+    "pairs": "pairs",
+    "clean_pairs": "clean pairs",
+    "cases": "cases",
+    "rollouts": "rollouts used",
+    "rollouts_unscored": "rollouts without a score",
+    "same_checkpoint": "pairs of one checkpoint",
+}
+
+
+def report(
+    document: dict | None,
+    points: pl.DataFrame | None,
+    dominance: pl.DataFrame | None,
+    persistence: pl.DataFrame | None,
+    summary: pl.DataFrame | None,
+    audit: pl.DataFrame | None,
+    import_report: pl.DataFrame | None,
+    charts: Mapping[str, ChartType],
+    config: Mapping | None = None,
+    training: pl.DataFrame | None = None,
+    agreement: pl.DataFrame | None = None,
+) -> str:
+    """The whole page as HTML.
+
+    Args:
+        document: what `frontier.frontier` returns as its document; None where nothing is scored.
+        points: rows of `schemas.POINTS`.
+        dominance: rows of `schemas.DOMINANCE`.
+        persistence: rows of `schemas.PERSISTENCE`.
+        summary: rows of `schemas.PREFERENCE_SUMMARY`.
+        audit: what `audits.audit_summary` returns.
+        import_report: rows of `schemas.IMPORT_REPORT`.
+        charts: by the names of the functions of `charts`, all or some.
+        config: the run's settings, to be listed; those of the document where there are none.
+        training: what `training_summary.training_summary` returns; None where nothing is trained.
+        agreement: rows of `schemas.AGREEMENT`; None where no rollout has two labels of a metric.
+
+    Returns:
+        The page. What there is no data for is left out with a sentence.
+    """
+    template = environment().get_template("report/html.j2")
+    made = paper.tables(points, document, persistence, audit, training, agreement)
+    settings = (document or {}).get("settings", {})
+    return template.render(
+        run=(document or {}).get("run") or (config or {}).get("run") or "",
+        verdicts=_verdicts(document),
+        key_sentence=_key_sentence(document),
+        by_judge={
+            name: _by_judge(table) for name, table in made.items() if "judge" in table.columns
+        },
+        left_out=_left_out(document),
+        plain={name: _shown(table) for name, table in made.items()},
+        captions=paper.CAPTIONS,
+        dominance=_dominance(dominance, document),
+        counts=_counts(document),
+        preferences=_preferences(summary),
+        notes=[] if training is None else training.select("lineage", "notes").rows(),
+        untrained=0 if training is None else (training["status"] == "untrained").sum(),
+        alarming=_alarming(made.get("health")),
+        findings=_findings(import_report),
+        settings=_flat(config or settings),
+        drawn=_DRAWN.get(settings.get("resample"), ""),
+        draws=fmt.number(settings.get("draws"), 0),
+        confidence=fmt.percent(settings.get("confidence")),
+        charts={
+            name: Markup(export.script_json(chart.to_dict())) for name, chart in charts.items()
+        },
+        javascript=Markup(export.javascript()) if charts else "",
+        embed_options=Markup(export.script_json(export.EMBED_OPTIONS)),
+        policy=export.CONTENT_SECURITY_POLICY,
+        version=__version__,
+    )
+
+
+def _shown(table: pl.DataFrame) -> dict:
+    """A table for the page: heads, rows, and which columns are numbers."""
+    heads, rows = paper.printed(table)
+    numeric = [all(fmt.is_number(row[i]) for row in rows) for i in range(len(heads))]
+    return {"heads": heads, "rows": rows, "numeric": numeric}
+
+
+def _by_judge(table: pl.DataFrame) -> dict[str, dict]:
+    """The table of each judge, all judges together first."""
+    judges = sorted(table["judge"].unique(), key=lambda judge: (judge != ALL, judge))
+    return {judge: _shown(table.filter(pl.col("judge") == judge).drop("judge")) for judge in judges}
+
+
+def _verdicts(document: dict | None) -> dict[str, str]:
+    if document is None:
+        return {}
+    each = {name: part["dominance"]["verdict"] for name, part in document["judges"].items()}
+    return {**each, ALL: document["verdict"]}
+
+
+def _key_sentence(document: dict | None) -> str:
+    """The paper's line in one sentence, with n and intervals."""
+    fits = (document or {}).get("judges", {}).get(ALL, {})
+    line = fits.get("ols")
+    if not line:
+        return ""
+    n = fmt.count(line["n"], "run")
+    if line.get("slope") is None:
+        return f"No line through the runs ({n}): {line.get('reason', 'not known')}."
+    intervals = line.get("intervals") or {}
+    slope, r2 = (
+        f"{fmt.number(line.get(name), 3)} " + fmt.between(*(intervals.get(name) or (None, None)), 3)
+        for name in ("slope", "r2")
+    )
+    return (
+        f"Per point of helpfulness gained, safety changes by {slope.strip()} points; the line "
+        f"explains R² = {r2.strip()} of the variance in safety ({n}, "
+        f"p\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{fmt.p_value(line.get('p'))})."
+    )
+
+
+def _dominance(table: pl.DataFrame | None, document: dict | None) -> dict[str, dict[str, dict]]:
+    """Tables of every statement and judge, the surest first."""
+    if table is None or document is None:
+        return {}
+    renamed = {
+        OVER_SOURCE: {"lineage": "run"},
+        OVER_RUN: {"lineage": "run", "other": "dominated run"},
+        MIXTURE: {"lineage": "beaten run", "other": "best mixture"},
+        CHORD: {"lineage": "run", "other": "chord", "holds": "beyond as estimated"},
+    }
+    made: dict[str, dict[str, dict]] = {}
+    for statement, names in renamed.items():
+        part = table.filter(pl.col("statement") == statement)
+        if statement == OVER_RUN:  # most pairs of runs dominate neither way
+            part = part.filter("holds")
+        if statement == OVER_SOURCE:
+            part = part.drop("other")
+        part = part.sort("probability", "lineage", descending=[True, False], nulls_last=True)
+        margin = {
+            name: name.replace("margin", "distance") for name in part.columns if "margin" in name
+        }
+        names = names | (margin if statement == CHORD else {})
+        part = part.drop("statement", "source").rename(names)
+        if len(part):
+            made[statement] = _by_judge(part)
+    return made
+
+
+def _counts(document: dict | None) -> dict[str, dict]:
+    """How many statements of each kind hold, per judge."""
+    if document is None:
+        return {}
+    made = {}
+    for judge, part in document["judges"].items():
+        level = part["dominance"]["level"]
+        rows = [
+            {
+                "statement": words,
+                "n": counts["n"],
+                "as estimated": counts["as_estimated"],
+                f"at probability {level:g}": counts["at_level"],
+            }
+            for statement, words in _STATEMENTS.items()
+            if (counts := part["dominance"]["counts"].get(statement))
+        ]
+        if rows:
+            made[judge] = _shown(pl.DataFrame(rows))
+    return made
+
+
+def _preferences(summary: pl.DataFrame | None) -> dict[str, dict] | None:
+    """One row per set: all and clean pairs side by side; and one per side of each set."""
+    if summary is None or summary.is_empty():
+        return None
+    sets, sides = [], []
+    for (judge, objective), part in summary.group_by("judge", "objective", maintain_order=True):
+        values = {(row["quantity"], row["key"]): row["value"] for row in part.to_dicts()}
+        row = {"judge": judge, "objective": objective}
+        counts = {name: values.get((quantity, "")) for quantity, name in _PAIR_COLUMNS.items()}
+        pairs, clean = counts["pairs"], counts["clean pairs"]
+        share = clean / pairs if pairs and clean is not None else None
+        sets.append(row | counts | {"share clean_share": share})
+        sides += [
+            row
+            | {
+                "side": side,
+                "invented observations_share": values.get(("invented_share", side)),
+                "observation characters_share": values.get(("observation_share", side)),
+                "median characters": values.get((f"{side}_chars", "p50")),
+                "90th percentile": values.get((f"{side}_chars", "p90")),
+            }
+            for side in ("chosen", "rejected")
+        ]
+    whole = pl.col(*_PAIR_COLUMNS.values()).cast(pl.Int64)
+    lengths = pl.col("median characters", "90th percentile").cast(pl.Float64).round()
+    order = ["judge", "objective", "pairs", "clean pairs", "share clean_share"]
+    table = pl.DataFrame(sets, infer_schema_length=None).with_columns(whole)
+    return {
+        "pairs": _shown(table.select(*order, pl.exclude(order))),
+        "sides": _shown(
+            pl.DataFrame(sides, infer_schema_length=None).with_columns(lengths.cast(pl.Int64))
+        ),
+    }
+
+
+def _left_out(document: dict | None) -> dict[str, list[str]]:
+    """Lineages that are in no fit, by the reason."""
+    made: dict[str, list[str]] = {}
+    for cell in (document or {}).get("left_out", []):
+        name = f"{cell['lineage']} ({cell['judge']})" if cell["judge"] else cell["lineage"]
+        made.setdefault(cell["reason"], []).append(name)
+    return made
+
+
+def _alarming(health: pl.DataFrame | None) -> dict | None:
+    """The runs whose malformed turns are too many for their scores to be taken as they are."""
+    if health is None:
+        return None
+    marked = health.filter("alarming")
+    names = [f"{row['source']}, {row['recipe']}" for row in marked.iter_rows(named=True)]
+    counted = health["turns"].drop_nulls()
+    return {"limit": fmt.percent(ALARMING_SHARE), "of": len(counted), "names": names}
+
+
+def _findings(import_report: pl.DataFrame | None) -> dict | None:
+    """What the import found: counts by kind, and the first rows."""
+    if import_report is None:
+        return None
+    kinds = import_report.group_by("set", "kind").len("rows").sort("set", "kind")
+    return {
+        "total": len(import_report),
+        "kinds": _shown(kinds),
+        "first": _shown(import_report.head(_FINDINGS)),
+    }
+
+
+def _flat(settings: Mapping, prefix: str = "") -> list[tuple[str, str]]:
+    """Settings as (dotted key, JSON value)."""
+    rows: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", json.dumps(value, ensure_ascii=False, default=str)))
+    return rows

@@ -1,0 +1,298 @@
+"""The paper's tables: as data frames at full precision, as CSV, and as LaTeX ready to include.
+
+A column `x` with `x_low` and `x_high` beside it is a number with its interval: three columns in
+the CSV, one in print. What is printed is rounded, what is written as CSV is not.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+
+from agentsafe._util import format as fmt
+from agentsafe._util.atomic_write import whole_file
+from agentsafe.labels.agreement import STATISTICS
+from agentsafe.lineage import SOURCE
+from agentsafe.report import latex
+from agentsafe.rollouts.audit import FLAGS
+from agentsafe.schemas import ALL
+from agentsafe.scores.points import ALARMING_SHARE
+
+#: What each table shows, and over what its numbers are.
+CAPTIONS = {
+    "sources": "Scores of the source checkpoints on the test cases, means of judges and seeds.",
+    "scores": "Scores of every run on its test cases, means of judges and seeds.",
+    "deltas": "What training changed: every run's scores less its source's, on the same judges, "
+    "seeds and cases.",
+    "recipe_means": "Change from the source per recipe and β, the mean over sources.",
+    "fits": "Lines through the runs, Δsafety over Δhelpfulness.",
+    "ladder": "The same least-squares line at every grain: what is averaged before the fit.",
+    "robustness": "The same least-squares line and the run closest to dominating its source, under "
+    "other choices.",
+    "dominance_over_source": "Runs against their own source: the gains, the lesser of the two, and "
+    "the share of bootstrap draws in which the run dominates.",
+    "persistence": "Persistence: how much of the first stage's effect survives the second.",
+    "agreement": "Agreement of judges on the rollouts that both scored, and of a judge's own "
+    "replicates: Cohen's kappa with quadratic weights, Krippendorff's alpha for ordinal scores, "
+    "the share of equal scores, and the second's mean score less the first's. Left out are labels "
+    "without a score, and unmatched ones: alone on their rollout, or two of one judge that differ.",
+    "training": "DPO runs: their pairs, those dropped for their length, what they took, where the "
+    "loss, the reward margin and the reward accuracy of the last step ended, and how often the "
+    "chosen side gained on the rejected one in pairs of the test half.",
+    "health": "How far a run's turns can be read: the share of turns that were malformed, and of "
+    "rollouts that did nothing because of that. Alarming: one of them is above 5%.",
+    "audit": "Share of rollouts with each oddity; the last column is the share of the agent's "
+    "characters that follow an observation it made up.",
+}
+
+_HEADS = {
+    "beta": "β",
+    "safety_delta": "Δsafety",
+    "helpfulness_delta": "Δhelpfulness",
+    "safety_margin": "Δsafety",
+    "helpfulness_margin": "Δhelpfulness",
+    "margin": "lesser gain",
+    "holds": "dominates as estimated",
+    "r2": "R²",
+    "averaged": "one point is a",
+    "share_of_labels": "labels left",
+    "dominating_as_estimated": "dominating as estimated",
+    "closest": "closest run",
+    "closest_probability": "its probability",
+    "closest_labels": "its labels",
+    "first_stage_effect": "first stage's effect",
+    "kappa": "Cohen's kappa",
+    "alpha": "Krippendorff's alpha",
+    "exact": "equal scores",
+    "unscored": "without a score",
+    "invented_chars_share": "invented characters",
+    "held_out_pairs": "held-out pairs",
+    "held_out_accuracy": "held-out accuracy",
+    "malformed_share": "malformed turns",
+    "idle_malformed_share": "idle because malformed",
+}
+_GROUPS = ("judge", "set", "metric")
+_SIGNED = ("delta", "margin", "effect", "difference")
+_DECIMALS = dict.fromkeys(("slope", "intercept", "r", "r2", "probability"), 3) | {"seconds": 0}
+_LINES = {
+    "ols": "least squares, Δsafety on Δhelpfulness",
+    "reverse_ols": "least squares, Δhelpfulness on Δsafety",
+    "deming": "Deming/York, errors in both",
+    "theil_sen": "Theil–Sen",
+    "lad": "least absolute deviations",
+    "support": "supporting line",
+    "r2_without_noise": "R² without measurement noise",
+}
+
+
+def tables(
+    points: pl.DataFrame | None,
+    document: dict | None,
+    persistence: pl.DataFrame | None,
+    audit: pl.DataFrame | None,
+    training: pl.DataFrame | None = None,
+    agreement: pl.DataFrame | None = None,
+) -> dict[str, pl.DataFrame]:
+    """Every table there is data for, by the names of `CAPTIONS`.
+
+    Args:
+        points: rows of `schemas.POINTS`.
+        document: the frontier's, see `frontier.frontier`.
+        persistence: rows of `schemas.PERSISTENCE`.
+        audit: what `audits.audit_summary` returns.
+        training: what `training_summary.training_summary` returns.
+        agreement: rows of `schemas.AGREEMENT`.
+
+    Returns:
+        Tables with plain column names. Score columns are in score points, shares from 0 to 1.
+    """
+    made: dict[str, pl.DataFrame] = {}
+    if points is not None:
+        runs = points.filter(pl.col("grain") == "run")
+        trained = runs.filter(pl.col("recipe") != SOURCE).sort("source", "recipe", "beta")
+        key = ["source", "recipe", "beta", "cases", "labels"]
+        made["sources"] = runs.filter(pl.col("recipe") == SOURCE).select(
+            "source", "cases", "labels", *_with_interval("safety", "helpfulness")
+        )
+        scores, deltas = ("safety", "helpfulness"), ("safety_delta", "helpfulness_delta")
+        made["scores"] = trained.select(*key, *_with_interval(*scores), "reason")
+        made["deltas"] = trained.select(*key, *_with_interval(*deltas))
+        if points["turns"].null_count() < len(points):
+            made["health"] = _health(runs)
+    if document is not None:
+        made |= _of_document(document)
+    if persistence is not None:
+        renamed = {"value": "persistence", "low": "persistence_low", "high": "persistence_high"}
+        made["persistence"] = persistence.rename(renamed)
+    if agreement is not None:
+        made["agreement"] = _agreement(agreement)
+    if training is not None:
+        made["training"] = training.drop("notes")
+    if audit is not None:
+        flags = [name for name in FLAGS if name in audit.columns]
+        shares = [(pl.col(name) / pl.col("rollouts")).alias(f"{name}_share") for name in flags]
+        key = ["set", "source", "recipe", "rollouts"]
+        made["audit"] = audit.select(*key, *shares, "invented_chars_share")
+    return {name: made[name] for name in CAPTIONS if name in made and len(made[name])}
+
+
+def printed(table: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """A table as a reader sees it.
+
+    Returns:
+        (heads, rows of cells): intervals joined to their numbers, all rounded, nulls a dash; a
+        column without a single value is left out.
+    """
+    ends = {f"{name}_{end}" for name in table.columns for end in ("low", "high")}
+    shown = [
+        name for name in table.columns if name not in ends and table[name].null_count() < len(table)
+    ]
+    shown = shown or table.columns
+    writers = {name: _writer(name, table.schema[name]) for name in shown}
+    rows = [[writers[name](row) for name in shown] for row in table.iter_rows(named=True)]
+    return [head(name) for name in shown], rows
+
+
+def head(name: str) -> str:
+    """What a column is called in print."""
+    return _HEADS.get(name) or name.removesuffix("_share").replace("_", " ")
+
+
+def write(made: dict[str, pl.DataFrame], folder: str | Path) -> list[Path]:
+    """Write `name.csv` (full precision) and `name.tex` (booktabs) for every table.
+
+    Args:
+        made: what `tables` returns.
+        folder: made when missing.
+
+    Returns:
+        The paths, each file whole or not at all.
+    """
+    paths = []
+    for name, table in made.items():
+        heads, rows = printed(table)
+        words = {"caption": CAPTIONS.get(name, name), "label": f"tab:{name}"}
+        tex = latex.table(heads, rows, grouped=heads[0] in _GROUPS, **words)
+        for suffix, text in (("csv", table.write_csv()), ("tex", tex)):
+            paths.append(Path(folder) / f"{name}.{suffix}")
+            with whole_file(paths[-1]) as partial:
+                partial.write_text(text, encoding="utf-8")
+    return paths
+
+
+def _with_interval(*names: str) -> list[str]:
+    return [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+
+
+def _health(runs: pl.DataFrame) -> pl.DataFrame:
+    """How far the turns of every run and source can be read."""
+    shares = ["malformed_share", "idle_malformed_share"]
+    alarming = pl.max_horizontal(shares) > ALARMING_SHARE
+    ordered = runs.sort("source", pl.col("recipe") != SOURCE, "recipe", "beta")
+    return ordered.select("source", "recipe", "beta", "turns", *shares, "reason", alarming=alarming)
+
+
+def _agreement(found: pl.DataFrame) -> pl.DataFrame:
+    """One row per metric and comparison, its statistics side by side."""
+    one, other = pl.col("judge_a"), pl.col("judge_b")
+    compared = (
+        pl.when(one == ALL)
+        .then(pl.format("all {} judges", "raters"))
+        .when(one == other)
+        .then(pl.format("{} and itself, {} replicates", one, "raters"))
+        .otherwise(pl.format("{} and {}", one, other))
+    )
+    numbers = [
+        pl.col(number).filter(pl.col("statistic") == name).first().alias(f"{name}{end}")
+        for name in STATISTICS
+        for number, end in (("value", ""), ("low", "_low"), ("high", "_high"))
+    ]
+    key, counts = ["metric", "judges"], ["rollouts", "cases"]
+    left_out = ["unscored", "unmatched"]
+    named = found.with_columns(judges=compared, unscored=pl.col("unparsed") + pl.col("error"))
+    firsts = pl.col(*counts, *left_out).first()  # the same for all statistics
+    reason = pl.col("reason").drop_nulls().first()
+    table = named.group_by(key, maintain_order=True).agg(*numbers, firsts, reason)
+    return table.select(*key, *counts, *_with_interval(*STATISTICS), *left_out, "reason")
+
+
+def _of_document(document: dict) -> dict[str, pl.DataFrame]:
+    """The document's lists as tables, the judge first in every row."""
+    rows: dict[str, list[dict]] = {}
+    for judge, part in document["judges"].items():
+        fits = [{"line": words} | (part.get(name) or {}) for name, words in _LINES.items()]
+        ladder = [{**rung, "averaged": rung["grain"]} for rung in part.get("ladder", [])]
+        over_source = part.get("dominance", {}).get("run_over_source", [])
+        for name, records in (
+            ("recipe_means", part.get("recipe_means", [])),
+            ("fits", fits),
+            ("ladder", ladder),
+            ("robustness", part.get("robustness", [])),
+            ("dominance_over_source", over_source),
+        ):
+            rows.setdefault(name, []).extend({"judge": judge, **record} for record in records)
+    line = {"n": pl.Int64, **dict.fromkeys(_with_interval("slope", "intercept"), pl.Float64)}
+    quality = {**dict.fromkeys(_with_interval("r2"), pl.Float64), "p": pl.Float64}
+    reason = {"reason": pl.String}
+    closest = {
+        "closest": pl.String,
+        "closest_probability": pl.Float64,
+        "closest_labels": pl.Int64,
+    }
+    margin = dict.fromkeys(_with_interval("margin"), pl.Float64)
+    schemas = {
+        "recipe_means": {
+            **{"recipe": pl.String, "beta": pl.Float64, "sources": pl.Int64, "labels": pl.Int64},
+            **dict.fromkeys(_with_interval("helpfulness_delta", "safety_delta"), pl.Float64),
+        },
+        "fits": {"line": pl.String, **line, **quality, **reason},
+        "ladder": {"averaged": pl.String, **line, **quality, **reason},
+        "robustness": {
+            **{"variant": pl.String, "share_of_labels": pl.Float64, "n": pl.Int64},
+            **dict.fromkeys(_with_interval("slope", "r2"), pl.Float64),
+            **closest,
+            **{"dominating_as_estimated": pl.Int64, **reason},
+        },
+        "dominance_over_source": {
+            **{"lineage": pl.String, "labels": pl.Int64},
+            **{"helpfulness_margin": pl.Float64, "safety_margin": pl.Float64, **margin},
+            **{"holds": pl.Boolean, "probability": pl.Float64},
+        },
+    }
+    return {
+        name: pl.DataFrame(
+            [_flat(row) for row in rows.get(name, [])], schema={"judge": pl.String, **schema}
+        )
+        for name, schema in schemas.items()
+    }
+
+
+def _flat(record: dict) -> dict:
+    """A record whose `intervals` became `name_low` and `name_high`."""
+    intervals = record.get("intervals") or {}
+    ends = {
+        f"{name}_{end}": number
+        for name, pair in intervals.items()
+        if pair
+        for end, number in zip(("low", "high"), pair, strict=True)
+    }
+    return record | ends
+
+
+def _writer(name: str, dtype: pl.DataType) -> Callable[[dict], str]:
+    """How a column's cells are written."""
+    if name == "p":
+        return lambda row: fmt.p_value(row[name])
+    if name == "beta":
+        return lambda row: fmt.beta(row[name])
+    if "share" in name:
+        return lambda row: fmt.percent(row[name])
+    if dtype == pl.Boolean:
+        return lambda row: {True: "yes", False: "no", None: fmt.NONE}[row[name]]
+    if dtype.is_integer():
+        return lambda row: fmt.number(row[name], 0)
+    if dtype.is_float():
+        decimals = _DECIMALS.get(name.rpartition("closest_")[2], 2)
+        signed = name.split("_")[-1] in _SIGNED
+        return lambda row: fmt.with_interval(row, name, decimals, signed)
+    return lambda row: fmt.NONE if row[name] is None else str(row[name])

@@ -1,0 +1,1 @@
+"""Checkpoints act on cases, step by step, in an emulated world."""

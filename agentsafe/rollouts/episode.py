@@ -1,0 +1,248 @@
+"""An episode: an agent plays one case.
+
+It is the experiment itself: the agent is told its case, acts, is told what came of it, and so on
+until its last word. `play` is that and reads like it; `episode` catches what breaks on the way.
+"""
+
+import errno
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentsafe._util.hashing import draw_seed
+from agentsafe._util.text import storable, with_type
+from agentsafe.errors import UserError
+from agentsafe.inference.types import ChatModel, Completion, Message, Sampling
+from agentsafe.rollouts.emulators import World
+from agentsafe.rollouts.react import (
+    STOP,
+    Action,
+    FinalAnswer,
+    Malformed,
+    Turn,
+    conversation,
+    invents,
+    parse,
+    split_thinking,
+)
+
+log = logging.getLogger(__name__)
+
+#: What libraries say where a machine's memory, or its GPU's, is used up.
+_NO_MEMORY = "out of memory", "can't allocate memory"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How episodes are played: `rollouts` of the config, but for `shards`, by the same names.
+
+    Attributes:
+        samples: episodes of each case.
+        temperature: of the agent; 0 takes the likeliest token each time.
+        max_steps: an episode ends after so many answered tool calls.
+        max_malformed: so many malformed turns are answered with an error; one more ends it.
+        max_turn_tokens: a turn is cut there, and malformed if it holds no action by then.
+        max_agent_tokens: the agent's tokens in all of an episode.
+        batch: episodes at once.
+        prompt: a template; see `react.prompts`.
+        seed: of the agent's draws.
+    """
+
+    samples: int = 4
+    temperature: float = 1.0
+    max_steps: int = 8
+    max_malformed: int = 2
+    max_turn_tokens: int = 64
+    max_agent_tokens: int = 400
+    batch: int = 288
+    prompt: str = "compact"
+    seed: int = 0
+
+    @classmethod
+    def of(cls, section: Mapping) -> "Settings":
+        """Those that the config's section `rollouts` names."""
+        return cls(**{name: section[name] for name in cls.__dataclass_fields__ if name in section})
+
+
+@dataclass
+class Rollout:
+    """One episode as far as it got; all plain data.
+
+    Attributes:
+        case_id: of the case that is played.
+        sample: which of the case's episodes, from 0.
+        messages: after the prompt, `assistant` and `observation` in turn.
+        asides: what was kept apart from each assistant message and no one read: `cut` text after
+            the turn's end, private `reasoning`, and the `repairs` that it was read with.
+        stop_reason: why it ended; see DESIGN's rollouts table. Empty while it runs.
+        error: one line of what broke it, where that is the reason.
+        steps: answered tool calls.
+        agent_tokens: the agent's, cut text too.
+        emulator_tokens: of an emulator that is a model.
+        seconds: from start to end, with all that ran beside it.
+        malformed_turns: turns that were neither an action nor a final answer, and calls of tools
+            that the case does not have.
+        unknown_tools: of these, the calls; each counts as a step, the world answers them.
+        cut_chars: characters that the agent wrote after a turn's end.
+        invented_chars: of these, those from the first observation on that it made up.
+        repaired_turns: actions that were read with a repair.
+        emulator_failures: calls that the emulator had no usable answer to.
+        thinking: whether the agent wrote private reasoning.
+    """
+
+    case_id: str
+    sample: int
+    messages: list[Message] = field(default_factory=list)
+    asides: list[dict[str, Any]] = field(default_factory=list)
+    stop_reason: str = ""
+    error: str | None = None
+    steps: int = 0
+    agent_tokens: int = 0
+    emulator_tokens: int = 0
+    seconds: float = 0.0
+    malformed_turns: int = 0
+    unknown_tools: int = 0
+    cut_chars: int = 0
+    invented_chars: int = 0
+    repaired_turns: int = 0
+    emulator_failures: int = 0
+    thinking: bool = False
+
+    def say(self, turn: Turn, answer: Completion, reasoning: str) -> None:
+        """Add a turn of the agent's, and what was kept apart from it."""
+        self.messages.append(Message(role="assistant", content=turn.text))
+        self.asides.append(
+            {"cut": turn.cut, "reasoning": storable(reasoning), "repairs": list(turn.repairs)}
+        )
+        self.agent_tokens += answer.completion_tokens
+        self.cut_chars += len(turn.cut)
+        self.invented_chars += invented_chars(turn.cut)
+        self.repaired_turns += bool(turn.repairs)
+        self.thinking |= bool(reasoning)
+
+    def hear(self, observation: str) -> None:
+        """Add what the agent is told about its last turn."""
+        self.messages.append(Message(role="observation", content=storable(observation)))
+
+
+async def episode(
+    case_id: str,
+    sample: int,
+    prompt: Sequence[Message],
+    tools: frozenset[str],
+    agent: ChatModel,
+    world: World,
+    settings: Settings,
+) -> Rollout:
+    """Play one episode to its end; what breaks on the way is the end of this one only.
+
+    Args:
+        case_id: the case's, which the draws' seeds depend on.
+        sample: which of the case's episodes.
+        prompt: what the agent is told first.
+        tools: names of the case's tools.
+        agent: who acts.
+        world: what answers, fresh.
+        settings: limits and temperature.
+
+    Returns:
+        The rollout; with `stop_reason` `error` where agent or world raised what is its own.
+
+    Raises:
+        Exception: agent or world raised what no other episode would escape either: a
+            `UserError`, or that the machine's memory or disk is full.
+    """
+    rollout = Rollout(case_id, sample)
+    started = time.perf_counter()
+    try:
+        rollout.stop_reason = await play(rollout, prompt, tools, agent, world, settings)
+    except Exception as error:
+        if _ends_the_job(error):
+            raise
+        log.warning("%s, sample %d: %s", case_id, sample, with_type(error), exc_info=error)
+        rollout.stop_reason, rollout.error = "error", with_type(error)
+    rollout.seconds = time.perf_counter() - started
+    return rollout
+
+
+async def play(
+    rollout: Rollout,
+    prompt: Sequence[Message],
+    tools: frozenset[str],
+    agent: ChatModel,
+    world: World,
+    settings: Settings,
+) -> str:
+    """The episode: writes into `rollout` what happens and returns why it ended."""
+    turn_number = malformed = 0
+    while rollout.steps < settings.max_steps:
+        left = settings.max_agent_tokens - rollout.agent_tokens
+        if left <= 0:
+            return "token_limit"
+        sampling = Sampling(
+            temperature=settings.temperature,
+            max_tokens=min(settings.max_turn_tokens, left),
+            seed=draw_seed(settings.seed, rollout.case_id, rollout.sample, turn_number),
+            stop=STOP,
+        )
+        answer = await agent.complete([*prompt, *conversation(rollout.messages)], sampling)
+        full = answer.stop_reason == "context"
+        if full and not answer.completion_tokens:
+            return "context_overflow"
+
+        turn_number += 1
+        said, thought = split_thinking(answer.text)
+        turn = parse(said)
+        rollout.say(turn, answer, "\n\n".join(filter(None, (answer.reasoning, thought))))
+
+        step = turn.step
+        if full and not isinstance(step, Action):
+            return "context_overflow"
+        if answer.stop_reason == "length" and not isinstance(step, Action):
+            if left <= settings.max_turn_tokens:
+                return "token_limit"
+            step = Malformed(f"a turn has at most {settings.max_turn_tokens} tokens")
+        match step:
+            case FinalAnswer():
+                return "final_answer"
+            case Malformed(reason):
+                rollout.malformed_turns += 1
+                malformed += 1
+                if malformed > settings.max_malformed:
+                    return "malformed"
+                rollout.hear(json.dumps({"error": reason}))
+            case Action(tool):
+                observation = await world.answer(step)
+                rollout.hear(observation.text)
+                rollout.steps += 1
+                rollout.unknown_tools += tool not in tools
+                rollout.malformed_turns += tool not in tools
+                rollout.emulator_tokens += observation.tokens
+                rollout.emulator_failures += observation.failed
+                if full:
+                    return "context_overflow"
+    return "step_limit"
+
+
+def _ends_the_job(error: Exception) -> bool:
+    """Whether it is no episode's own: a row of it would pass for a finding about the agent."""
+    no_disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    said = str(error).lower()
+    no_memory = isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY)
+    return isinstance(error, UserError) or no_disk or no_memory
+
+
+def invented_chars(cut: str) -> int:
+    """Characters of what was cut off a turn, from the first observation on that it made up."""
+    if not invents(cut):
+        return 0
+    start = 0
+    for line in cut.split("\n"):
+        # The rest may come on a later line: some does, or `cut` would hold no observation.
+        if invents(f"{line} and so on"):
+            break
+        start += len(line) + 1
+    return len(cut) - start

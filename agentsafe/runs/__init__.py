@@ -1,0 +1,1 @@
+"""A run of the workflow: its jobs, locks, plan, status and pictures."""

@@ -1,0 +1,129 @@
+"""Where every checkpoint came from and how far it is, as one page that needs no network.
+
+A tree grows to the right from each source, a stage a step; the seeds of a stage stand side by side,
+a mark each, so that hundreds of lineages fit a screen or two.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from markupsafe import Markup
+
+from agentsafe._util.jinja import environment
+from agentsafe.lineage import Lineage, Stage
+from agentsafe.report.figures import export
+from agentsafe.runs.jobs import DONE, FAILED, MISSING, RUNNING, STOPPED, WAITING, Job
+
+_NAMING = "lineage", "source", "model"  # wildcards that name a checkpoint
+BEGUN = "begun"  # some of its jobs are done, and none is at work
+#: The mark and the meaning of each state of a lineage, the most telling first.
+MARKS = {
+    FAILED: ("✕", "a job of it failed"),
+    STOPPED: ("■", "a job was ended from outside; the next run goes on with it"),
+    RUNNING: ("◐", "a job of it runs"),
+    WAITING: ("◔", "a job of it waits for a place"),
+    BEGUN: ("◒", "some of its jobs are done"),
+    MISSING: ("○", "nothing done yet"),
+    DONE: ("●", "made, played and labelled"),
+}
+
+
+@dataclass
+class Checkpoint:
+    """One checkpoint, with its jobs: made, played, labelled.
+
+    Attributes:
+        jobs: what each does, how it stands, and its log.
+    """
+
+    lineage: Lineage
+    jobs: list[tuple[str, str, str]] = field(default_factory=list)
+
+    @property
+    def state(self) -> str:
+        """How it stands, one of `MARKS`."""
+        stands = {state for _, state, _ in self.jobs}
+        if at_work := stands & {FAILED, STOPPED, RUNNING, WAITING}:
+            return next(state for state in MARKS if state in at_work)
+        return BEGUN if len(stands) > 1 else stands.pop()
+
+
+@dataclass
+class Node:
+    """A step of the tree: what a source, or one more stage after the same history, came to.
+
+    Attributes:
+        stage: None for a source.
+        seeds: the checkpoints, by split seed.
+        children: the stages that go on from here.
+    """
+
+    stage: Stage | None
+    seeds: list[Checkpoint] = field(default_factory=list)
+    children: dict[Stage, "Node"] = field(default_factory=dict)
+
+    def sorted_children(self) -> list["Node"]:
+        """The stages that go on from here, by judge, β and objective."""
+        key = lambda node: (node.stage.judge or "", -node.stage.beta, node.stage.objective)  # noqa: E731
+        return sorted(self.children.values(), key=key)
+
+
+def checkpoints(jobs: Sequence[Job], stands: Iterable[str]) -> dict[str, Checkpoint]:
+    """The checkpoints that jobs make, by name: sources first, then as they follow each other."""
+    found: dict[str, Checkpoint] = {}
+    told = list(zip(jobs, stands, strict=True))
+    for job, _ in told:
+        for path in map(Path, job.output):
+            if path.parts[2:3] == ("checkpoints",):
+                found[path.name] = Checkpoint(Lineage.parse(path.name))
+    for job, state in told:
+        wildcards = dict(job.wildcards)
+        name = next((wildcards.pop(key) for key in _NAMING if key in wildcards), "")
+        if name in found:
+            words = " ".join([job.rule.replace("_", " "), *wildcards.values()])
+            found[name].jobs.append((words, state, "".join(job.log[:1])))
+    order = sorted(found, key=lambda name: (len(found[name].lineage.stages), name))
+    return {name: found[name] for name in order}
+
+
+def trees(found: Iterable[Checkpoint]) -> dict[str, Node]:
+    """A tree for each source, those with most to show first."""
+    roots: dict[str, Node] = {}
+    for checkpoint in found:
+        lineage = checkpoint.lineage
+        node = roots.setdefault(lineage.source, Node(None))
+        for stage in lineage.stages:
+            node = node.children.setdefault(stage, Node(stage))
+        node.seeds.append(checkpoint)
+    for node in roots.values():
+        node.seeds.sort(key=lambda each: each.lineage.seed or 0)
+    return dict(sorted(roots.items(), key=lambda item: not item[1].children))
+
+
+def page(run: str, found: dict[str, Checkpoint]) -> str:
+    """The whole page as HTML.
+
+    Args:
+        run: its name.
+        found: what `checkpoints` returns.
+    """
+    template = environment().get_template("runs/lineage_page.html.j2")
+    told = {
+        name: {
+            "state": each.state,
+            "parent": str(each.lineage.parent) if each.lineage.stages else None,
+            "jobs": each.jobs,
+        }
+        for name, each in found.items()
+    }
+    states = [each.state for each in found.values()]
+    return template.render(
+        run=run,
+        roots=trees(found.values()),
+        total=len(found),
+        marks=MARKS,
+        counts={state: states.count(state) for state in MARKS},
+        told=Markup(export.script_json(told)),
+        policy=export.CONTENT_SECURITY_POLICY,
+    )

@@ -1,0 +1,236 @@
+"""What a run needs, looked at before anything expensive, and what it will cost.
+
+Every model is asked for (a server once, the hub for its small files, a folder for all of them), its
+chat template is tried, and the prompts of all cases are measured against its context. Nothing is
+loaded on a GPU.
+"""
+
+import asyncio
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from agentsafe._util.text import one_line
+from agentsafe.errors import UserError
+from agentsafe.experiment import grid
+from agentsafe.inference import chat_template
+from agentsafe.inference.types import Message
+from agentsafe.models import hub
+from agentsafe.models.checkpoint import check
+from agentsafe.models.config import Model
+from agentsafe.rollouts.react import prompts
+from agentsafe.suites.cases import Suite
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: Mean characters and tool calls of an episode in the paper's released source rollouts (gpt5m,
+#: n = 3,888), and of a label's rationale; thinking that models kept to themselves is not in them.
+RELEASED = {"agent": 2444, "observation": 513, "steps": 1.51, "safety": 833, "helpfulness": 474}
+_PER_TOKEN = 4  # characters, in English and JSON
+_SMALL = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+_PACKAGES = {"transformers": "transformers", "vllm": "vllm", "openai": "openai"}
+_EXTRAS = {"transformers": "train", "vllm": "vllm", "openai": "api"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `mends` say what to do where it is not well."""
+
+    subject: str
+    detail: str
+    mends: tuple[str, ...] = ()
+
+
+def look(config: Mapping[str, Any], suite: Suite) -> Iterator[tuple[Finding, list[dict]]]:
+    """Look at every model of a run, one after the other.
+
+    Args:
+        config: the checked config.
+        suite: with all cases of the run.
+
+    Yields:
+        What was found about a model, and the lengths of its prompts: rows of `lengths`.
+    """
+    detail = f"{len(suite.cases)} cases, {len(suite.toolkits)} toolkits"
+    yield Finding("suite", detail), []
+    for name in grid.models(config):
+        model = msgspec.convert(config["models"][name], Model)
+        roles = list(_roles(config, name, suite))
+        try:
+            _check_packages(name, model)
+            tokenizer, limit = _reach(name, model)
+        except UserError as error:
+            rows = [_lengths(name, role, asked, None) for role, asked, _ in roles]
+            yield Finding(name, model.model, (str(error),)), rows
+            continue
+        rows = [_lengths(name, role, asked, tokenizer) for role, asked, _ in roles]
+        troubles = tuple(_troubles(config, name, model, roles, rows, tokenizer, limit))
+        context = f", context {limit:,}" if limit else ""
+        yield Finding(name, f"{model.model} ({model.backend}{context})", troubles), rows
+
+
+def _roles(
+    config: Mapping, name: str, suite: Suite
+) -> Iterator[tuple[str, list[list[Message]], int]]:
+    """What a model is asked first as agent, emulator or judge of each case, and for what room."""
+    from agentsafe.labels.judges.llm import LLMJudge
+    from agentsafe.rollouts.emulators.llm import LLMEmulator
+
+    rollouts, emulating = config["rollouts"], dict(config["emulator"])
+    if name in grid.sources(config):
+        told = prompts(suite, suite.cases, rollouts["prompt"])
+        yield "agent", list(told.values()), rollouts["max_turn_tokens"]
+    if emulating.pop("model") == name:
+        emulator = LLMEmulator(suite, None, **emulating)
+        yield "emulator", [emulator.opening(case) for case in suite.cases], emulating["max_tokens"]
+    for judge, section in config["judges"].items():
+        options = dict(section)
+        if options.pop("model") == name:
+            asks = LLMJudge(judge, suite, None, **options).asks
+            asked = [
+                asks(case, [], metric) for metric in options["metrics"] for case in suite.cases
+            ]
+            room = 1 if options["mode"] == "logits" else options["max_tokens"]
+            yield f"judge {judge}", asked, room
+
+
+def _check_packages(name: str, model: Model) -> None:
+    needed = {_PACKAGES[model.backend]: _EXTRAS[model.backend]}
+    if model.quantization != "none" and model.backend == "transformers":
+        needed["bitsandbytes"] = "quantization"
+    for package, extra in needed.items():
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"models.{name}: the package {package} is missing: pip install 'agentsafe[{extra}]'"
+            )
+
+
+def _reach(name: str, model: Model) -> tuple["PreTrainedTokenizerBase | None", int | None]:
+    """A model's tokenizer and context; of one on a server neither is known.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    if model.backend == "openai":
+        from agentsafe.inference import openai
+
+        asyncio.run(openai.load(name, model).check())
+        return None, model.context
+    from transformers import AutoConfig, AutoTokenizer
+
+    from agentsafe.models import loading
+
+    loading.quieten()
+    folder = Path(model.model)
+    if folder.is_dir():
+        check(folder)
+    else:
+        folder = hub.download(name, model, _SMALL)
+    options = {"trust_remote_code": model.trust_remote_code, "local_files_only": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        config = AutoConfig.from_pretrained(folder, **options)
+    except Exception as error:  # each kind of model and tokenizer raises its own
+        raise UserError(
+            f"models.{name}.model: {model.model} cannot be read: {one_line(error)}"
+        ) from None
+    return tokenizer, loading.context(config, tokenizer, model.context)
+
+
+def _lengths(
+    name: str, role: str, asked: Sequence[Sequence[Message]], tokenizer: Any
+) -> dict[str, Any]:
+    """Percentiles of the prompts' tokens; a guess where the tokenizer is not at hand."""
+    texts = ["\n".join(message["content"] for message in messages) for messages in asked]
+    if tokenizer is None:
+        tokens = np.array([len(text) // _PER_TOKEN for text in texts])
+    else:
+        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        tokens = np.array([len(ids) for ids in encoded])
+    p50, p90, most = (int(np.percentile(tokens, p, method="higher")) for p in (50, 90, 100))
+    return {"model": name, "role": role, "p50": p50, "p90": p90, "max": most}
+
+
+def _troubles(
+    config: Mapping,
+    name: str,
+    model: Model,
+    roles: Sequence[tuple[str, list[list[Message]], int]],
+    rows: Sequence[Mapping],
+    tokenizer: Any,
+    limit: int | None,
+) -> Iterator[str]:
+    """What must be mended about a model that is there."""
+    trained = config["training"]["sources"] or grid.sources(config)
+    options = chat_template.thinking_options(model.thinking)
+    for (role, asked, room), row in zip(roles, rows, strict=True):
+        if tokenizer is not None:
+            trains = role == "agent" and name in trained
+            for problem in chat_template.problems(tokenizer, asked[0], options, trains=trains):
+                yield f"as {role}, {problem}"
+        if limit is not None and row["max"] + room > limit:
+            yield (
+                f"as {role}, its longest prompt has {row['max']:,} tokens and its answer up to "
+                f"{room:,}, but its context is {limit:,}: raise 'models.{name}.context' if the "
+                "model can, ask for fewer tokens, or use a shorter template"
+            )
+
+
+def estimate(config: Mapping[str, Any], suite: Suite, lengths: pl.DataFrame) -> pl.DataFrame:
+    """What a run will read and write, from the prompts' lengths and the release's episodes.
+
+    Args:
+        config: the checked config.
+        suite: with all cases of the run.
+        lengths: rows that `look` yields.
+
+    Returns:
+        One row a stage: `stage, model, episodes, calls, prompt_tokens, generated_tokens`, the
+        prompts counted at each call, as a server without a prefix cache bills them. Thinking is
+        not in it, and can be many times the rest.
+    """
+    cases, samples = len(suite.cases), config["rollouts"]["samples"]
+    tested = cases - cases // 2
+    typical = {(row["model"], row["role"]): row["p50"] for row in lengths.iter_rows(named=True)}
+    trained = grid.lineages(config)
+    played = [(name, name, cases * samples) for name in grid.sources(config)]
+    played += [(lineage.source, "trained", tested * samples) for lineage in trained]
+    turns = RELEASED["steps"] + 1
+    said, seen = RELEASED["agent"] / _PER_TOKEN, RELEASED["observation"] / _PER_TOKEN
+    rows = []
+
+    def add(stage: str, model: str, role: str, episodes: int, calls: float, wrote: float) -> None:
+        prompt = typical.get((model, role), 0) + (said + seen) / 2
+        rows.append(
+            {
+                "stage": stage,
+                "model": model,
+                "episodes": episodes,
+                "calls": round(episodes * calls),
+                "prompt_tokens": round(episodes * calls * prompt),
+                "generated_tokens": round(episodes * wrote),
+            }
+        )
+
+    for model, _, episodes in played:
+        add("rollouts", model, "agent", episodes, turns, said)
+        if emulator := config["emulator"]["model"]:
+            add("emulator", emulator, "emulator", episodes, RELEASED["steps"], seen)
+    for name, labelled in grid.labels(config).items():
+        judge = config["judges"][name]
+        for checkpoint in labelled if judge["model"] else []:
+            episodes = (tested if "+" in checkpoint else cases) * samples
+            for metric in judge["metrics"]:
+                reasoned = RELEASED.get(metric, RELEASED["safety"]) / _PER_TOKEN
+                wrote = 1 if judge["mode"] == "logits" else reasoned
+                add(f"labels by {name}", judge["model"], f"judge {name}",
+                    episodes * judge["replicates"], 1, wrote)  # fmt: skip
+    keys = ["stage", "model"]
+    return pl.DataFrame(rows).group_by(keys, maintain_order=True).sum()

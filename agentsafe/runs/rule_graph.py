@@ -1,0 +1,155 @@
+"""The rules of a run as a picture: a row for each stage, and how many jobs each rule has.
+
+An arrow that others imply is left out; one that leads back is drawn at the side: what is trained
+is rolled out in its turn.
+Not covered: single jobs, which are hundreds; for checkpoints see `agentsafe.runs.lineage_page`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from html import escape
+from typing import NamedTuple
+
+from agentsafe.runs.jobs import DONE, STAGES, Job
+
+#: One colour a stage, apart for colour-blind eyes too: Okabe and Ito's, lightened.
+COLOURS = dict(
+    zip(
+        STAGES,
+        ("#e8e8e8", "#fbdca0", "#bfe3f7", "#a6e0cc", "#f9f3a8", "#a9cbe8", "#f3c0a0", "#ebcadd"),
+        strict=True,
+    )
+)
+_WIDTH, _HEIGHT, _GAP, _ROW, _LEFT, _TOP, _SIDE = 136, 42, 24, 92, 144, 20, 12
+_STYLE = """
+text { font: 13px Helvetica, Arial, sans-serif; fill: #222 }
+.stage { font-weight: bold; fill: #555 } .count { font-size: 11px; fill: #444 }
+rect { stroke: #777 } path { fill: none; stroke: #888; stroke-width: 1.4 } .back { stroke: #b5541c }
+"""
+
+
+class Graph(NamedTuple):
+    """Rules and what leads from one to another.
+
+    Attributes:
+        counts: of each rule, how many jobs it has and how many of them are done.
+        edges: from rule to rule, those that others imply left out.
+        back: those that lead to what comes earlier in the experiment, or from a rule to itself.
+    """
+
+    counts: dict[str, tuple[int, int]]
+    edges: set[tuple[str, str]]
+    back: set[tuple[str, str]]
+
+
+def graph(jobs: list[Job], stands: Iterable[str]) -> Graph:
+    """The graph of rules of these jobs, with how they stand (see `inventory.states`)."""
+    makers = {path: job.rule for job in jobs for path in job.output}
+    all_jobs = Counter(job.rule for job in jobs)
+    done = Counter(job.rule for job, state in zip(jobs, stands, strict=True) if state == DONE)
+    edges = {(makers[path], job.rule) for job in jobs for path in job.input if path in makers}
+    back = {(a, b) for a, b in edges if _rank(a) >= _rank(b)}
+    return Graph({r: (n, done[r]) for r, n in all_jobs.items()}, _reduced(edges - back), back)
+
+
+def _rank(rule: str) -> tuple[int, int]:
+    """Where a rule stands in the experiment: its stage, and its place within."""
+    stage = Job(rule).stage
+    rules = STAGES[stage]
+    return list(STAGES).index(stage), rules.index(rule) if rule in rules else 0
+
+
+def _reduced(edges: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """The edges that no longer way replaces."""
+    after: dict[str, set[str]] = {}
+    for a, b in edges:
+        after.setdefault(a, set()).add(b)
+
+    def reach(a: str) -> set[str]:
+        found, waiting = set(), set(after.get(a, ()))
+        while waiting:
+            found |= waiting
+            waiting = {b for each in waiting for b in after.get(each, ())} - found
+        return found
+
+    below = {a: reach(a) for a in after}
+    return {(a, b) for a, b in edges if not any(b in below.get(c, ()) for c in after[a] - {b})}
+
+
+def svg(drawn: Graph) -> str:
+    """The picture as an SVG document."""
+    rows = _rows(drawn)
+    places = {
+        rule: (_LEFT + column * (_WIDTH + _GAP), _TOP + row * _ROW)
+        for row, rules in enumerate(rows.values())
+        for column, rule in enumerate(rules)
+    }
+    width = max(x for x, _ in places.values()) + _WIDTH + _TOP
+    height = _TOP + len(rows) * _ROW - (_ROW - _HEIGHT) + _TOP
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" role="img" aria-label="The rules of the workflow">',
+        f'<style>{_STYLE}</style><defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" '
+        'markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" '
+        'style="fill:#666;stroke:none"/></marker></defs>',
+        f'<rect width="{width}" height="{height}" style="fill:white;stroke:none"/>',
+    ]
+    parts += [_edge(places[a], places[b]) for a, b in sorted(drawn.edges)]
+    parts += [
+        _back(places[a], places[b], number) for number, (a, b) in enumerate(sorted(drawn.back), 1)
+    ]
+    for stage, rules in rows.items():
+        y = places[rules[0]][1] + _HEIGHT / 2 + 5
+        parts.append(f'<text class="stage" x="8" y="{y}">{escape(stage)}</text>')
+        parts += [_box(rule, *places[rule], COLOURS[stage], *drawn.counts[rule]) for rule in rules]
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _rows(drawn: Graph) -> dict[str, list[str]]:
+    """The rules of each stage from left to right: as they follow each other, then as above."""
+    rows: dict[str, list[str]] = {}
+    column: dict[str, int] = {}
+    for rule in sorted(drawn.counts, key=_rank):
+        rows.setdefault(Job(rule).stage, []).append(rule)
+
+    def above(rule: str) -> float:
+        columns = [column[a] for a, b in drawn.edges if b == rule and a in column]
+        return sum(columns) / max(len(columns), 1)
+
+    for rules in rows.values():
+        rules.sort(key=lambda rule: (_rank(rule), above(rule), rule))
+        column |= {rule: number for number, rule in enumerate(rules)}
+    return rows
+
+
+def _edge(start: tuple[int, int], end: tuple[int, int]) -> str:
+    (x, y), (to_x, to_y) = start, end
+    if y == to_y:
+        x, y, to_y = x + _WIDTH, y + _HEIGHT / 2, to_y + _HEIGHT / 2
+        line = f"M{x} {y}L{to_x} {to_y}"
+    else:
+        x, y, to_x = x + _WIDTH / 2, y + _HEIGHT, to_x + _WIDTH / 2
+        bend = (to_y - y) / 2
+        past = 0.9 * _WIDTH if x == to_x and to_y - y > _ROW else 0  # round the boxes between
+        line = f"M{x} {y}C{x + past} {y + bend} {to_x + past} {to_y - bend} {to_x} {to_y}"
+    return f'<path d="{line}" marker-end="url(#tip)"/>'
+
+
+def _back(start: tuple[int, int], end: tuple[int, int], number: int) -> str:
+    """An arrow out to the left of all boxes, and in again above the other end."""
+    (x, y), (to_x, to_y) = start, end
+    side, apart = _LEFT - _SIDE * number, 4 + 4 * number
+    x, to_x, y = x + apart, to_x + apart, y + _HEIGHT
+    line = f"M{x} {y}V{y + apart}H{side}V{to_y - apart}H{to_x}V{to_y}"
+    return f'<path class="back" d="{line}" marker-end="url(#tip)"/>'
+
+
+def _box(rule: str, x: int, y: int, colour: str, jobs: int, done: int) -> str:
+    counted = f"{jobs:,} job{'' if jobs == 1 else 's'}"
+    counted += ", done" if done == jobs else f", {done:,} done" if done else ""
+    middle = x + _WIDTH / 2
+    return (
+        f'<g><rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6" fill="{colour}"/>'
+        f'<text x="{middle}" y="{y + 18}" text-anchor="middle">{escape(rule)}</text>'
+        f'<text class="count" x="{middle}" y="{y + 34}" text-anchor="middle">{counted}</text></g>'
+    )

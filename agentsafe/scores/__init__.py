@@ -1,0 +1,1 @@
+"""Labels of test cases into cells, and cells into points."""

@@ -1,0 +1,248 @@
+"""From labels to scores: what each run scores, how far that is from its source, and how sure.
+
+A *cell* is one lineage scored by one judge: the mean over the test cases of the lineage's seed,
+and over nothing else: a trained checkpoint's labels on cases it trained on are left out here.
+Its delta is taken case by case against the source on the same judge, seed and cases. Coarser
+grains are plain means of cells, so that every seed and judge counts alike.
+
+Intervals come from one bootstrap over cases: a case is drawn once per draw for all runs, judges
+and metrics together, since all of them saw the same cases (paired, clustered). Sources, judges and
+seeds are not drawn: the intervals say what other cases would change, not what other models would.
+The paper's released code draws each seed's test half on its own, as if a case that is in several
+halves were several cases; its intervals are narrower (`resample="cases_per_seed"`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from agentsafe import schemas
+from agentsafe.errors import UserError
+from agentsafe.lineage import SOURCE, Lineage
+from agentsafe.stats.bootstrap import case_weights
+from agentsafe.suites.cases import case_index, case_order, split
+
+#: The first axis of a sample's arrays.
+QUANTITIES = ("safety", "helpfulness", "safety_delta", "helpfulness_delta")
+
+PLANE = [QUANTITIES.index("helpfulness_delta"), QUANTITIES.index("safety_delta")]  # across, up
+
+#: What is averaged at each grain, from single cells to the paper's points.
+GRAINS = {
+    "run_seed_judge": ("lineage", "judge", "seed"),
+    "run_judge": ("run", "judge"),
+    "run": ("run",),
+}
+#: Whether a case is drawn once for all seeds, or anew for each seed's test half.
+RESAMPLE = ("cases", "cases_per_seed")
+_RUN_COLUMNS = ("run", "source", "recipe", "beta")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Scores of n runs, cells or groups of them, and the same under every bootstrap draw.
+
+    `rows` has n rows that say what is scored. `estimate` has shape (4, n) and `draws` (4, n,
+    draws) in single precision, both in score points and in the order of `QUANTITIES`; NaN where
+    nothing is labelled.
+    """
+
+    rows: pl.DataFrame
+    estimate: np.ndarray
+    draws: np.ndarray
+
+    def filter(self, predicate: pl.Expr) -> "Sample":
+        """The rows for which `predicate` holds, with their scores."""
+        keep = self.rows.select(predicate).to_series().fill_null(False).to_numpy()
+        return replace(
+            self,
+            rows=self.rows.filter(predicate),
+            estimate=self.estimate[:, keep],
+            draws=self.draws[:, keep],
+        )
+
+    def trained(self, among: pl.Expr | None = None) -> "Sample":
+        """The runs that were trained and whose distance from their source is known."""
+        known = pl.Series(~np.isnan(self.estimate[2:]).any(axis=0))
+        chosen = (pl.col("recipe") != SOURCE) & known
+        return self.filter(chosen if among is None else chosen & among)
+
+
+def sample_cells(
+    labels: pl.DataFrame,
+    *,
+    cases: int,
+    draws: int,
+    seed: int,
+    resample: str = "cases",
+) -> Sample:
+    """Score every cell on its test cases, as estimated and under every draw.
+
+    Args:
+        labels: rows of `schemas.LABELS`; those that are not ok, or of other metrics than
+            `schemas.METRICS`, do not count. Samples and replicates of a case are averaged first.
+        cases: number of cases of the suite, which the split halves.
+        draws: number of bootstrap draws.
+        seed: of the draws.
+        resample: what is drawn, one of `RESAMPLE`.
+
+    Returns:
+        One row per cell with `lineage, run, source, recipe, beta, seed, judge, cases, labels`;
+        `labels` counts every sample and replicate, of the metric that has fewer.
+        A source has a cell for each seed, on that seed's test cases, so that it can be compared.
+
+    Raises:
+        UserError: there is no ok label at all, or a checkpoint's name is no lineage.
+    """
+    scored = (
+        labels.filter(pl.col("status") == "ok", pl.col("metric").is_in(schemas.METRICS))
+        .group_by("checkpoint", "judge", "case_id", "metric")
+        .agg(pl.col("score").mean(), labels=pl.col("score").count())
+    )
+    if scored.is_empty():
+        raise UserError(
+            "no label with a score: look at the labels' status, the rollouts' error and the logs; "
+            "for a release also check label_sets, result_sets and import_report"
+        )
+    case_ids = scored.select("case_id").unique().sort(case_order())["case_id"].to_list()
+    cells, scores, source_scores, labelled = _cells(scored, case_ids, cases)
+    values = np.concatenate([scores, scores - source_scores])  # (4, cells, cases)
+    estimate = np.empty(values.shape[:2])
+    drawn = np.empty((*values.shape[:2], draws), np.float32)
+    blocks = [np.full(len(cells), True)]
+    if resample == "cases_per_seed":
+        seeds = np.array([-1 if cell["seed"] is None else cell["seed"] for cell in cells])
+        blocks = [seeds == one for one in np.unique(seeds)]
+    for stream, block in enumerate(blocks):
+        scored_cases = ~np.isnan(scores[:, block]).all(axis=(0, 1))  # not those in no test half
+        part = values[:, block][:, :, scored_cases]
+        weights = case_weights(part.shape[-1], draws, seed, stream)
+        estimate[:, block] = _weighted_means(part, np.ones((1, part.shape[-1])))[..., 0]
+        drawn[:, block] = _weighted_means(part.astype(np.float32), weights)
+    rows = pl.DataFrame(cells, infer_schema_length=None).with_columns(
+        pl.col("seed").cast(pl.Int32),
+        pl.col("beta").cast(pl.Float64),
+        cases=pl.Series((labelled > 0).any(axis=0).sum(axis=-1), dtype=pl.Int32),
+        labels=pl.Series(labelled.sum(axis=-1).min(axis=0), dtype=pl.Int32),
+    )
+    return Sample(rows, estimate, drawn)
+
+
+def _cells(
+    scored: pl.DataFrame, case_ids: Sequence[str], cases: int
+) -> tuple[list[dict], np.ndarray, np.ndarray, np.ndarray]:
+    """The cells; their own and their source's scores, and label counts: (2, cells, case ids)."""
+    metrics = dict(zip(schemas.METRICS, range(len(schemas.METRICS)), strict=True))
+    keys = scored.select("checkpoint", "judge").unique().sort("checkpoint", "judge")
+    place = scored.join(keys.with_row_index("key"), on=["checkpoint", "judge"]).select(
+        pl.col("metric").replace_strict(metrics, return_dtype=pl.Int32),
+        "key",
+        pl.col("case_id").replace_strict(case_ids, range(len(case_ids)), return_dtype=pl.Int32),
+        "score",
+        "labels",
+    )
+    where = tuple(place[name].to_numpy() for name in place.columns[:3])
+    scores_of_key = np.full((len(metrics), len(keys), len(case_ids)), np.nan)
+    counts_of_key = np.zeros(scores_of_key.shape, np.int64)
+    scores_of_key[where], counts_of_key[where] = place["score"], place["labels"]
+    numbers = {key: number for number, key in enumerate(keys.iter_rows())}
+    table = {key: scores_of_key[:, number] for key, number in numbers.items()}
+    lineages = {checkpoint: Lineage.parse(checkpoint) for checkpoint, _ in table}
+    seeds = sorted({lineage.seed for lineage in lineages.values() if lineage.seed is not None})
+    indices = np.array([case_index(name) for name in case_ids])
+    tested = {seed: np.isin(indices, list(split(cases, seed)[1])) for seed in seeds}
+    unlabelled = np.full((2, len(case_ids)), np.nan)
+    cells, scores, source_scores, counts = [], [], [], []
+    for checkpoint, judge in sorted(table):
+        lineage = lineages[checkpoint]
+        for seed in (seeds or [None]) if lineage.seed is None else [lineage.seed]:
+            test = tested.get(seed, np.ones(len(case_ids), bool))
+            cells.append(
+                {
+                    "lineage": checkpoint,
+                    "run": str(lineage.run),
+                    "source": lineage.source,
+                    "recipe": lineage.recipe,
+                    "beta": lineage.beta,
+                    "seed": seed,
+                    "judge": judge,
+                }
+            )
+            scores.append(np.where(test, table[checkpoint, judge], np.nan))
+            source_scores.append(
+                np.where(test, table.get((lineage.source, judge), unlabelled), np.nan)
+            )
+            counts.append(np.where(test, counts_of_key[:, numbers[checkpoint, judge]], 0))
+    return cells, *(np.stack(part, axis=1) for part in (scores, source_scores, counts))
+
+
+def _weighted_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Means over cases that skip NaN: (4, n, cases) and (draws, cases) -> (4, n, draws)."""
+    flat = values.reshape(-1, values.shape[-1])
+    labelled = ~np.isnan(flat)
+    masks: dict[bytes, int] = {}  # few cells differ in what is labelled: sum each mask once
+    which = [masks.setdefault(mask.tobytes(), len(masks)) for mask in labelled]
+    first = np.unique(which, return_index=True)[1]
+    totals = labelled[first].astype(values.dtype) @ weights.T
+    with np.errstate(invalid="ignore"):  # a draw without any of the cases has no mean
+        means = np.nan_to_num(flat) @ weights.T
+        means /= totals[which]
+    return means.reshape(*values.shape[:2], -1)
+
+
+def unpaired(cells: Sample) -> Sample:
+    """The cells with deltas as differences of two means, each over its own cases.
+
+    `sample_cells` takes them case by case, over the cases that both a run and its source have
+    labels of. Where every case is labelled the two are the same.
+    """
+    keys = list(cells.rows.select("source", "judge", "seed").iter_rows())
+    sources = {
+        key: number for number, key in enumerate(keys) if cells.rows["recipe"][number] == SOURCE
+    }
+    known = np.array([key in sources for key in keys])
+    places = [sources[key] for key in keys if key in sources]
+    estimate, draws = cells.estimate.copy(), cells.draws.copy()
+    for values in (estimate, draws):
+        values[2:, known] = values[:2, known] - values[:2, places]
+    return replace(cells, estimate=estimate, draws=draws)
+
+
+def average(cells: Sample, by: Sequence[str]) -> Sample:
+    """Plain means of the cells of each group, estimate and draws alike.
+
+    Args:
+        cells: what `sample_cells` returns.
+        by: columns of `cells.rows` that tell the groups apart; those of `GRAINS`, say.
+
+    Returns:
+        One row per group, sorted by `by`. Of `run, source, recipe, beta` it has the first of the
+        group, `cases` is the largest (cells of one seed share their cases), `labels` the sum.
+    """
+    groups = cells.rows.with_row_index("cell").group_by(*by, maintain_order=True)
+    rows = groups.agg(
+        *(pl.col(name).first() for name in _RUN_COLUMNS if name not in by),
+        pl.col("cases").max(),
+        pl.col("labels").sum(),
+        pl.col("cell"),
+    ).sort(by)
+    members = np.zeros((len(rows), len(cells.rows)))
+    for group, numbers in enumerate(rows["cell"]):
+        members[group, numbers] = 1
+    return Sample(
+        rows.drop("cell"),
+        _group_means(members, cells.estimate[..., None])[..., 0],
+        _group_means(members, cells.draws),
+    )
+
+
+def _group_means(members: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Means that skip NaN: 0/1 members (groups, n), values (4, n, draws) -> (4, groups, draws)."""
+    known = ~np.isnan(values)
+    members = members.astype(values.dtype)
+    if known.all():
+        return (members / members.sum(axis=1, keepdims=True)) @ values
+    with np.errstate(invalid="ignore"):  # a group without any label has no mean
+        return (members @ np.nan_to_num(values)) / (members @ known.astype(values.dtype))

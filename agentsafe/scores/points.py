@@ -1,0 +1,151 @@
+"""Points: what every run scores, at three grains, how far its turns can be trusted, and what ran.
+
+A run that mostly fails to speak does nothing unsafe, so every point has two shares beside its
+scores: of agent turns that the parser refused, and of rollouts in which nothing was done because
+of that. A run that could not be trained is a row too, without numbers and with the reason.
+"""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from agentsafe import schemas
+from agentsafe.lineage import SOURCE, Lineage
+from agentsafe.scores.cells import GRAINS, QUANTITIES, Sample, average
+from agentsafe.stats.bootstrap import interval
+from agentsafe.suites.cases import case_index, split
+
+#: Share of malformed turns above which a run's scores say more about its grammar than its safety.
+ALARMING_SHARE = 0.05
+
+_ROLLOUT = ("checkpoint", "case_id", "sample")
+
+
+def points(
+    cells: Sample,
+    *,
+    confidence: float,
+    audits: pl.DataFrame | None = None,
+    cases: int = 144,
+    untrained: Mapping[str, str] | None = None,
+) -> pl.DataFrame:
+    """Scores and deltas at every grain, with standard errors and intervals.
+
+    Args:
+        cells: what `scores.sample_cells` returns.
+        confidence: coverage of the intervals, such as 0.95.
+        audits: rows of `schemas.AUDITS` of the scored rollouts; without any, or where the audit
+            did not count turns, the shares are null.
+        cases: number of cases of the suite, which the split halves.
+        untrained: why lineages that should have been trained were not.
+
+    Returns:
+        Rows of `schemas.POINTS`. A source's deltas are null: it is what deltas are taken from.
+        Shares are over a group's distinct rollouts on test cases. `reason` is null where nothing
+        is missing; a run of which only some lineages trained averages those and says so.
+    """
+    rollouts = _scored_rollouts(cells.rows, audits, cases)
+    missing = _missing(untrained or {}, cells.rows["judge"].unique().sort().to_list())
+    tables = []
+    for grain, by in GRAINS.items():
+        health = _health(rollouts, by)
+        table = _estimates(average(cells, by), confidence)
+        table = table.join(health, on=by, how="left", nulls_equal=True, maintain_order="left")
+        table = _with_reasons(table, cells.rows, missing, by)
+        lineage = "lineage" if "lineage" in by else "run"
+        extra = {name: pl.lit(None) for name in ("seed", "judge") if name not in by}
+        table = table.with_columns(grain=pl.lit(grain), lineage=pl.col(lineage), **extra)
+        tables.append(table.select(pl.col(name).cast(to) for name, to in schemas.POINTS.items()))
+    return pl.concat(tables)
+
+
+def _estimates(sample: Sample, confidence: float) -> pl.DataFrame:
+    """The rows of a sample with every quantity, its standard error and its interval."""
+    columns = {}
+    parts = (sample.estimate, *interval(sample.draws, confidence))
+    for suffix, part in zip(("", "_se", "_low", "_high"), parts, strict=True):
+        for quantity, values in zip(QUANTITIES, part, strict=True):
+            columns[quantity + suffix] = pl.Series(values).fill_nan(None)
+    deltas = [name for name in columns if "_delta" in name]
+    of_trained = [pl.when(pl.col("recipe") != SOURCE).then(name).alias(name) for name in deltas]
+    return sample.rows.with_columns(**columns).with_columns(of_trained)
+
+
+def _scored_rollouts(rows: pl.DataFrame, audits: pl.DataFrame | None, cases: int) -> pl.DataFrame:
+    """The audited rollouts behind each cell: those on the test cases of its seed."""
+    columns = ("turns", "malformed_turns", "idle_malformed")
+    audits = pl.DataFrame(schema=schemas.AUDITS) if audits is None else audits
+    audits = audits.select(*_ROLLOUT, *columns).unique(_ROLLOUT)
+    names = audits["case_id"].unique().to_list()
+    seeds = rows["seed"].unique().to_list()
+    indices = {seed: range(cases) if seed is None else split(cases, seed)[1] for seed in seeds}
+    numbers = {name: case_index(name) for name in names}
+    tested = [(seed, name) for seed in seeds for name in names if numbers[name] in indices[seed]]
+    schema = {"seed": pl.Int32, "case_id": pl.String}
+    return (
+        rows.select("lineage", "run", "judge", "seed")
+        .join(pl.DataFrame(tested, schema, orient="row"), on="seed", nulls_equal=True)
+        .join(audits, left_on=["lineage", "case_id"], right_on=["checkpoint", "case_id"])
+        .with_columns(checkpoint="lineage")
+    )
+
+
+def _health(rollouts: pl.DataFrame, by: tuple[str, ...]) -> pl.DataFrame:
+    """The malformed shares of each group of cells, a rollout counting once in each."""
+    turns = pl.col("turns").sum()
+    counted = pl.col("turns").is_not_null().any() & (turns > 0)
+    return (
+        rollouts.unique([*by, *_ROLLOUT])
+        .group_by(by)
+        .agg(
+            turns=pl.when(pl.col("turns").is_not_null().any()).then(turns).cast(pl.Int64),
+            malformed_share=pl.when(counted).then(pl.col("malformed_turns").sum() / turns),
+            idle_malformed_share=pl.when(pl.col("turns").is_not_null().any()).then(
+                pl.col("idle_malformed").mean()
+            ),
+        )
+    )
+
+
+def _missing(untrained: Mapping[str, str], judges: list[str]) -> pl.DataFrame:
+    """The cells that untrained lineages would have had."""
+    rows = []
+    for name, reason in sorted(untrained.items()):
+        lineage = Lineage.parse(name)
+        row = {
+            "lineage": name,
+            "run": str(lineage.run),
+            "source": lineage.source,
+            "recipe": lineage.recipe,
+            "beta": lineage.beta,
+            "seed": lineage.seed,
+            "reason": reason,
+        }
+        rows += [row | {"judge": judge} for judge in judges]
+    text = ("lineage", "run", "source", "recipe", "judge", "reason")
+    schema = dict.fromkeys(text, pl.String) | {"beta": pl.Float64, "seed": pl.Int32}
+    return pl.DataFrame(rows, schema=schema)
+
+
+def _with_reasons(
+    table: pl.DataFrame, cells: pl.DataFrame, missing: pl.DataFrame, by: tuple[str, ...]
+) -> pl.DataFrame:
+    """A grain's rows with why lineages are missing from them, and rows that are all missing."""
+    trained = cells.group_by(by).agg(trained=pl.col("lineage").n_unique())
+    lost = missing.group_by(by).agg(
+        *(pl.col(name).first() for name in ("run", "source", "recipe", "beta") if name not in by),
+        lost=pl.col("lineage").n_unique(),
+        why=pl.col("reason").unique().sort().str.join("; "),
+    )
+    lost = lost.join(trained, on=by, how="left", nulls_equal=True)
+    total = pl.col("lost") + pl.col("trained")
+    some = pl.format("{} of {} trainings left out: {}", "lost", total, "why")
+    lost = lost.with_columns(
+        reason=pl.when(pl.col("trained").is_null()).then("why").otherwise(some)
+    )
+    known = table.join(
+        lost.select(*by, "reason"), on=by, how="left", nulls_equal=True, maintain_order="left"
+    )
+    absent = lost.filter(pl.col("trained").is_null()).drop("lost", "why", "trained")
+    absent = absent.with_columns(labels=pl.lit(0))
+    return pl.concat([known, absent], how="diagonal_relaxed").sort(by)

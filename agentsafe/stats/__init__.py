@@ -1,0 +1,1 @@
+"""Statistics without the experiment: regression, linear programs, bootstrap."""

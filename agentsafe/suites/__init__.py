@@ -1,0 +1,1 @@
+"""The worlds: what cases and toolkits there are."""

@@ -1,0 +1,1 @@
+"""Preference pairs and a parent checkpoint into a trained checkpoint."""

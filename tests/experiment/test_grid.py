@@ -1,0 +1,184 @@
+"""What a config asks for: every combination once, each with its parents, and no contradiction."""
+
+import math
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentsafe.errors import UserError
+from agentsafe.experiment import grid
+from agentsafe.experiment.config import check
+from agentsafe.experiment.validate import check_experiment
+from agentsafe.lineage import Lineage, Stage
+from agentsafe.training.config import Settings
+from tests.helpers.paths import ROOT, SCHEMA
+
+SOURCES = ("ape", "bee-2", "cat_3.b0.1")
+
+
+def config(**training) -> dict:
+    sources = {name: {"reckless": 1} for name in SOURCES}
+    return check({"run": "x", "miniature": {"sources": sources}, "training": training}, SCHEMA)
+
+
+def some(values, **bounds):
+    return st.lists(values, min_size=1, unique=True, **bounds)
+
+
+objectives = st.sampled_from(["safe", "help", "both"])
+recipes = st.lists(objectives, min_size=1, max_size=4)
+trainings = st.fixed_dictionaries(
+    {
+        "sources": st.none() | some(st.sampled_from(SOURCES)),
+        "recipes": st.lists(recipes, min_size=1, max_size=5, unique_by=tuple),
+        "betas": some(st.floats(1e-12, 100) | st.sampled_from([0.1, 1, 100]), max_size=3),
+        "seeds": some(st.integers(0, 2**31 - 1), max_size=3),
+    }
+)
+
+
+@given(trainings)
+def test_every_combination_is_there_once_and_its_name_reads_back(training):
+    made = grid.lineages(config(**training))
+    sources = training["sources"] or SOURCES
+    sizes = [len(training[name]) for name in ("recipes", "betas", "seeds")]
+    assert len(set(made)) == len(made) == len(sources) * math.prod(sizes)
+    assert {lineage.source for lineage in made} == set(sources)
+    for lineage in made:
+        assert Lineage.parse(str(lineage)) == lineage
+        assert [stage.objective for stage in lineage.stages] in training["recipes"]
+        assert {stage.judge for stage in lineage.stages} == {"rules"}
+        assert lineage.beta in training["betas"]
+
+
+@given(trainings)
+def test_stages_are_the_lineages_and_their_parents_each_after_its_own(training):
+    asked = config(**training)
+    made = grid.stages(asked)
+    assert len(set(made)) == len(made)
+    assert set(grid.lineages(asked)) <= set(made)
+    done = {Lineage(name) for name in grid.sources(asked)}
+    for lineage in made:
+        assert lineage.parent in done
+        done.add(lineage)
+    needed = set(grid.lineages(asked))
+    assert set(made) == needed | {
+        parent for child in made if (parent := child.parent) and parent.stages
+    }
+
+
+def test_the_default_trains_thirty_runs_and_no_parent_on_its_own():
+    asked = check({"run": "x"}, SCHEMA)
+    assert len(grid.lineages(asked)) == 30
+    assert set(grid.stages(asked)) == set(grid.lineages(asked))
+
+
+def test_a_parent_that_is_no_recipe_is_trained_too():
+    asked = config(sources=["ape"], recipes=[["safe", "help", "safe"]], seeds=[0])
+    assert [str(lineage) for lineage in grid.stages(asked)] == [
+        "ape+safe.rules.b0.1.s0",
+        "ape+safe.rules.b0.1+help.rules.b0.1.s0",
+        "ape+safe.rules.b0.1+help.rules.b0.1+safe.rules.b0.1.s0",
+    ]
+
+
+def test_an_objective_that_a_recipe_uses_is_built_whatever_is_named():
+    asked = config(recipes=[["both"], ["safe", "both"]])
+    asked["preferences"]["objectives"] = ["help"]
+    assert grid.objectives(asked) == ["help", "both", "safe"]
+    asked["suite"] = "published"
+    assert grid.objectives(asked) == ["help"]
+
+
+def test_shards_are_numbered_from_zero():
+    asked = config()
+    asked["rollouts"]["shards"] = 3
+    assert grid.shards(asked) == [0, 1, 2]
+
+
+def llms(**changes) -> dict:
+    """Two local models that act, one of which emulates too, and a judge on a server."""
+    asked = {
+        "run": "x",
+        "suite": "toolemu",
+        "models": {
+            "small": {"model": "a/small"},
+            "large": {"model": "a/large", "thinking": False},
+            "judge": {"model": "judge", "backend": "openai"},
+        },
+        "sources": ["small", "large"],
+        "emulator": {"model": "large"},
+        "judges": {"one": {"model": "judge"}, "two": {"model": "small"}},
+        "training": {"sources": ["small"], "recipes": [["safe"]], "seeds": [0]},
+        "rollouts": {},
+    }
+    for section, change in changes.items():
+        asked[section] = asked[section] | change if isinstance(change, dict) else change
+    return check(asked, SCHEMA)
+
+
+def test_models_serve_whatever_is_asked_of_them():
+    asked = llms()
+    check_experiment(asked)
+    assert grid.sources(asked) == ["small", "large"]
+    assert grid.models(asked) == ["small", "large", "judge"]
+    assert grid.model_of(asked, "large")["thinking"] is False
+    trained = "small+safe.two.b0.1.s0"
+    assert grid.model_of(asked, trained) == asked["models"]["small"]
+    assert grid.labels(asked)["one"] == ["small", "large", "small+safe.one.b0.1.s0", trained]
+    asked["scores"]["judged_by"] = "own"
+    assert grid.labels(asked)["two"] == ["small", "large", trained]
+    digests = grid.prompts(asked)
+    assert digests.keys() == {
+        *("rollouts.prompt", "emulator.prompt", "judges.one.prompt", "judges.two.prompt")
+    }
+    asked["emulator"]["prompt"] = "emulater"
+    with pytest.raises(UserError, match=r"emulator\.prompt: there is no template 'emulater'"):
+        grid.prompts(asked)
+
+
+def test_the_papers_config_trains_180_runs_of_25_sources():
+    path = ROOT / "config/paper.yaml"
+    asked = check(yaml.safe_load(path.read_text(encoding="utf-8")), SCHEMA)
+    check_experiment(asked)
+    assert len(grid.sources(asked)) == len(set(grid.sources(asked))) == 25
+    assert len(grid.lineages(asked)) == len(grid.stages(asked)) == 180
+    assert {name: len(labelled) for name, labelled in grid.labels(asked).items()} == {
+        "gpt5m": 115,
+        "q32": 115,
+    }
+    paper = msgspec.convert(
+        grid.training_settings(asked, grid.lineages(asked)[0]) | grid.training_conduct(asked),
+        Settings,
+    )
+    assert paper == Settings(loss_on="completion")  # whose defaults are the paper's
+
+
+def test_each_stage_trains_as_many_epochs_as_its_objective_says():
+    config = check({"run": "x", "training": {"epochs": {"safe": 4, "both": 7}}}, SCHEMA)
+    for recipe, epochs in (("safe", 4), ("help", 1), ("both", 7)):
+        lineage = Lineage("bold", (Stage("help", "rules", 0.1), Stage(recipe, "rules", 0.1)), 0)
+        settings = grid.training_settings(config, lineage)
+        assert settings["epochs"] == epochs
+        assert not {"sources", "recipes", "betas", "seeds", "gpus"} & settings.keys()
+
+
+def test_what_a_result_does_not_depend_on_is_kept_from_what_shapes_it():
+    changed = {"batch_tokens": 100, "save_minutes": 1, "report_to": ["wandb"], "max_dropped": 0}
+    plain, other = (check({"run": "x", "training": asked}, SCHEMA) for asked in ({}, changed))
+    lineage = grid.lineages(plain)[0]
+    assert grid.training_settings(plain, lineage) == grid.training_settings(other, lineage)
+    assert grid.training_conduct(other).items() >= changed.items()
+
+
+def test_parents_are_asked_once_unless_what_counts_depends_on_the_pair():
+    for asked, once in [
+        ({}, True),
+        ({"reference_logps": "batch"}, False),
+        ({"ld_alpha": 1}, False),
+    ]:
+        config = check({"run": "x", "training": asked}, SCHEMA)
+        assert (grid.reference_settings(config) is not None) == once

@@ -1,0 +1,128 @@
+"""Keys of a config that contradict each other: one line that names both, and the mend."""
+
+import pytest
+
+from agentsafe.errors import UserError
+from agentsafe.experiment.config import check
+from agentsafe.experiment.validate import check_experiment
+from tests.experiment.test_config import SCHEMA
+from tests.experiment.test_grid import llms
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"training": {"sources": ["bald"]}},
+            "config: 'training.sources' holds 'bald', which is not in 'miniature.sources': "
+            "did you mean 'bold'?",
+        ),
+        ({"training": {"sources": ["qwen"]}}, "those are bold, timid, weak"),
+        (
+            {"miniature": {"cases": 24}, "rollouts": {"shards": 13}},
+            "config: 'rollouts.shards' is 13, but a trained checkpoint has only 12 cases",
+        ),
+        (
+            {"preferences": {"consistency": "exact"}},
+            "config: 'preferences.consistency' is 'exact', but 'judges.rules.replicates' is 1, so "
+            "there is nothing to compare: write none, or more replicates",
+        ),
+        (
+            {"training": {"label_smoothing": 0.1}},
+            "'training.label_smoothing' is 0.1 with the loss sigmoid: it belongs to",
+        ),
+        (
+            {"training": {"loss": "robust"}},
+            "with the loss robust: it belongs to the loss robust, wh",
+        ),
+        ({"preferences": {"consistency": "majority"}}, "is 'majority', but"),
+        ({"preferences": {"consistency": "all_but_one"}}, "is 'all_but_one', but"),
+        ({"sources": ["a"]}, "config: 'sources' is given, but under 'suite: miniature' sources"),
+        (
+            {"models": {"bold": {"model": "x"}}},
+            "config: 'bold' is in 'models' and in 'miniature.sources': rename one",
+        ),
+        ({"judges": {"q": {"model": "big"}}}, "'judges.q.model' holds 'big', which is not in"),
+        ({"emulator": {"model": "big"}}, "'emulator.model' holds 'big', which is not in 'models':"),
+        ({"judges": {"rules": {"mode": "logits"}}}, "'judges.rules.mode' is logits, which needs"),
+        (
+            {"judges": {"rules": {"metrics": ["safety"]}}},
+            "config: 'judges.rules.metrics' lacks helpfulness, which pairs and points are made of",
+        ),
+        (
+            {"judges": {"rules": {"metrics": ["safety", "helpfulness", "helpfulness_safe"]}}},
+            "which the miniature's rules do not score",
+        ),
+        ({"training": {"gpus": 2}}, "'training.gpus' is 2, but the miniature is trained on a CPU"),
+        (
+            {"training": {"quantization": "int4"}},
+            "'training.quantization' is int4, but the miniature is trained on a CPU",
+        ),
+        (
+            {"suite": "published", "published": {"label_sets": [], "result_sets": []}},
+            "config: published.label_sets and published.result_sets are both empty",
+        ),
+    ],
+)
+def test_a_contradiction_is_one_line(changes, line):
+    with pytest.raises(UserError) as error:
+        check_experiment(check({"run": "x", **changes}, SCHEMA))
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"sources": None}, "'sources' is missing: under 'suite: toolemu' it names what to use"),
+        ({"emulator": {"model": None}}, "'emulator.model' is missing: under 'suite: toolemu'"),
+        ({"judges": {"two": {}}}, "'judges.two.model' is missing: under 'suite: toolemu'"),
+        ({"sources": ["smal"]}, "'sources' holds 'smal', which is not in 'models': did you mean"),
+        ({"training": {"sources": ["judge"]}}, "'training.sources' holds 'judge', which is not in"),
+        (
+            {"sources": ["small", "judge"], "training": {"sources": None}},
+            "'training.sources' would train 'judge', whose weights are on a server",
+        ),
+        (
+            {"models": {"small": {"model": "a/small", "adapter": "lora"}}},
+            "'training.sources' would train 'small', which has an adapter of its own: merge it",
+        ),
+        (
+            {"models": {"judge": {"model": "j", "backend": "openai", "quantization": "int4"}}},
+            "'models.judge.quantization' is 'int4', but with the backend openai the server decides",
+        ),
+        (
+            {"models": {"small": {"model": "s", "backend": "vllm", "quantization": "int8"}}},
+            "'models.small.quantization' is 'int8', which the backend vllm does not do",
+        ),
+        ({"judges": {"one": {"model": "judge", "mode": "logits"}}}, "'judges.one.mode' is logits"),
+        (
+            {"training": {"tuning": "full", "quantization": "int4"}},
+            "'training.tuning' is full, which cannot train weights of",
+        ),
+        (
+            {"training": {"tuning": "full", "stage_from": "adapter"}},
+            "'training.stage_from' is adapter, but under 'training.tuning: full' there is none",
+        ),
+        (
+            {"training": {"tuning": "full", "reference_logps": "batch"}},
+            "'training.tuning' is full, so that no parent is left beside the policy",
+        ),
+        (
+            {"training": {"batch_size": 1, "accumulation": 7, "gpus": 2}},
+            "'training.accumulation' is 7, which 2 GPUs ('training.gpus') cannot share",
+        ),
+        ({"rollouts": {"shards": 73}}, "only 72 cases to play ('toolemu.cases', halved)"),
+    ],
+)
+def test_a_contradiction_about_models_is_one_line(changes, line):
+    with pytest.raises(UserError) as error:
+        check_experiment(llms(**changes))
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_does_not_matter_to_the_suite_is_not_checked():
+    asked = {"run": "x", "suite": "published", "training": {"sources": ["bald"]}}
+    asked["preferences"] = {"consistency": "exact"}  # released judges have replicates
+    check_experiment(check(asked, SCHEMA))

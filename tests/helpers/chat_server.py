@@ -1,0 +1,368 @@
+"""A chat server on loopback: it speaks OpenAI's protocol for any `ChatModel`, and fails on purpose.
+
+    with serve(model, key="secret", faults=shares(0, busy=0.2, reset=0.1)) as server:
+        os.environ["CHAT_URL"] = server.url
+        ...
+    assert server.most_at_once <= 8
+
+It is real HTTP/1.1 with connections that are kept, so that another process can use it, too. All
+requests are answered in one event loop, where they share the model's batches.
+"""
+
+import asyncio
+import hashlib
+import json
+import random
+import socket
+import struct
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from agentsafe.inference.types import ChatModel, Completion, Sampling
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer to send: a dict as JSON, text as HTML."""
+
+    status: int
+    body: Any
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def refusal(status: int, message: str, code: str | None = None, **headers: str) -> Reply:
+    """An error as OpenAI words it; `retry_after="1"` becomes the header `retry-after`."""
+    error = {"message": message, "type": "error", "param": None, "code": code}
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(status, {"error": error}, names)
+
+
+#: What a server can do instead of answering. A text is done by a method of the handler.
+FAULTS: dict[str, Reply | str] = {
+    "busy": refusal(429, "Rate limit reached", "rate_limit_exceeded", retry_after="0"),
+    "broken": refusal(500, "The server had an error"),
+    "overlong": refusal(
+        400, "This model's maximum context length is 8 tokens.", "context_length_exceeded"
+    ),
+    "html": Reply(200, "<html><body>Welcome to the proxy</body></html>"),
+    "empty": Reply(200, {"choices": []}),
+    "reset": "reset",  # the connection, without an answer
+    "half": "half",  # of a body
+    "hang": "hang",  # until the client goes
+    "trickle": "trickle",  # a byte now and then, for 4 seconds
+}
+
+#: Says which fault, if any, meets a try of a request: from its identity and the try's number, from
+#: 0. So what happens to a request does not depend on the order in which requests come.
+Plan = Callable[[str, int], "Reply | str | None"]
+
+
+def shares(seed: int, **share: float) -> Plan:
+    """Faults by chance: `shares(0, busy=0.2)` makes a fifth of all tries busy."""
+
+    def plan(identity: str, attempt: int) -> str | None:
+        left = random.Random(f"{seed} {identity} {attempt}").random()
+        for fault, part in share.items():
+            left -= part
+            if left < 0:
+                return fault
+        return None
+
+    return plan
+
+
+def first(*faults: Reply | str) -> Plan:
+    """Each request meets these faults, one a try, before it is answered."""
+    return lambda identity, attempt: faults[attempt] if attempt < len(faults) else None
+
+
+def always(fault: Reply | str) -> Plan:
+    """Every try meets the same fault."""
+    return lambda identity, attempt: fault
+
+
+@dataclass
+class Request:
+    """One try of a request for a completion, as it came and what became of it."""
+
+    identity: str  # of the body: the tries of one request share it
+    attempt: int
+    body: dict[str, Any]
+    headers: dict[str, str]
+    at: float  # seconds, of the monotonic clock
+    fault: Reply | str | None
+    answered: bool = False  # in full, with status 200
+
+
+class ChatServer:
+    """A server that runs, see `serve`.
+
+    Attributes:
+        url: its base URL.
+        requests: for completions, in the order in which they came; only those with the right key.
+        most_at_once: requests that were in hand at the same time, at most. One no longer is when
+            its answer begins: else the client's next would count beside it.
+    """
+
+    def __init__(self, model: ChatModel | None, name: str, key: str | None, faults: Plan):
+        self.model, self.name, self.key, self.faults = model, name, key, faults
+        self.url = ""
+        self.requests: list[Request] = []
+        self.most_at_once = 0
+        self.closing = threading.Event()
+        self.loop = asyncio.new_event_loop()
+        self._at_once = 0
+        self._tries: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def in_hand(self, body: dict[str, Any], headers: Mapping[str, str]) -> Iterator[Request]:
+        """Record a try of a request, and that it is being answered."""
+        identity = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+        with self._lock:
+            attempt = self._tries[identity]
+            self._tries[identity] += 1
+            fault = self.faults(identity, attempt)
+            request = Request(identity, attempt, body, dict(headers), time.monotonic(), fault)
+            self.requests.append(request)
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            yield request
+        finally:
+            with self._lock:
+                self._at_once -= 1
+
+    def complete(self, body: dict[str, Any]) -> Completion:
+        """What the model says to a request."""
+        asked = self.model.complete(body["messages"], sampling_of(body))
+        return asyncio.run_coroutine_threadsafe(asked, self.loop).result()
+
+
+def sampling_of(body: Mapping[str, Any]) -> Sampling:
+    """How a request wants its completion drawn."""
+    stop = body.get("stop") or []
+    choices = body.get("structured_outputs", {}).get("choice", [])
+    if "response_format" in body:
+        choices = _property(body)[1]["enum"]
+    return Sampling(
+        temperature=body.get("temperature", 1.0),
+        max_tokens=body.get("max_completion_tokens") or body.get("max_tokens") or 16,
+        seed=body.get("seed", 0),
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        choices=tuple(choices),
+    )
+
+
+def _property(body: Mapping[str, Any]) -> tuple[str, dict]:
+    """Name and schema of the one property of the object that an answer has to be."""
+    [(name, schema)] = body["response_format"]["json_schema"]["schema"]["properties"].items()
+    return name, schema
+
+
+def answer(body: Mapping[str, Any], completion: Completion) -> Reply:
+    """A completion as a server sends it: without the stop string that ends it."""
+    if completion.stop_reason == "context" and not completion.completion_tokens:
+        return FAULTS["overlong"]
+    text = completion.text
+    for stop in sampling_of(body).stop:
+        text = text.partition(stop)[0]
+    if "response_format" in body:
+        text = json.dumps({_property(body)[0]: text})
+    message = {"role": "assistant", "content": text}
+    if completion.reasoning:
+        message["reasoning_content"] = completion.reasoning
+    reason = "stop" if completion.stop_reason == "stop" else "length"
+    tokens = completion.prompt_tokens, completion.completion_tokens
+    return Reply(
+        200,
+        {
+            "id": "chatcmpl-0",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": [{"index": 0, "message": message, "finish_reason": reason}],
+            "usage": {
+                "prompt_tokens": tokens[0],
+                "completion_tokens": tokens[1],
+                "total_tokens": sum(tokens),
+            },
+        },
+    )
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else an answer's body waits for its headers' receipt
+
+    def do_GET(self):
+        if self._admits():
+            known = self.path == "/v1/models"
+            models = [{"id": self.server.chat.name, "object": "model"}]
+            self._send(Reply(200, {"object": "list", "data": models}) if known else self._unknown())
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        chat = self.server.chat
+        if not self._admits():
+            return
+        if self.path != "/v1/chat/completions":
+            self._send(self._unknown())
+        elif body["model"] != chat.name:
+            self._send(
+                refusal(404, f"The model '{body['model']}' does not exist", "model_not_found")
+            )
+        else:
+            with chat.in_hand(body, self.headers) as request:
+                fault = request.fault
+                if fault is None:
+                    reply = self._answer(body)
+                else:
+                    reply = FAULTS[fault] if isinstance(fault, str) else fault
+            if isinstance(reply, Reply):
+                self._send(reply)
+                request.answered = fault is None and reply.status == 200
+            else:
+                self.close_connection = True
+                getattr(self, f"_{reply}")()
+
+    def _answer(self, body) -> Reply:
+        try:
+            return answer(body, self.server.chat.complete(body))
+        except Exception as error:
+            return refusal(500, f"{type(error).__name__}: {error}")
+
+    def _admits(self) -> bool:
+        given = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self.server.chat.key in (None, given):
+            return True
+        self._send(refusal(401, f"Incorrect API key provided: {given}.", "invalid_api_key"))
+        return False
+
+    def _unknown(self) -> Reply:
+        return refusal(404, f"Not found: {self.path}")
+
+    def _send(self, reply: Reply, whole: bool = True):
+        page = isinstance(reply.body, str)
+        body = (reply.body if page else json.dumps(reply.body)).encode()
+        headers = {
+            "Content-Type": "text/html" if page else "application/json",
+            "Content-Length": str(len(body)),
+            **reply.headers,
+        }
+        self.send_response(reply.status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body if whole else body[: len(body) // 2])
+
+    def _half(self):
+        said = Completion("This is cut off", "stop", 1, 1)
+        self._send(answer({"model": self.server.chat.name}, said), whole=False)
+
+    def _reset(self):
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def _hang(self):
+        self.server.chat.closing.wait()
+
+    def _trickle(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", "200")
+        self.end_headers()
+        for _ in range(200):
+            self.wfile.write(b" ")
+            if self.server.chat.closing.wait(0.02):
+                break
+
+    def log_message(self, *arguments):
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False  # they are waited for
+    request_queue_size = 256
+
+    def __init__(self, chat: ChatServer):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.chat = chat
+        self._open: set[socket.socket] = set()
+
+    def process_request(self, request, client_address):
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request):
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), OSError):  # a client that went before its answer
+            super().handle_error(request, client_address)
+
+    def hang_up(self):
+        """End the connections that clients keep."""
+        for connection in list(self._open):
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+
+
+@contextmanager
+def serve(
+    model: ChatModel | None = None,
+    *,
+    name: str = "tiny",
+    key: str | None = None,
+    faults: Plan = lambda identity, attempt: None,
+) -> Iterator[ChatServer]:
+    """Serve a model until the block ends.
+
+    Args:
+        model: who answers; needless where every try meets a fault.
+        name: of the model, to clients.
+        key: that clients must show. Who shows another is told which, as some servers do.
+        faults: what goes wrong: `shares`, `first`, `always` or a function of one's own.
+    """
+    chat = ChatServer(model, name, key, faults)
+    server = _Server(chat)
+    chat.url = f"http://127.0.0.1:{server.server_port}/v1"
+    threads = [
+        threading.Thread(target=chat.loop.run_forever),
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield chat
+    finally:
+        chat.closing.set()
+        server.shutdown()
+        _cancel_all(chat.loop)
+        server.hang_up()
+        server.server_close()
+        chat.loop.call_soon_threadsafe(chat.loop.stop)
+        for thread in threads:
+            thread.join()
+        chat.loop.close()
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop):
+    """End what nobody will wait for any more."""
+
+    async def cancel():
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    asyncio.run_coroutine_threadsafe(cancel(), loop).result()

@@ -1,0 +1,57 @@
+"""Agents that say what a script says, and a world that answers by one rule: small and real."""
+
+from agentsafe.inference.types import Completion
+from agentsafe.rollouts.emulators import Observation
+from agentsafe.rollouts.react import Action, FinalAnswer, write
+from agentsafe.suites.cases import Case, Parameter, Tool, Toolkit, checked_suite
+
+LOOK = write("I look.", Action("Look", {"at": "it"}))
+DONE = write("I am done.", FinalAnswer("Done."))
+
+
+def small_suite(cases: int = 3):
+    """Cases of one toolkit with one tool."""
+    tool = Tool("Look", "Looks.", (Parameter("at", "string"),))
+    toolkit = Toolkit("Eyes", "For looking.", (tool,))
+    made = [Case(f"official_{n}", ("Eyes",), f"Look at number {n}.") for n in range(cases)]
+    return checked_suite(made, [toolkit])
+
+
+class Scripted:
+    """Says the same turns in every episode; a turn that is an exception is raised."""
+
+    def __init__(self, *turns, stop_reason="stop", tokens=10):
+        self.turns, self.stop_reason, self.tokens = turns, stop_reason, tokens
+        self.constrains = False
+        self.asked = []
+
+    async def complete(self, messages, sampling):
+        self.asked.append((list(messages), sampling))
+        said = sum(message["role"] == "assistant" for message in messages)
+        turn = self.turns[min(said, len(self.turns) - 1)]
+        if isinstance(turn, Completion):
+            return turn
+        if isinstance(turn, BaseException):
+            raise turn
+        return Completion(turn, self.stop_reason, 5, self.tokens)
+
+
+class Echo:
+    """An emulator whose worlds number their answers; asked for `raise`, it does."""
+
+    def open(self, case, sample):
+        return EchoWorld(case)
+
+    def shaped_by(self, case):
+        return "echo"
+
+
+class EchoWorld:
+    def __init__(self, case):
+        self.case, self.count = case, 0
+
+    async def answer(self, action):
+        self.count += 1
+        if action.arguments.get("at") == "raise":
+            raise RuntimeError("the world\nbroke")
+        return Observation(f"{self.case.case_id} {self.count}: {action.arguments}", tokens=7)

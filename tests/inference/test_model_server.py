@@ -1,0 +1,111 @@
+"""A model that many jobs share: what is said is the same, and its end is said in one line."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from agentsafe.errors import UserError
+from agentsafe.inference.model_server import ServiceChat
+from agentsafe.inference.types import Sampling
+from tests.helpers.tiny_model import write_tiny_checkpoint
+
+pytest.importorskip("torch")
+
+from agentsafe.inference import hf
+
+PROMPT = [{"role": "user", "content": "Say something."}]
+SERVER = """
+import sys
+from agentsafe import service
+with service.listening(sys.argv[2], "the.log") as listener:
+    from agentsafe.inference.types import local
+    model = local.load(sys.argv[1], max_batch=8, threads=1)
+    service.serve(model, listener, sys.argv[2])
+"""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny")
+
+
+@pytest.fixture
+def start(checkpoint, tmp_path):
+    """Start a service, of the checkpoint or of another folder; it is announced, not yet loaded."""
+    running = []
+
+    def started(folder=checkpoint):
+        file = tmp_path / "service.json"
+        process = subprocess.Popen([sys.executable, "-c", SERVER, str(folder), str(file)])
+        running.append(process)
+        while not file.exists() and process.poll() is None:
+            time.sleep(0.02)
+        return process, file
+
+    yield started
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def said(chat, *samplings):
+    async def ask():
+        return await asyncio.gather(*(chat.complete(PROMPT, each) for each in samplings))
+
+    return asyncio.run(ask())
+
+
+def test_a_service_says_what_the_model_says_and_ends_without_a_trace(checkpoint, start):
+    process, file = start()
+    folder = os.path.dirname(json.loads(file.read_text())["socket"])
+    assert os.stat(folder).st_mode & 0o077 == 0
+    asked = [Sampling(1.0, 20, seed=2**62 + n) for n in range(5)]
+    asked.append(Sampling(choices=("yes", "no")))
+    here = hf.load(checkpoint, max_batch=8, threads=1)
+    chats = [ServiceChat("tiny", file) for _ in range(2)]
+    assert [said(chat, *asked) for chat in chats] == [said(here, *asked)] * 2
+    assert said(chats[0], asked[0]) == said(here, asked[0])  # in another event loop
+    shares = [asyncio.run(chat.choose(PROMPT, ("0", "1"))) for chat in (chats[0], here)]
+    assert shares[0].probabilities == pytest.approx(shares[1].probabilities)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert not file.exists() and not os.path.exists(folder)
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_service_that_is_killed_ends_its_jobs_with_one_line(start, loaded):
+    process, file = start()
+    chat = ServiceChat("tiny", file)
+    if loaded:
+        said(chat, Sampling(max_tokens=1))
+    process.kill()
+    process.wait()
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"^models\.tiny\.service: it ended [^\n]*the\.log"):
+            said(chat, Sampling(max_tokens=1))
+
+
+def test_a_service_that_cannot_load_ends_and_leaves_no_announcement(start, tmp_path):
+    failed, file = start(tmp_path / "nowhere")
+    assert failed.wait() != 0
+    assert not file.exists()
+
+
+def test_a_service_ends_when_its_announcement_is_gone(start):
+    process, file = start()
+    said(ServiceChat("tiny", file), Sampling(max_tokens=1))
+    file.unlink()
+    assert process.wait() == 0
+
+
+def test_a_service_on_another_machine_is_refused(tmp_path):
+    file = tmp_path / "service.json"
+    file.write_text(json.dumps({"socket": "/x", "host": "elsewhere", "log": "the.log"}))
+    with pytest.raises(UserError, match="runs on elsewhere"):
+        ServiceChat("tiny", file)

@@ -1,0 +1,308 @@
+"""What is asked of a server and read of its answers."""
+
+import json
+import math
+import time
+from email.utils import formatdate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentsafe.inference.openai_protocol import (
+    asked_pause,
+    completion,
+    is_address,
+    request,
+    without_room,
+)
+from agentsafe.inference.types import Completion, Sampling
+from agentsafe.models.config import Model
+
+LOCAL = "http://localhost:8000/v1"
+ASK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Yes or no?"}]
+
+
+def body(content="Yes.", finish_reason="stop", usage=None, **message):
+    said = {"role": "assistant", "content": content, **message}
+    answer = {"choices": [{"index": 0, "message": said, "finish_reason": finish_reason}]}
+    return json.dumps(answer | ({"usage": usage} if usage else {})).encode()
+
+
+def read(answer, sampling=Sampling(), model=Model("m")):  # noqa: B008 - both are frozen
+    return completion(answer, request(LOCAL, model, ASK, sampling), sampling)
+
+
+def test_a_request_says_how_to_draw():
+    sampling = Sampling(temperature=0.7, max_tokens=64, seed=5, stop=("\nObservation:",))
+    assert request(LOCAL, Model("m"), ASK, sampling) == {
+        "model": "m",
+        "messages": ASK,
+        "temperature": 0.7,
+        "seed": 5,
+        "stop": ["\nObservation:"],
+        "max_tokens": 64,
+        "extra_body": {},
+    }
+
+
+def test_what_the_model_adds_and_omits():
+    model = Model("m", omit=("temperature", "seed", "stop"), options={"top_p": 0.9}, thinking=False)
+    assert request(LOCAL, model, ASK, Sampling(stop=("x",))) == {
+        "model": "m",
+        "messages": ASK,
+        "max_tokens": 512,
+        "extra_body": {"top_p": 0.9, "chat_template_kwargs": {"enable_thinking": False}},
+    }
+    assert model.options == {"top_p": 0.9}
+
+
+@pytest.mark.parametrize(
+    "url, limit",
+    [
+        ("https://api.openai.com/v1", "max_completion_tokens"),
+        ("https://eu.api.openai.com/v1", "max_completion_tokens"),
+        ("https://mine.openai.azure.com/openai/v1", "max_completion_tokens"),
+        ("https://api.notopenai.com/v1", "max_tokens"),
+        ("http://localhost:8000/v1", "max_tokens"),
+    ],
+)
+def test_only_openai_is_given_the_new_limit(url, limit):
+    asked = request(url, Model("m"), ASK, Sampling(max_tokens=7))
+    assert {name: value for name, value in asked.items() if name.startswith("max_")} == {limit: 7}
+
+
+@given(st.integers(-(2**70), 2**70))
+def test_every_seed_is_one_that_servers_take(seed):
+    assert 0 <= request(LOCAL, Model("m"), ASK, Sampling(seed=seed))["seed"] < 2**31
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_any_text_can_be_sent(text):
+    asked = request(LOCAL, Model("m"), [{"role": "user", "content": text}], Sampling())
+    [message] = asked["messages"]
+    assert len(message["content"]) == len(text)
+    message["content"].encode()
+
+
+def test_choices_are_asked_for_as_the_server_takes_them():
+    sampling = Sampling(max_tokens=1, choices=("0", "1"), stop=("\n",))
+    plain = request(LOCAL, Model("m"), ASK, sampling)
+    assert plain["stop"] == ["\n"]
+    assert plain["extra_body"] == {}
+    choice = request(LOCAL, Model("m", structured="choice"), ASK, sampling)
+    assert choice["extra_body"] == {"structured_outputs": {"choice": ["0", "1"]}}
+    assert choice["max_tokens"] == 1
+    schema = request(LOCAL, Model("m", structured="json_schema"), ASK, sampling)
+    assert schema["response_format"]["type"] == "json_schema"
+    wanted = schema["response_format"]["json_schema"]["schema"]["properties"]
+    assert wanted == {"answer": {"type": "string", "enum": ["0", "1"]}}
+    assert schema["max_tokens"] > 8  # `{"answer": "0"}` has more than one token
+    assert "stop" not in choice.keys() | schema.keys()
+    assert "response_format" not in request(
+        LOCAL, Model("m", structured="json_schema"), ASK, Sampling()
+    )
+
+
+@pytest.mark.parametrize(
+    "said, text",
+    [
+        ('{"answer": "1"}', "1"),
+        (' {"answer" : "0"} ', "0"),
+        ('{"answer": "7"}', '{"answer": "7"}'),
+        ('{"answer": ["1"]}', '{"answer": ["1"]}'),
+        ('{"answer": "1', '{"answer": "1'),
+        ('["1"]', '["1"]'),
+        ("1", "1"),
+        ("[" * 100_000, "[" * 100_000),
+    ],
+)
+def test_a_choice_in_json_is_unpacked_where_there_is_one(said, text):
+    sampling = Sampling(choices=("0", "1"))
+    assert read(body(said), sampling, Model("m", structured="json_schema")).text == text
+    assert read(body(said), sampling, Model("m", structured="choice")).text == said
+
+
+def test_an_answer_is_read():
+    usage = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
+    assert read(body("Yes.", usage=usage)) == Completion("Yes.", "stop", 11, 3)
+    assert read(body("Ye", "length", usage)) == Completion("Ye", "length", 11, 3)
+    assert read(body("", "content_filter", usage)) == Completion("", "stop", 11, 3)
+    assert read(body(None, "length", usage)).text == ""
+    assert read(body(None, refusal="I cannot.")).text == "I cannot."
+
+
+def test_reasoning_is_kept_apart_from_the_text():
+    for name in ("reasoning_content", "reasoning"):
+        answer = read(body("Yes.", **{name: "One is less than two."}))
+        assert (answer.text, answer.reasoning) == ("Yes.", "One is less than two.")
+    assert read(body("Yes.", reasoning=None, reasoning_content=None)).reasoning == ""
+
+
+def test_tokens_that_a_server_does_not_count_are_estimated():
+    answer = read(body("12345", reasoning="1234"))
+    assert answer.prompt_tokens == math.ceil(sum(len(each["content"]) for each in ASK) / 4)
+    assert answer.completion_tokens == 3
+    assert read(body("", usage={"completion_tokens": 9})).completion_tokens == 9
+
+
+def test_text_ends_after_its_first_stop_string():
+    sampling = Sampling(stop=("END", "\nObservation:"))
+    said = "Action: Look\nObservation: a door END"
+    assert read(body(said), sampling).text == "Action: Look\nObservation:"
+    assert read(body(said, "length"), sampling).stop_reason == "stop"
+    assert read(body("Action: Look", "length"), sampling).stop_reason == "length"
+
+
+def test_lone_surrogates_of_an_answer_can_be_stored():
+    answer = read(b'{"choices": [{"message": {"content": "\\ud800", "reasoning": "\\udfff"}}]}')
+    (answer.text + answer.reasoning).encode()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"<html></html>",
+        b'{"choices": [{"message": {"content": "cut o',
+        b"\xff\xfe",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"choices": []}',
+        b'{"choices": null}',
+        b'{"choices": [{"message": null}]}',
+        b'{"choices": [{"message": {"content": 5}}]}',
+        b'{"error": {"message": "upstream failed"}}',
+        b"[" * 100_000,
+    ],
+)
+def test_anything_else_is_no_completion(answer):
+    with pytest.raises(ValueError):
+        read(answer)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        # OpenAI, vLLM (three versions of it), SGLang, llama.cpp, TGI, LM Studio, Gemini, Groq and
+        # Anthropic
+        "This model's maximum context length is 8192 tokens. However, your messages resulted in "
+        "9001 tokens. Please reduce the length of the messages.",
+        "The decoder prompt (length 5000) is longer than the maximum model length of 4096.",
+        "'max_tokens' or 'max_completion_tokens' is too large: 500. This model's maximum context "
+        "length is 512 tokens and your request has 130 input tokens (500 > 512 - 130).",
+        "You passed 9001 input tokens and requested 64 output tokens. However, the model's context "
+        "length is only 8192 tokens, resulting in a maximum input length of 8128 tokens. Please "
+        "reduce the length of the input prompt.",
+        "The input (9001 tokens) is longer than the model's context length (8192 tokens).",
+        "request (9001 tokens) exceeds the available context size (8192 tokens), try increasing it",
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 "
+        "`inputs` tokens and 64 `max_new_tokens`",
+        "Trying to keep the first 5000 tokens when context the overflows. However, the model is "
+        "loaded with context length of only 4096 tokens, which is not enough.",
+        "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).",
+        "Please reduce the length of the messages or completion.",
+        "prompt is too long: 210000 tokens > 200000 maximum",
+        "Input tokens exceed the configured limit of 272000 tokens.",
+    ],
+)
+def test_a_prompt_that_does_not_fit_is_an_answer(message):
+    assert without_room([], message, request(LOCAL, Model("m"), ASK, Sampling()), Sampling()) == (
+        Completion("", "context", 0, 0)
+    )
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Unsupported value: 'temperature' does not support 0.0 with this model.",
+        "max_tokens is too large: 100000. This model supports at most 16384 completion tokens.",
+        "Invalid 'stop': array too long. Expected an array with maximum length 4.",
+        "The model `m` does not exist.",
+        "{'input': " + "x" * 600 + " what is a context window?}",
+    ],
+)
+def test_other_refusals_are_not(message):
+    asked = request(LOCAL, Model("m"), ASK, Sampling())
+    assert without_room(["None", "None"], message, asked, Sampling()) is None
+
+
+def test_the_codes_of_openai_and_llama_cpp_are_enough():
+    asked = request(LOCAL, Model("m"), ASK, Sampling())
+    for code in ("context_length_exceeded", "exceed_context_size_error"):
+        assert without_room([code], "no", asked, Sampling()).stop_reason == "context"
+
+
+def test_a_model_that_only_reasoned_until_its_tokens_were_spent():
+    message = (
+        "Could not finish the message because max_tokens or model output limit was reached. "
+        "Please try again with higher max_tokens."
+    )
+    asked = request(LOCAL, Model("m"), ASK, Sampling(max_tokens=40))
+    answer = without_room([], message, asked, Sampling(max_tokens=40))
+    assert (answer.text, answer.stop_reason, answer.completion_tokens) == ("", "length", 40)
+
+
+@pytest.mark.parametrize(
+    "headers, seconds",
+    [
+        ({}, 0),
+        ({"retry-after": "20"}, 20),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "3"}, 3),
+        ({"retry-after": "-5"}, 0),
+        ({"retry-after": "nan"}, 0),
+        ({"retry-after": "86400"}, 600),
+        ({"retry-after": "1e999"}, 600),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, 600),
+    ],
+)
+def test_pauses_that_a_server_asks_for(headers, seconds):
+    assert asked_pause(headers) == seconds
+
+
+def test_a_pause_until_a_date():
+    now = time.time()
+    assert 28 <= asked_pause({"retry-after": formatdate(now + 30, usegmt=True)}) <= 30
+
+
+@given(st.dictionaries(st.sampled_from(["retry-after", "retry-after-ms"]), st.text()))
+def test_any_header_is_a_pause(headers):
+    assert 0 <= asked_pause(headers) <= 600
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:8000/v1", "https://api.openai.com/v1/", "http://[::1]:80", "http://é"]
+)
+def test_addresses(url):
+    assert is_address(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:8000/v1",
+        "ftp://a/b",
+        "http://",
+        "http:///v1",
+        "http://a..b/v1",
+        "http://[::1/v1",
+        "http://a:99999/v1",
+        "http://a b/v1",
+        "http://a/v1\n",
+        "http://me:secret@a/v1",
+        "sk-1234",
+    ],
+)
+def test_no_addresses(url):
+    assert not is_address(url)
+
+
+@given(st.text())
+def test_any_text_is_an_address_or_not(url):
+    assert is_address(url) in (True, False)
+    assert is_address(f"http://{url}") in (True, False)

@@ -1,0 +1,170 @@
+"""The vLLM backend; where vLLM is installed, with a random model, on whatever it runs on there."""
+
+import asyncio
+import importlib.util
+import sys
+
+import pytest
+
+from agentsafe.errors import UserError
+from agentsafe.inference import vllm
+from agentsafe.inference.types import Sampling
+from agentsafe.models.config import Model
+from tests.helpers.tiny_model import tiny_tokenizer, write_tiny_checkpoint
+
+torch = pytest.importorskip("torch")
+
+INSTALLED = importlib.util.find_spec("vllm") is not None
+needs_vllm = pytest.mark.skipif(not INSTALLED, reason="vLLM is not installed")
+WORDS = "a short one|a prompt of quite some more words, longer than the others|x|yes or no?"
+PROMPTS = [[{"role": "user", "content": text}] for text in WORDS.split("|")]
+
+
+def ask(chat, *requests):
+    """Completions of requests that are all made at once."""
+
+    async def all_at_once():
+        return await asyncio.gather(*(chat.complete(*each) for each in requests))
+
+    return asyncio.run(all_at_once())
+
+
+@pytest.mark.skipif(INSTALLED, reason="vLLM is installed")
+def test_a_package_that_is_missing_is_the_users_to_install():
+    with pytest.raises(UserError) as raised:
+        vllm.load("mine", Model("m", backend="vllm"), "folder")
+    assert str(raised.value) == (
+        "models.mine: the backend vllm needs the package vllm, which is not installed: "
+        "pip install 'agentsafe[vllm]'"
+    )
+
+
+def test_what_vllm_cannot_do_is_said_before_it_is_looked_for():
+    with pytest.raises(UserError, match=r"^models.mine.quantization: "):
+        vllm.load("mine", Model("m", backend="vllm", quantization="int8"), "folder")
+
+
+def test_a_spawned_process_is_not_told_of_the_script(monkeypatch):
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "__file__", "script.py", raising=False)
+    with pytest.raises(KeyError), vllm._script_left_alone():
+        assert not hasattr(main, "__file__")
+        raise KeyError
+    assert main.__file__ == "script.py"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint that writes letters and signs, one of which ends a turn, like its end token."""
+    from agentsafe.models import loading
+
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tiny_checkpoint(folder, hidden=128)
+    model, tokenizer = loading.load_model(folder), tiny_tokenizer()
+    kept = [tokenizer.get_vocab()[chr(sign)] for sign in range(ord("!"), ord("~") + 1)]
+    others = torch.ones(len(tokenizer), dtype=torch.bool).index_fill(0, torch.tensor(kept), False)
+    with torch.no_grad():
+        model.lm_head.weight[others] = 0.0
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.get_vocab()["W"]]
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(folder, tmp_path_factory):
+    peft = pytest.importorskip("peft")
+    from agentsafe.models import loading
+
+    config = peft.LoraConfig(
+        r=12, lora_alpha=24, target_modules="all-linear", init_lora_weights=False
+    )
+    made = tmp_path_factory.mktemp("adapter")
+    torch.manual_seed(0)
+    peft.get_peft_model(loading.load_model(folder), config).save_pretrained(made)
+    return str(made)
+
+
+@pytest.fixture(scope="module")
+def chat(folder, adapter):
+    model = Model("tiny", backend="vllm", dtype="float32", memory_fraction=0.3, concurrency=16)
+    chat = vllm.load("tiny", model, str(folder), adapter)
+    yield chat
+    chat.close()
+
+
+@pytest.fixture(scope="module")
+def local(folder, adapter):
+    from agentsafe.inference import hf
+
+    return hf.load(folder, max_batch=16, adapter=adapter)
+
+
+@needs_vllm
+def test_answers_are_those_of_transformers(chat, local):
+    long = ask(local, *((prompt, Sampling(max_tokens=60)) for prompt in PROMPTS))
+    stops = [each.text[-6:-4] or "never there" for each in long]
+    requests = [
+        (PROMPTS[n % 4], Sampling(max_tokens=1 + 5 * n, stop=("never", stops[n % 4])[: n % 3]))
+        for n in range(24)
+    ]
+    expected = ask(local, *requests)
+    assert {each.stop_reason for each in expected} == {"stop", "length"}
+    assert ask(chat, *requests) == expected
+    assert ask(chat, *requests) == expected  # in another event loop, with what is cached
+    choices = "0", "1", "2", "3"
+    found, known = (asyncio.run(each.choose(PROMPTS[3], choices)) for each in (chat, local))
+    assert found.probabilities == pytest.approx(known.probabilities, rel=1e-4)
+    assert found.prompt_tokens == known.prompt_tokens
+
+
+@needs_vllm
+def test_a_draw_depends_on_its_seed(chat):
+    texts = [c.text for c in ask(chat, *((PROMPTS[0], Sampling(1.0, 12, n)) for n in range(8)))]
+    assert len({*texts}) > 6
+    assert {c.text for c in ask(chat, *[(PROMPTS[0], Sampling(1.0, 12, 5))] * 3)} == {texts[5]}
+
+
+@needs_vllm
+def test_an_answer_is_one_of_the_choices(chat):
+    choices = 'may "be"\n or ü', "no"
+    found = ask(chat, *((PROMPTS[0], Sampling(1.0, 40, n, choices=choices)) for n in range(4)))
+    assert {each.text for each in found} <= {*choices}
+    assert {each.stop_reason for each in found} == {"stop"}
+
+
+@needs_vllm
+def test_two_choices_that_begin_alike_cannot_be_told_apart(chat):
+    with pytest.raises(UserError, match="begins two of yes, yep with the same token"):
+        asyncio.run(chat.choose(PROMPTS[0], ["yes", "yep"]))
+
+
+@needs_vllm
+def test_the_end_of_the_context_is_said_to_be_it(chat):
+    long, full = ([{"role": "user", "content": "word " * number}] for number in (400, 500))
+    fits, none = ask(chat, (long, Sampling(max_tokens=500)), (full, Sampling(max_tokens=5)))
+    assert fits.prompt_tokens + fits.completion_tokens <= chat.context == 2048
+    assert fits.stop_reason in ("context", "stop")
+    assert (none.text, none.stop_reason, none.completion_tokens) == ("", "context", 0)
+    assert asyncio.run(chat.choose(full, ["0", "1"])).probabilities == ()
+
+
+@needs_vllm
+def test_a_cancelled_request_is_dropped(chat):
+    async def cancel():
+        asked = asyncio.ensure_future(chat.complete(PROMPTS[0], Sampling(1.0, 1500)))
+        while not chat._engine.get_num_unfinished_requests():
+            await asyncio.sleep(0.001)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+
+    asyncio.run(cancel())
+    ask(chat, (PROMPTS[0], Sampling(max_tokens=1)))
+    assert chat._engine.get_num_unfinished_requests() == 0
+
+
+@needs_vllm
+def test_a_context_longer_than_the_models_is_one_line(folder):
+    model = Model("tiny", backend="vllm", dtype="float32", context=4096)
+    with pytest.raises(UserError, match=r"^models.tiny: vLLM does not start with [^\n]*4096"):
+        vllm.load("tiny", model, str(folder))

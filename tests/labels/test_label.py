@@ -1,0 +1,102 @@
+"""Labels of rollouts by judges that answer, refuse and break."""
+
+import asyncio
+
+import polars as pl
+import pytest
+
+from agentsafe import schemas
+from agentsafe.errors import UserError
+from agentsafe.labels.judges import Label
+from agentsafe.labels.label import label
+from agentsafe.rollouts.episode import Settings
+from agentsafe.rollouts.roll_out import no_rollouts, roll_out
+from tests.helpers.scripted import DONE, LOOK, Echo, Scripted, small_suite
+
+SUITE = small_suite(12)
+
+
+def rollouts(*turns, samples=1):
+    settings = Settings(samples=samples)
+    work = roll_out("bold", SUITE, SUITE.cases, Scripted(*turns or (LOOK, DONE)), Echo(), settings)
+    return asyncio.run(work)[0]
+
+
+class Counting:
+    """Scores the length of a rollout, or does what the table says for a case."""
+
+    name = "counting"
+    metrics = ("safety", "helpfulness")
+
+    def __init__(self, replicates=1, **instead):
+        self.replicates, self.instead, self.asked = replicates, instead, 0
+
+    def shaped_by(self, case, metric):
+        return case.case_id, metric
+
+    async def label(self, case, messages, metric, replicate):
+        self.asked += 1
+        await asyncio.sleep(0)
+        made = self.instead.get(case.case_id, Label(len(messages), f"{metric} {replicate}"))
+        if isinstance(made, BaseException):
+            raise made
+        return made
+
+
+def labels(judge, table, **options):
+    return asyncio.run(label(judge, SUITE, table, **options))
+
+
+def test_every_rollout_gets_a_label_per_metric_and_replicate_in_order(tmp_path):
+    table = labels(Counting(3), rollouts(samples=2))
+    assert len(table) == 12 * 2 * 2 * 3
+    assert table.row(0) == ("bold", "official_0", 0, "counting", "helpfulness", 0, 3, "ok",
+                            "helpfulness 0", None, None, 0)  # fmt: skip
+    keys = table.select("case_id", "sample", "metric", "replicate").rows()
+    assert keys == sorted(keys, key=lambda key: (len(key[0]), *key))
+    assert len(set(keys)) == len(keys)
+    schemas.write_table(table, tmp_path / "labels.parquet", schemas.LABELS)
+    assert schemas.read_table(tmp_path / "labels.parquet", schemas.LABELS).equals(table)
+
+
+@pytest.mark.parametrize(
+    ("made", "status", "rationale"),
+    [
+        (RuntimeError("broke\nhere"), "error", "RuntimeError: broke here"),
+        (Label(None, "no score in it", "unparsed"), "unparsed", "no score in it"),
+        (Label(7, ""), "error", "score 7 is none of 0 to 3"),
+        (Label(None, ""), "error", "score None is none of 0 to 3"),
+        (Label(2, "?", "fine"), "error", "ValueError: judge counting: no such status as 'fine'"),
+    ],
+)
+def test_a_label_that_fails_is_a_row_and_the_others_go_on(made, status, rationale):
+    table = labels(Counting(official_3=made), rollouts())
+    failed = table.filter(pl.col("case_id") == "official_3")
+    assert failed.select("score", "status", "rationale").unique().rows() == [
+        (None, status, rationale)
+    ]
+    assert table.filter(pl.col("case_id") != "official_3")["status"].unique().to_list() == ["ok"]
+    assert len(table) == 24
+
+
+def test_a_rollout_that_failed_shows_nothing_to_score():
+    judge = Counting()
+    table = labels(judge, rollouts(RuntimeError("no agent")))
+    assert judge.asked == 0
+    assert table["score"].null_count() == len(table) == 24
+    assert set(table["status"]) == {"error"}
+    assert "no agent" in table["rationale"][0]
+
+
+def test_no_rollout_is_no_label():
+    table = labels(Counting(), no_rollouts()[0])
+    assert table.is_empty()
+    assert table.schema == schemas.LABELS
+
+
+def test_a_case_of_another_suite_and_a_judges_own_user_error_are_the_users_to_mend():
+    foreign = rollouts().with_columns(case_id=pl.lit("official_99"))
+    with pytest.raises(UserError, match="'official_99', which is not in the suite"):
+        labels(Counting(), foreign)
+    with pytest.raises(UserError, match="no key"):
+        labels(Counting(official_2=UserError("no key")), rollouts())

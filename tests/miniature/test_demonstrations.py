@@ -1,0 +1,67 @@
+"""Demonstrations: of new cases, by those who are asked for, in the form that agents read."""
+
+from collections import Counter
+
+import pytest
+
+from agentsafe.miniature.cases import make_suite
+from agentsafe.miniature.demonstrations import PROMPT, castings, demonstrations, everybody
+from agentsafe.miniature.policies import POLICIES, demonstrate
+from agentsafe.rollouts.react import Action, FinalAnswer, parse, prompts
+
+BASE, SOURCES = 0, 1  # seeds of the demonstrations in a miniature of seed 0
+
+
+@pytest.mark.parametrize("seed", [BASE, SOURCES])
+def test_no_case_of_the_suite_is_demonstrated(seed):
+    suite = {(case.instruction, str(case.state)) for case in make_suite(144, 0).cases}
+    shown = {(case.instruction, str(case.state)) for case, _ in castings(8_000, seed, everybody())}
+    assert len(suite) == 144 and len(shown) == 8_000
+    assert not suite & shown
+
+
+def test_a_seed_is_a_set_of_demonstrations():
+    first = demonstrations(50, 3, everybody())
+    assert demonstrations(50, 3, everybody()) == first
+    other = demonstrations(50, 4, everybody())
+    assert not any(chat in first for chat in other)
+
+
+def test_sources_of_one_seed_see_the_same_cases():
+    reckless, cautious = (castings(50, 0, {name: 1.0}) for name in ("reckless", "cautious"))
+    assert [case for case, _ in reckless] == [case for case, _ in cautious]
+
+
+def test_a_mixture_is_played_by_its_weights():
+    players = Counter(player for _, player in castings(4_000, 0, {"refusing": 1, "reckless": 3}))
+    assert set(players) == {"refusing", "reckless"}
+    assert players["reckless"] / 4_000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_everybody_is_all_policies_alike():
+    assert everybody().keys() == POLICIES.keys()
+    assert set(everybody().values()) == {1.0}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_demonstration_is_a_prompt_and_well_formed_turns(policy):
+    suite = make_suite(0, 0)
+    made = demonstrations(200, 0, {policy: 1.0})
+    for (case, player), (system, user, *turns) in zip(
+        castings(200, 0, {policy: 1.0}), made, strict=True
+    ):
+        assert player == policy
+        assert [system, user] == prompts(suite, [case], PROMPT)[case.case_id]
+        own = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+        steps = [parse(text).step for text in own]
+        assert all(isinstance(step, Action) for step in steps[:-1])
+        assert isinstance(steps[-1], FinalAnswer)
+        assert own == [m["content"] for m in demonstrate(case, policy) if m["role"] == "assistant"]
+        heard = [turn["content"] for turn in turns if turn["role"] == "user"]
+        assert len(heard) == len(own) - 1
+        assert all(text.startswith('Observation: {"') for text in heard)
+
+
+def test_a_mixture_of_nobody_known_is_refused():
+    with pytest.raises(KeyError):
+        demonstrations(1, 0, {"perfect": 1.0})

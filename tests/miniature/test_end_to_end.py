@@ -1,0 +1,220 @@
+"""The whole experiment for real, smaller: checkpoints in, verdict out, and what a kill leaves."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from agentsafe.suites.cases import case_index, split
+from tests.workflow.test_workflow import Project
+
+CASES, SEED = 40, 0
+SAFE = "bold+safe.rules.b0.1.s0"
+HELP = "bold+safe.rules.b0.1+help.rules.b0.1.s0"
+TIMED = {"seconds"}
+
+
+def miniature(folder: Path, **changes) -> Project:
+    """One source of two is trained, with two recipes and one seed."""
+    project = Project(
+        folder,
+        None,
+        miniature={
+            "cases": CASES,
+            "base_steps": 350,
+            "source_steps": 20,
+            "sources": {
+                "bold": {"reckless": 2, "half-checked": 1, "look-then-act": 1, "refusing": 1},
+                "timid": {"cautious": 2, "refusing": 1, "look-then-act": 1, "careless": 1},
+            },
+        },
+        rollouts={"samples": 2},
+        training={
+            "sources": ["bold"],
+            "recipes": [["safe"], ["safe", "help"]],
+            "seeds": [SEED],
+            "save_steps": 2,
+        },
+    )
+    project.change(**changes)
+    return project
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Project:
+    project = miniature(tmp_path_factory.mktemp("miniature") / "project")
+    done = project.run()
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "Finished small (" in done.stdout
+    return project
+
+
+def table(project: Project, name: str) -> pl.DataFrame:
+    return pl.read_parquet(project.folder / "results/small" / name)
+
+
+def timeless(project: Project) -> dict[str, pl.DataFrame]:
+    """Every table without what is measured by the clock."""
+    root = project.folder / "results/small"
+    return {
+        str(path.relative_to(root)): pl.read_parquet(path).drop(TIMED, strict=False)
+        for path in sorted(root.rglob("*.parquet"))
+    }
+
+
+def test_sources_play_all_cases_and_trained_checkpoints_their_test_half(finished):
+    trains, tests = split(CASES, SEED)
+    for source in ("bold", "timid"):
+        played = table(finished, f"rollouts/{source}/0.parquet")
+        assert {case_index(name) for name in played["case_id"]} == set(range(CASES))
+        assert len(played) == 2 * CASES
+    for lineage in (SAFE, HELP):
+        played = table(finished, f"rollouts/{lineage}/0.parquet")
+        assert {case_index(name) for name in played["case_id"]} == tests
+        assert not {case_index(name) for name in played["case_id"]} & trains
+
+
+def test_agents_act_and_nothing_that_they_invent_is_kept(finished):
+    played = table(finished, "rollouts/bold/0.parquet")
+    assert set(played["stop_reason"]) <= {"final_answer", "step_limit", "malformed", "token_limit"}
+    assert (played["stop_reason"] == "final_answer").mean() > 0.5
+    texts = [m["content"] for messages in played["messages"] for m in messages]
+    assert not [text for text in texts if "Observation:" in text]
+    audit = table(finished, "audits/bold/0.parquet")
+    assert audit["malformed_turns"].sum() < 0.5 * audit["turns"].sum()
+    assert not audit["no_tool_executed"].all()
+
+
+def test_every_rollout_has_both_labels_with_a_reason(finished):
+    labels = table(finished, f"labels/rules/{SAFE}/0.parquet")
+    played = table(finished, f"rollouts/{SAFE}/0.parquet")
+    assert len(labels) == 2 * len(played)
+    assert set(labels["status"]) == {"ok"}
+    assert labels["score"].is_between(0, 3).all()
+    assert labels["rationale"].str.len_chars().min() > 10
+
+
+def test_training_starts_at_ln_2_and_moves(finished):
+    for lineage in (SAFE, HELP):
+        card = json.loads((finished.folder / f"results/small/training/{lineage}.json").read_text())
+        assert card["status"] == "trained" and card["pairs"] > 0
+        assert card["first_loss"] == pytest.approx(0.6931, abs=1e-3)
+        log = table(finished, f"training/{lineage}.parquet")
+        assert len(log) == card["steps"]
+        assert log["dpo_loss"].tail(3).mean() < 0.6931
+        folder = finished.folder / "results/small/checkpoints" / lineage
+        assert (folder / "model.safetensors").is_file() and (folder / "adapter").is_dir()
+    assert not (finished.folder / f"results/small/trainer/{SAFE}").exists()
+
+
+def test_points_say_what_each_run_scored_and_how_well_it_spoke(finished):
+    points = table(finished, "points.parquet").filter(pl.col("grain") == "run")
+    assert set(points["recipe"]) == {"source", "safe", "safe-then-help"}
+    trained = points.filter(pl.col("recipe") != "source")
+    assert trained["cases"].to_list() == [CASES // 2] * 2
+    assert trained["safety_delta"].is_not_null().all()
+    assert points["malformed_share"].is_between(0, 1).all()
+    document = json.loads((finished.folder / "results/small/frontier.json").read_text())
+    assert document["verdict"]
+    page = (finished.folder / "results/small/report.html").read_text()
+    assert document["verdict"].split(",")[0] in page
+    assert SAFE in page
+
+
+def test_a_second_run_does_nothing(finished):
+    assert finished.jobs() == {}
+
+
+def test_the_same_config_gives_the_same_tables(finished, tmp_path):
+    again = finished.copy(tmp_path / "again")
+    for name in ("points.parquet", "rollouts", "labels", "audits", "training"):
+        path = again.folder / "results/small" / name
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    done = again.run()
+    assert done.returncode == 0, done.stderr[-4000:]
+    before, after = timeless(finished), timeless(again)
+    assert before.keys() == after.keys()
+    assert [name for name in before if not before[name].equals(after[name])] == []
+
+
+def killed(project: Project, target: str, reached) -> None:
+    """Make `target` until `reached()`, then kill everything at once."""
+    run = subprocess.Popen(
+        project.command(target),
+        cwd=project.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 180
+    while not reached():
+        assert run.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+
+
+def test_a_killed_training_goes_on_where_it_stood(finished, tmp_path):
+    project = finished.copy(tmp_path / "project")
+    results = project.folder / "results/small"
+    before = (results / f"checkpoints/{HELP}/model.safetensors").read_bytes()
+    (results / f"training/{HELP}.json").unlink()
+    target = f"results/small/training/{HELP}.json"
+    scratch = results / f"trainer/{HELP}"
+    killed(project, target, lambda: any(scratch.glob("checkpoint-*/trainer_state.json")))
+    assert not (results / f"checkpoints/{HELP}").exists()
+    done = project.run(target)
+    assert done.returncode == 0, done.stderr[-4000:]
+    log = (project.folder / f"logs/small/train/{HELP}.log").read_text()
+    assert "resumes after step" in log
+    assert (results / f"checkpoints/{HELP}/model.safetensors").read_bytes() == before
+    assert not scratch.exists()
+
+
+def test_killed_rollouts_keep_the_episodes_that_ended(finished, tmp_path):
+    project = finished.copy(tmp_path / "project")
+    results = project.folder / "results/small"
+    before = timeless(project)[f"rollouts/{SAFE}/0.parquet"]
+    (results / f"rollouts/{SAFE}/0.parquet").unlink()
+    target = f"results/small/rollouts/{SAFE}/0.parquet"
+    journal = results / f"journals/rollouts/{SAFE}/0.jsonl"
+    killed(project, target, lambda: journal.is_file() and journal.stat().st_size > 0)
+    assert not (results / f"rollouts/{SAFE}/0.parquet").exists()
+    done = project.run(target)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "taken over" in (project.folder / f"logs/small/roll_out/{SAFE}/0.log").read_text()
+    assert timeless(project)[f"rollouts/{SAFE}/0.parquet"].equals(before)
+    assert not journal.exists()
+
+
+def test_a_run_that_cannot_train_says_so_and_the_others_go_on(finished, tmp_path):
+    project = finished.copy(tmp_path / "project")
+    project.change(training={"max_length": 20, "max_dropped": 1})
+    done = project.run()
+    assert done.returncode == 0, done.stderr[-4000:]
+    points = table(project, "points.parquet").filter(pl.col("recipe") != "source")
+    assert points["safety"].null_count() == len(points) > 0
+    assert points["reason"].str.contains("20 tokens").all()
+    assert table(project, f"rollouts/{SAFE}/0.parquet").is_empty()
+    document = json.loads((project.folder / "results/small/frontier.json").read_text())
+    assert document["judges"]["all"]["ols"]["slope"] is None
+    assert "20 tokens" in (project.folder / "results/small/report.html").read_text()
+
+
+def test_a_corrupt_checkpoint_is_one_line(finished, tmp_path):
+    project = finished.copy(tmp_path / "project")
+    weights = project.folder / f"results/small/checkpoints/{SAFE}/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    (project.folder / f"results/small/rollouts/{SAFE}/0.parquet").unlink()
+    done = project.run(f"results/small/rollouts/{SAFE}/0.parquet")
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert lines and all("model.safetensors" in line for line in lines)
+    assert "Traceback" not in done.stderr

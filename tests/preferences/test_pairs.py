@@ -1,0 +1,563 @@
+"""Preference pairs against a direct loop, and training sets against the split."""
+
+import random
+import statistics
+from collections import Counter
+from itertools import combinations, permutations
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from agentsafe import schemas
+from agentsafe.errors import UserError
+from agentsafe.preferences.dataset import instruction_prompts, training_set
+from agentsafe.preferences.pairs import (
+    CONSISTENCIES,
+    OBJECTIVES,
+    clean_rollouts,
+    pairs,
+    rollout_scores,
+)
+from agentsafe.preferences.summary import summary
+from agentsafe.suites.cases import split
+
+SCORES_SCHEMA = {
+    "checkpoint": pl.String,
+    "case_id": pl.String,
+    "sample": pl.Int32,
+    "safety": pl.Float64,
+    "helpfulness": pl.Float64,
+}
+KEYS = st.tuples(
+    st.sampled_from(["a", "b", "c+safe.b0.1"]),
+    st.sampled_from(["official_2", "official_10", "official_3"]),
+    st.integers(0, 1),
+)
+SCORE = st.none() | st.integers(0, 6).map(lambda halves: halves / 2)
+TABLES = st.dictionaries(KEYS, st.tuples(SCORE, SCORE), max_size=14)
+OBJECTIVE = st.sampled_from(sorted(OBJECTIVES))
+MODE = st.sampled_from(["each", "mean"])
+GAP = st.sampled_from([0.25, 0.5, 1, 1.25, 2, 3])
+CHOSEN = st.sampled_from([0, 0.75, 1, 2, 2.5, 3])
+
+
+def scores_table(scores: dict) -> pl.DataFrame:
+    rows = [(*key, *values) for key, values in scores.items()]
+    return pl.DataFrame(rows, schema=SCORES_SCHEMA, orient="row")
+
+
+def sides(table: pl.DataFrame) -> list[tuple]:
+    """Each pair as (chosen, rejected), each of which is (checkpoint, case, sample)."""
+    return [
+        (
+            (row["chosen_checkpoint"], row["case_id"], row["chosen_sample"]),
+            (row["rejected_checkpoint"], row["case_id"], row["rejected_sample"]),
+        )
+        for row in table.iter_rows(named=True)
+    ]
+
+
+def looped_pairs(scores, objective, gap, least, mode) -> set[tuple]:
+    """The rule as it is said: every ordered pair of a case's rollouts, one after the other."""
+    wanted = {"safe": [0], "help": [1], "both": [0, 1]}[objective]
+    found = set()
+    for one, other in permutations(scores, 2):
+        if one[1] != other[1]:
+            continue
+        mine, theirs = ([scores[key][number] for number in wanted] for key in (one, other))
+        if None in mine + theirs:
+            continue
+        if mode == "mean":
+            mine, theirs = [sum(mine) / len(mine)], [sum(theirs) / len(theirs)]
+        if all(m - t >= gap and m >= least for m, t in zip(mine, theirs, strict=True)):
+            found.add((one, other))
+    return found
+
+
+@settings(deadline=None)
+@given(TABLES, OBJECTIVE, GAP, CHOSEN, MODE)
+def test_pairs_are_those_of_a_direct_loop(scores, objective, gap, least, mode):
+    table = pairs(scores_table(scores), objective, min_gap=gap, min_chosen=least, mode=mode)
+    found = sides(table)
+    assert set(found) == looped_pairs(scores, objective, gap, least, mode)
+    assert len(found) == len(set(found))
+    assert table.schema == schemas.PAIRS
+
+
+@settings(deadline=None, max_examples=50)
+@given(TABLES, OBJECTIVE, GAP, MODE)
+def test_no_pair_is_in_both_directions_or_across_cases_or_of_a_rollout_without_score(
+    scores, objective, gap, mode
+):
+    found = sides(pairs(scores_table(scores), objective, min_gap=gap, min_chosen=0, mode=mode))
+    wanted = {"safe": [0], "help": [1], "both": [0, 1]}[objective]
+    for chosen, rejected in found:
+        assert chosen[1] == rejected[1]
+        assert (rejected, chosen) not in found
+        assert None not in [scores[key][number] for key in (chosen, rejected) for number in wanted]
+
+
+@settings(deadline=None, max_examples=50)
+@given(TABLES, OBJECTIVE, GAP, CHOSEN, MODE)
+def test_thresholds_hold_in_the_scores_that_a_pair_carries(scores, objective, gap, least, mode):
+    table = pairs(scores_table(scores), objective, min_gap=gap, min_chosen=least, mode=mode)
+    for (chosen, rejected), row in zip(sides(table), table.iter_rows(named=True), strict=True):
+        carried = [(row["chosen_safety"], row["chosen_helpfulness"])]
+        carried.append((row["rejected_safety"], row["rejected_helpfulness"]))
+        assert carried == [scores[chosen], scores[rejected]]
+        wanted = {"safe": [0], "help": [1], "both": [0, 1]}[objective]
+        better, worse = ([score[number] for number in wanted] for score in carried)
+        if mode == "mean":
+            better, worse = [statistics.mean(better)], [statistics.mean(worse)]
+        assert all(b - w >= gap and b >= least for b, w in zip(better, worse, strict=True))
+
+
+@settings(deadline=None, max_examples=50)
+@given(TABLES, st.sampled_from(["safe", "help"]), GAP)
+def test_pairs_ties_and_small_gaps_of_a_case_are_all_its_candidates(scores, objective, gap):
+    counted = Counter(
+        row["case_id"]
+        for row in pairs(scores_table(scores), objective, min_gap=gap, min_chosen=0).iter_rows(
+            named=True
+        )
+    )
+    metric = ["safe", "help"].index(objective)
+    for case in ("official_2", "official_10", "official_3"):
+        known = [value[metric] for key, value in scores.items() if key[1] == case]
+        known = [score for score in known if score is not None]
+        gaps = [abs(one - other) for one, other in combinations(known, 2)]
+        ties, small = gaps.count(0), sum(0 < one < gap for one in gaps)
+        assert counted[case] + ties + small == len(known) * (len(known) - 1) // 2
+
+
+@settings(deadline=None, max_examples=50)
+@given(TABLES, OBJECTIVE, MODE, st.none() | st.integers(1, 3), st.randoms(use_true_random=False))
+def test_the_order_of_the_rollouts_does_not_matter(scores, objective, mode, most, shuffler):
+    shuffled = list(scores.items())
+    shuffler.shuffle(shuffled)
+    options = {"min_gap": 0.5, "min_chosen": 0, "mode": mode, "max_pairs_per_case": most}
+    assert_frame_equal(
+        pairs(scores_table(scores), objective, **options),
+        pairs(scores_table(dict(shuffled)), objective, **options),
+    )
+
+
+def test_a_lone_metric_is_scored_alike_in_both_modes_and_both_metrics_are_not():
+    scores = scores_table({("a", "official_0", 0): (3, 3), ("b", "official_0", 0): (0, 2)})
+    assert len(pairs(scores, "both", mode="mean")) == 1
+    assert len(pairs(scores, "both", mode="each")) == 0
+    assert_frame_equal(pairs(scores, "safe", mode="mean"), pairs(scores, "safe", mode="each"))
+
+
+def test_two_samples_of_one_checkpoint_can_be_a_pair():
+    scores = scores_table({("a", "official_0", 0): (0, 3), ("a", "official_0", 1): (3, 3)})
+    assert sides(pairs(scores, "safe")) == [(("a", "official_0", 1), ("a", "official_0", 0))]
+
+
+def many_scores() -> pl.DataFrame:
+    drawn = random.Random(0)
+    return scores_table(
+        {
+            (f"m{number}", f"official_{case}", 0): (drawn.randint(0, 3), drawn.randint(0, 3))
+            for number in range(10)
+            for case in range(6)
+        }
+    )
+
+
+def test_pairs_are_sorted_by_case_number_then_chosen_then_rejected():
+    table = pairs(many_scores(), "safe", min_gap=1, min_chosen=1)
+    numbers = table["case_id"].str.strip_prefix("official_").cast(pl.Int32).alias("number")
+    columns = ["chosen_checkpoint", "chosen_sample", "rejected_checkpoint", "rejected_sample"]
+    keys = list(table.select(numbers, *columns).iter_rows())
+    assert keys == sorted(keys)
+
+
+@pytest.mark.parametrize("most", [1, 3, 1000])
+def test_a_capped_set_is_a_part_of_the_whole_with_the_right_count_per_case(most):
+    whole = pairs(many_scores(), "help", min_gap=1)
+    capped = pairs(many_scores(), "help", min_gap=1, max_pairs_per_case=most, seed=1)
+    assert set(sides(capped)) <= set(sides(whole))
+    of_whole, of_capped = Counter(whole["case_id"]), Counter(capped["case_id"])
+    assert of_capped == {case: min(count, most) for case, count in of_whole.items()}
+
+
+def test_a_capped_set_is_the_same_for_a_seed_and_any_pair_can_be_in_it():
+    def capped(seed):
+        return pairs(many_scores(), "safe", max_pairs_per_case=3, seed=seed)
+
+    assert_frame_equal(capped(5), capped(5))
+    drawn = set().union(*(sides(capped(seed)) for seed in range(60)))
+    assert drawn == set(sides(pairs(many_scores(), "safe")))
+
+
+# --- a rollout's score ---------------------------------------------------------------------------
+
+
+def labels_table(scores: dict, judge: str = "q32") -> pl.DataFrame:
+    """Labels from {(rollout, metric): [score per replicate]}; None is a label that failed."""
+    rows = [
+        {
+            "checkpoint": rollout,
+            "case_id": "official_0",
+            "sample": 0,
+            "judge": judge,
+            "metric": metric,
+            "replicate": replicate,
+            "score": score,
+            "status": "error" if score is None else "ok",
+            "rationale": None,
+        }
+        for (rollout, metric), replicates in scores.items()
+        for replicate, score in enumerate(replicates)
+    ]
+    return pl.DataFrame(rows, schema=schemas.LABELS)
+
+
+def slow_score(replicates: list, consistency: str) -> float | None:
+    known = [score for score in replicates if score is not None]
+    if not known:
+        return None
+    median = statistics.median(known)
+    agreeing = sum(score == median for score in known)
+    needed = {
+        "none": 0,
+        "majority": len(known) // 2 + 1,
+        "all_but_one": len(known) - 1,
+        "exact": len(known),
+    }[consistency]
+    return median if agreeing >= needed else None
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.tuples(st.sampled_from("abc"), st.sampled_from(schemas.METRICS)),
+        st.lists(st.none() | st.integers(0, 3), min_size=1, max_size=6),
+    ),
+    st.sampled_from(CONSISTENCIES),
+)
+def test_a_rollouts_score_is_the_median_that_enough_replicates_equal(drawn, consistency):
+    replicated = drawn | {("replicated", "safety"): [1, 1]}  # so that there is something to compare
+    table = rollout_scores(labels_table(replicated), consistency=consistency)
+    found = {row["checkpoint"]: row for row in table.iter_rows(named=True)}
+    assert set(found) == {rollout for rollout, _ in replicated}
+    for rollout, row in found.items():
+        for metric in schemas.METRICS:
+            replicates = replicated.get((rollout, metric), [])
+            assert row[metric] == slow_score(replicates, consistency)
+
+
+@pytest.mark.parametrize(
+    ("replicates", "counts"),
+    [
+        ([1, 1, 3], {"none", "majority", "all_but_one"}),
+        ([1, 1, 3, 3], {"none"}),  # the median, 2, is nobody's
+        ([1, 1, 1, 3], {"none", "majority", "all_but_one"}),
+        ([0, 1, 1, 3], {"none"}),  # half is no majority
+        ([0, 1, 1, 1, 3], {"none", "majority"}),
+        ([2, 2], set(CONSISTENCIES)),
+        ([2, 3], {"none"}),
+    ],
+)
+def test_what_each_consistency_lets_through(replicates, counts):
+    table = labels_table({("a", "safety"): replicates})
+    passed = {
+        consistency
+        for consistency in CONSISTENCIES
+        if rollout_scores(table, consistency=consistency)["safety"][0] is not None
+    }
+    assert passed == counts
+
+
+@pytest.mark.parametrize("consistency", ["majority", "all_but_one", "exact"])
+def test_consistency_of_single_labels_is_refused(consistency):
+    single = labels_table({("a", "safety"): [3], ("b", "helpfulness"): [0]})
+    with pytest.raises(UserError, match=f"preferences.consistency: '{consistency}'"):
+        rollout_scores(single, consistency=consistency)
+    assert rollout_scores(single)["safety"].to_list() == [3, None]
+
+
+def test_several_judges_at_once_are_refused():
+    both = pl.concat([labels_table({("a", "safety"): [3]}, judge) for judge in ("gpt5m", "q32")])
+    with pytest.raises(UserError, match="one judge"):
+        rollout_scores(both)
+
+
+def test_a_failed_label_is_a_rollout_without_score_and_in_no_pair():
+    table = labels_table({("a", "safety"): [3], ("b", "safety"): [None], ("c", "safety"): [0]})
+    scores = rollout_scores(table)
+    assert dict(scores.select("checkpoint", "safety").iter_rows()) == {"a": 3, "b": None, "c": 0}
+    assert [(one[0], other[0]) for one, other in sides(pairs(scores, "safe"))] == [("a", "c")]
+    assert pairs(scores, "help").is_empty()
+
+
+# --- training sets -------------------------------------------------------------------------------
+
+CASES = 12
+TEXT = "Thought: all cases have a long text. " * 300
+
+
+@pytest.fixture(scope="module")
+def rollouts() -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            {
+                "checkpoint": checkpoint,
+                "case_id": f"official_{case}",
+                "sample": 0,
+                "messages": [
+                    {"role": "assistant", "content": f"{checkpoint} acts on {case}. {TEXT}"},
+                    {"role": "observation", "content": f"seen in {case}"},
+                    {"role": "assistant", "content": "Final Answer: done"},
+                ],
+                "stop_reason": "final_answer",
+                "error": None,
+                "steps": 1,
+                "agent_tokens": None,
+                "emulator_tokens": None,
+                "seconds": None,
+            }
+            for case in range(CASES)
+            for checkpoint in ("a", "b", "c")
+        ],
+        schema=schemas.ROLLOUTS,
+    )
+
+
+@pytest.fixture(scope="module")
+def all_pairs() -> pl.DataFrame:
+    """a over c and b over c in every case."""
+    return pairs(
+        scores_table(
+            {
+                (checkpoint, f"official_{case}", 0): (score, score)
+                for case in range(CASES)
+                for checkpoint, score in (("a", 3), ("b", 2), ("c", 0))
+            }
+        ),
+        "safe",
+    )
+
+
+@pytest.fixture(scope="module")
+def prompts() -> dict:
+    names = [f"official_{case}" for case in range(CASES)]
+    toolkits = [["Todoist"]] * CASES
+    instructions = [f"Do what {name} says" for name in names]
+    columns = {"case_id": names, "instruction": instructions, "toolkits": toolkits}
+    return instruction_prompts(pl.DataFrame(columns, schema=schemas.CASES))
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**32))
+def test_no_test_case_is_ever_in_a_training_set(all_pairs, rollouts, prompts, seed):
+    made = training_set(all_pairs, rollouts, prompts, cases=CASES, seed=seed)
+    train, test = split(CASES, seed)
+    numbers = [int(name.removeprefix("official_")) for name in made[:]["case_id"]]
+    assert not set(numbers) & test
+    assert set(numbers) == train
+    assert all(
+        f"acts on {number}. " in row[0]["content"]
+        for number, row in zip(numbers, made[:]["chosen"], strict=True)
+    )
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 2**32))
+def test_the_halves_are_all_pairs_each_once(all_pairs, rollouts, prompts, seed):
+    columns = ["case_id", "chosen_checkpoint", "rejected_checkpoint"]
+    found = []
+    for half in ("train", "test"):
+        made = training_set(all_pairs, rollouts, prompts, cases=CASES, seed=seed, half=half)
+        rows = made[:]
+        found += zip(*(rows[name] for name in columns), strict=True)
+    assert sorted(found) == sorted(all_pairs.select(columns).iter_rows())
+
+
+def test_the_papers_first_test_case_trains_with_seed_2_only(rollouts, prompts):
+    scores = {("a", "official_0", 0): (3, 3), ("c", "official_0", 0): (0, 0)}
+    pair = pairs(scores_table(scores), "safe")
+    sizes = [len(training_set(pair, rollouts, prompts, cases=144, seed=seed)) for seed in (0, 1, 2)]
+    assert sizes == [0, 0, 1]
+
+
+def test_a_row_is_a_conversation_with_its_pairs_columns(all_pairs, rollouts, prompts):
+    made = training_set(all_pairs, rollouts, prompts, cases=CASES, seed=0, half="test")
+    row = made[0]
+    number = row["case_id"].removeprefix("official_")
+    assert row["prompt"] == [{"role": "user", "content": f"Do what {row['case_id']} says"}]
+    for side, checkpoint in (("chosen", "a"), ("rejected", "c")):
+        assert row[f"{side}_checkpoint"] == checkpoint
+        assert row[side] == [
+            {"role": "assistant", "content": f"{checkpoint} acts on {number}. {TEXT}"},
+            {"role": "user", "content": f"Observation: seen in {number}"},
+            {"role": "assistant", "content": "Final Answer: done"},
+        ]
+    assert (row["chosen_safety"], row["rejected_safety"]) == (3.0, 0.0)
+    assert set(row) == {"prompt", "chosen", "rejected", *schemas.PAIRS}
+
+
+def test_the_rows_follow_the_pairs_whatever_the_order_of_the_rollouts(all_pairs, rollouts, prompts):
+    options = {"cases": CASES, "seed": 0}
+    made = training_set(all_pairs, rollouts, prompts, **options)
+    other = training_set(all_pairs, rollouts.reverse(), prompts, **options)
+    assert made[:] == other[:]
+    kept = all_pairs.filter(pl.col("case_id").is_in(set(made[:]["case_id"])))
+    assert made[:]["case_id"] == kept["case_id"].to_list()
+
+
+IDS = ("prompt_ids", "chosen_ids", "rejected_ids")  # as TRL's trainers call them
+
+
+def test_a_training_set_holds_no_text_until_a_row_is_read(all_pairs, rollouts, prompts):
+    made = training_set(all_pairs, rollouts, prompts, cases=CASES, seed=0)
+    assert not {"prompt", "chosen", "rejected", "messages"} & set(made.column_names)
+    assert made.data.nbytes < len(TEXT) < len(made[0]["chosen"][0]["content"])
+
+
+def test_a_trainer_can_map_it_and_read_only_what_it_made(all_pairs, rollouts, prompts):
+    made = training_set(all_pairs, rollouts, prompts, cases=CASES, seed=0)
+    mapped = made.map(
+        lambda row: {side: [len(turn["content"]) for turn in row[side[:-4]]] for side in IDS}
+    )
+    tokens = mapped.select_columns(list(IDS))[0]
+    assert tokens == {side: [len(turn["content"]) for turn in made[0][side[:-4]]] for side in IDS}
+    assert made["case_id"][0] == made[0]["case_id"]
+
+
+def test_a_prompt_may_be_what_the_agent_saw(all_pairs, rollouts):
+    seen = [{"role": "system", "content": "Tools: …"}, {"role": "user", "content": "Do it"}]
+    prompts = {f"official_{case}": seen for case in range(CASES)}
+    made = training_set(all_pairs, rollouts, prompts, cases=CASES, seed=0)
+    assert made[0]["prompt"] == seen
+
+
+@pytest.mark.parametrize("checkpoint", ["a", "c"])
+def test_a_missing_rollout_is_refused_with_its_name(all_pairs, rollouts, prompts, checkpoint):
+    without = rollouts.filter(pl.col("checkpoint") != checkpoint)
+    with pytest.raises(UserError, match=f"official_.* of '{checkpoint}'"):
+        training_set(all_pairs, without, prompts, cases=CASES, seed=0)
+
+
+def test_a_missing_prompt_is_refused_with_its_case(all_pairs, rollouts, prompts):
+    case = f"official_{min(split(CASES, 0)[0])}"
+    without = {name: prompt for name, prompt in prompts.items() if name != case}
+    with pytest.raises(UserError, match=f"no prompt for {case}"):
+        training_set(all_pairs, rollouts, without, cases=CASES, seed=0)
+    assert len(training_set(all_pairs, rollouts, without, cases=CASES, seed=0, half="test"))
+
+
+# --- clean rollouts and the summary --------------------------------------------------------------
+
+
+def audits_table(rows: dict) -> pl.DataFrame:
+    """Audits from {(checkpoint, case, sample): changes}."""
+    clean = dict.fromkeys(schemas.AUDITS.names()) | {
+        name: False for name, dtype in schemas.AUDITS.items() if dtype == pl.Boolean
+    }
+    table = [
+        clean | dict(zip(("checkpoint", "case_id", "sample"), key, strict=True)) | changes
+        for key, changes in rows.items()
+    ]
+    return pl.DataFrame(table, schema=schemas.AUDITS)
+
+
+def test_clean_rollouts_have_no_invented_observation_and_are_no_stub():
+    audits = audits_table(
+        {
+            ("a", "official_0", 0): {},
+            ("a", "official_1", 0): {"invented_observation": True},
+            ("a", "official_2", 0): {"out_of_memory": True},
+            ("a", "official_3", 1): {"token_limit": True, "malformed_action": True},
+        }
+    )
+    clean = list(clean_rollouts(audits).iter_rows())
+    assert clean == [("a", "official_0", 0), ("a", "official_3", 1)]
+
+
+def test_the_summary_of_a_set_made_by_hand():
+    # official_0: a over b, a over b's second sample, a's second sample over both of b's;
+    # official_1: b over a. c has no safety score.
+    scores = scores_table(
+        {
+            ("a", "official_0", 0): (3, 0),
+            ("a", "official_0", 1): (2, 0),
+            ("b", "official_0", 0): (0, 0),
+            ("b", "official_0", 1): (0, None),
+            ("b", "official_1", 0): (3, 1),
+            ("a", "official_1", 0): (1, 1),
+            ("c", "official_1", 0): (None, 3),
+        }
+    )
+    lengths = {
+        ("a", "official_0", 0): {"agent_chars": 60, "observation_chars": 40},
+        ("a", "official_0", 1): {"agent_chars": 200, "observation_chars": 0},
+        ("b", "official_0", 0): {"agent_chars": 10, "observation_chars": 0},
+        ("b", "official_0", 1): {
+            "agent_chars": 10,
+            "observation_chars": 10,
+            "invented_observation": True,
+        },
+        ("b", "official_1", 0): {"agent_chars": 300, "observation_chars": 100},
+        ("a", "official_1", 0): {"agent_chars": 5, "observation_chars": 5},
+        ("c", "official_1", 0): {"agent_chars": 1, "observation_chars": 0},
+    }
+    table = summary(
+        pairs(scores, "safe"), scores, audits_table(lengths), judge="q32", objective="safe"
+    )
+    assert table.schema == schemas.PREFERENCE_SUMMARY
+    assert set(table.select("judge", "objective").iter_rows()) == {("q32", "safe")}
+    found = {(row["quantity"], row["key"]): row["value"] for row in table.iter_rows(named=True)}
+    assert len(found) == len(table)
+    expected = {
+        ("pairs", ""): 5,
+        ("clean_pairs", ""): 3,  # those without b's second sample
+        ("cases", ""): 2,
+        ("rollouts", ""): 6,
+        ("rollouts_unscored", ""): 1,
+        ("same_checkpoint", ""): 0,
+        ("gap", "2"): 3,
+        ("gap", "3"): 2,
+        ("per_case", "official_0"): 4,
+        ("per_case", "official_1"): 1,
+        ("chosen", "a"): 4,
+        ("chosen", "b"): 1,
+        ("rejected", "a"): 1,
+        ("rejected", "b"): 4,
+        ("chosen_chars", "p50"): 200,  # of 100, 100, 200, 200, 400
+        ("rejected_chars", "p50"): 10,  # of 10, 10, 10, 20, 20
+        ("observation_share", "chosen"): 180 / 1000,
+        ("observation_share", "rejected"): 25 / 70,
+        ("invented_share", "chosen"): 0,
+        ("invented_share", "rejected"): 2 / 5,
+    }
+    assert {key: found[key] for key in expected} == pytest.approx(expected)
+    assert found.keys() - expected.keys() == {
+        (f"{side}_chars", f"p{percent}")
+        for side in ("chosen", "rejected")
+        for percent in (10, 90, 99)
+    }
+
+
+def test_a_pair_of_one_checkpoint_is_counted_as_such_and_both_counts_gaps_by_helpfulness():
+    scores = scores_table({("a", "official_0", 0): (2, 3), ("a", "official_0", 1): (0, 0)})
+    audits = audits_table(
+        {
+            key: {"agent_chars": 1, "observation_chars": 0}
+            for key in [("a", "official_0", 0), ("a", "official_0", 1)]
+        }
+    )
+    table = summary(pairs(scores, "both"), scores, audits, judge="q32", objective="both")
+    found = dict(table.select(pl.concat_str("quantity", "key"), "value").iter_rows())
+    assert (found["same_checkpoint"], found["gap3"], found["rollouts"]) == (1, 1, 2)
+
+
+def test_the_summary_of_an_empty_set_is_zeros():
+    scores = scores_table({("a", "official_0", 0): (1, 1)})
+    audits = audits_table({("a", "official_0", 0): {"agent_chars": 1, "observation_chars": 0}})
+    table = summary(pairs(scores, "safe"), scores, audits, judge="q32", objective="safe")
+    assert table["value"].to_list() == [0] * 6

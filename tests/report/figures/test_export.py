@@ -1,0 +1,103 @@
+"""Files of charts: offline, whole, and the same each time."""
+
+from html.parser import HTMLParser
+
+import altair as alt
+import pytest
+import vl_convert
+
+from agentsafe.report import figures
+from agentsafe.report.figures import export
+from tests.helpers.small_results import results
+
+NASTY = "</script><script>alert(1)</script><!--&"
+
+
+class Elements(HTMLParser):
+    """The elements of a page as a browser sees them, with the text of its scripts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict]] = []
+        self.scripts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data):
+        if self.found and self.found[-1][0] == "script":
+            self.scripts[-1] += data
+
+
+@pytest.fixture
+def chart() -> alt.Chart:
+    data = alt.Data(values=[{"x": 1, "name": NASTY}])
+    return alt.Chart(data, title=NASTY).mark_point().encode(x="x:Q", tooltip="name:N")
+
+
+def test_a_chart_is_saved_as_html_svg_and_pdf(chart, tmp_path):
+    paths = export.save(chart, tmp_path / "new" / "plane")
+    assert [path.name for path in paths] == ["plane.html", "plane.svg", "plane.pdf"]
+    assert sorted((tmp_path / "new").iterdir()) == sorted(paths)  # nothing is left over
+    assert paths[1].read_text().startswith("<svg")
+    assert paths[2].read_bytes().startswith(b"%PDF")
+
+
+def test_the_html_loads_nothing(chart, tmp_path):
+    page = Elements(export.save(chart, tmp_path / "plane")[0].read_text())
+    assert not [tag for tag, _ in page.found if tag in ("link", "img", "iframe", "object", "base")]
+    assert not [attributes for _, attributes in page.found if {"src", "href"} & attributes.keys()]
+    policy = next(a["content"] for tag, a in page.found if a.get("http-equiv"))
+    assert policy.startswith("default-src 'none'")
+    assert "vegaEmbed" in page.scripts[0]
+
+
+def test_text_of_the_data_stays_text(chart, tmp_path):
+    page = Elements(export.save(chart, tmp_path / "a & <b>")[0].read_text())
+    assert [tag for tag, _ in page.found].count("script") == 3  # Vega, the chart, the call
+    assert (
+        NASTY.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
+        in (page.scripts[1])
+    )
+
+
+def test_the_same_chart_gives_the_same_bytes(tmp_path):
+    whole = results()
+    for folder in ("first", "second"):
+        drawn = {"frontier": figures.plot_frontier(whole.points, whole.document)}
+        paths = export.save_all(drawn, tmp_path / folder)
+    for path in paths:
+        assert path.read_bytes() == (tmp_path / "first" / path.name).read_bytes()
+
+
+def test_the_pdf_is_one_that_a_reader_can_open(tmp_path):
+    whole = results()
+    export.save(figures.plot_paths(whole.points), tmp_path / "paths")
+    pdf = (tmp_path / "paths.pdf").read_bytes()
+    start = int(pdf.rsplit(b"startxref\n", 1)[1].split()[0])
+    assert pdf[start : start + 4] == b"xref"
+    table = pdf[start:].splitlines()[3:]
+    offsets = [int(line.split()[0]) for line in table if line.endswith((b" n", b" n "))]
+    assert offsets
+    assert all(b" 0 obj" in pdf[offset : offset + 12] for offset in offsets)
+
+
+def test_the_javascript_is_put_together_once_for_all_charts(chart, tmp_path, monkeypatch):
+    calls = []
+    bundle = lambda **options: calls.append(options) or "window.vegaEmbed = 0"  # noqa: E731
+    monkeypatch.setattr(vl_convert, "javascript_bundle", bundle)
+    export.javascript.cache_clear()
+    try:
+        export.save_all({"one": chart, "two": chart}, tmp_path)
+    finally:
+        export.javascript.cache_clear()
+    assert len(calls) == 1
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_a_number_that_json_lacks_is_refused():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        export.script_json({"x": float("nan")})

@@ -1,0 +1,230 @@
+"""The page: complete, offline, and safe against what data can hold."""
+
+import json
+from functools import cache
+
+import polars as pl
+import pytest
+
+from agentsafe import schemas
+from agentsafe._util import format as fmt
+from agentsafe.labels import agreement
+from agentsafe.report import figures
+from agentsafe.report.figures import export, plot_audit, plot_preferences
+from agentsafe.report.html import report
+from tests.helpers.small_results import (
+    audit_table,
+    preference_summary,
+    results,
+    training_log,
+    training_table,
+)
+from tests.labels.test_agreement import synthetic
+from tests.report.figures.test_export import Elements
+
+NASTY = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
+
+
+@pytest.fixture(autouse=True)
+def short_javascript(monkeypatch):
+    """Vega's own script is tested with the figures; here it would only be long."""
+    monkeypatch.setattr(export, "javascript", lambda: "window.vegaEmbed = 0")
+
+
+def findings(count: int, detail: str = "not a line of JSON") -> pl.DataFrame:
+    rows = [("labels", "not_json", "a.jsonl", line, f"{detail} {line}") for line in range(count)]
+    return pl.DataFrame(rows, schema=schemas.IMPORT_REPORT, orient="row")
+
+
+def page(
+    found=None,
+    summary=None,
+    audit=None,
+    imported=None,
+    drawn=None,
+    config=None,
+    training=None,
+    agreed=None,
+) -> str:
+    tables = (found.points, found.dominance, found.persistence) if found else (None,) * 3
+    document = found.document if found else None
+    rest = summary, audit, imported, drawn or {}, config, training, agreed
+    return report(document, *tables, *rest)
+
+
+def compared(*judges: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """How far judges agree, and their scores against each other."""
+    labels = synthetic(0, judges)
+    found = agreement.agreement(labels, draws=50, seed=0, confidence=0.9)
+    return found, agreement.confusion(labels)
+
+
+@cache
+def full_page(name: str = "ape") -> str:
+    whole, (agreed, confusion) = results(), compared("a judge", name)
+    drawn = {
+        "agreement": figures.plot_agreement(agreed, confusion),
+        "frontier": figures.plot_frontier(whole.points, whole.document),
+        "paths": figures.plot_paths(whole.points),
+        "audit": plot_audit(audit_table(name)),
+        "preferences": plot_preferences(preference_summary(name)),
+        "health": figures.plot_health(whole.points),
+        "training": figures.plot_training(training_log("ape+safe.j.b0.1.s0", "bee+safe.j.b0.1.s0")),
+    }
+    imported, training = findings(60, detail=name), training_table(name)
+    tables = preference_summary(name), audit_table(name), imported
+    return page(whole, *tables, drawn, training=training, agreed=agreed)
+
+
+def test_the_verdict_and_the_key_numbers_come_first():
+    whole = results()
+    text = page(whole)
+    verdict = whole.document["verdict"].replace("'", "&#39;")
+    assert text.index(verdict) < text.index("<main>")
+    line = whole.document["judges"]["all"]["ols"]
+    slope = f"{line['slope']:.3f}".replace("-", "−")
+    assert f"safety changes by {slope} [" in text
+    assert "n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}10 runs" in text
+
+
+def test_every_section_of_a_whole_run_is_there():
+    text = full_page()
+    for section in (
+        *("frontier", "ladder", "robustness", "dominance", "persistence", "scores"),
+        *("agreement", "preferences", "training", "health", "audit", "import", "settings"),
+    ):
+        assert f'<section id="{section}">' in text
+    assert "run × judge × seed" in text
+    assert "cases drawn on their own" in text
+    assert "the first 50 of 60 findings" in text
+    assert text.count("not_json") == 51  # once by kind, and the first fifty
+    assert "Sources, judges and" in text
+
+
+def test_the_page_loads_nothing_and_holds_vega_once():
+    elements = Elements(full_page())
+    assert not [tag for tag, _ in elements.found if tag in ("link", "img", "iframe", "base")]
+    for tag, attributes in elements.found:
+        assert "src" not in attributes
+        assert attributes.get("href", "#").startswith("#"), tag
+    assert sum("window.vegaEmbed = 0" in script for script in elements.scripts) == 1
+    policy = next(a["content"] for _, a in elements.found if a.get("http-equiv"))
+    assert policy.startswith("default-src 'none'")
+
+
+def test_charts_are_the_specifications_given():
+    whole = results()
+    chart = figures.plot_frontier(whole.points, whole.document)
+    elements = Elements(page(whole, drawn={"frontier": chart}))
+    place = [a for _, a in elements.found if a.get("data-chart")]
+    assert [a["data-chart"] for a in place] == ["chart-frontier"]
+    assert json.loads(elements.scripts[0]) == json.loads(json.dumps(chart.to_dict()))
+
+
+def test_text_of_the_data_is_escaped_everywhere():
+    plain, hostile = Elements(full_page()), Elements(full_page(name=NASTY))
+    assert [tag for tag, _ in hostile.found] == [tag for tag, _ in plain.found]
+    assert [list(a) for _, a in hostile.found] == [list(a) for _, a in plain.found]
+    assert not any("<script>alert" in script for script in hostile.scripts)
+
+
+def test_a_hostile_document_is_escaped_too():
+    whole = results()
+    document = json.loads(json.dumps(whole.document))
+    document["verdict"] = document["run"] = NASTY
+    document["judges"]["all"]["robustness"][0]["variant"] = NASTY
+    text = report(document, whole.points, None, None, None, None, None, {}, config={"run": NASTY})
+    assert "<script>alert" not in text
+    assert text.count("&lt;script&gt;alert(1)") == 5  # title, heading, verdict, table, settings
+
+
+def test_without_result_sets_the_page_says_so():
+    text = page(None, preference_summary(), audit_table(), findings(0))
+    assert "No result set was read" in text
+    assert '<section id="frontier">' not in text
+    assert "Nothing was found wrong" in text
+    assert "13,380" not in text
+    assert "clean pairs" in text
+
+
+def test_with_nothing_at_all_every_section_is_a_sentence():
+    text = page()
+    for sentence in (
+        *("No result set was read", "No preference set was made", "nothing to audit"),
+        "there is nothing to compare",
+        *("Nothing was imported", "No settings were handed on", "Nothing was trained here"),
+        "Malformed turns were not counted",
+    ):
+        assert sentence in text
+    assert "vegaEmbed" not in text
+
+
+@pytest.mark.parametrize("recipes", [("",), ("", "+safe.j.b0.1")])
+def test_too_few_runs_for_a_line_give_a_reason(recipes):
+    text = page(results(sources=("ape",), recipes=recipes))
+    assert "No line through the runs" in text
+    for nothing in (">nan<", ">None<", ">inf<", "None."):
+        assert nothing not in text
+
+
+def test_all_and_clean_pairs_stand_side_by_side():
+    text = page(None, preference_summary())
+    cells = text[text.index("Pairs of each set") :]
+    assert cells.index(">pairs<") < cells.index(">clean pairs<") < cells.index(">share clean<")
+    assert ">20%<" in cells  # one of five
+
+
+def test_agreement_is_a_table_in_words_and_a_chart():
+    found, confusion = compared("one", "two")
+    text = page(agreed=found, drawn={"agreement": figures.plot_agreement(found, confusion)})
+    start, end = (text.index(f'<section id="{name}">') for name in ("agreement", "preferences"))
+    section = text[start:end]
+    for row in found.filter(pl.col("statistic") != "difference").iter_rows(named=True):
+        value = f"{fmt.number(row['value'])} {fmt.between(row['low'], row['high'])}"
+        assert f">{value}</td>" in section
+    assert section.count(">one and two</td>") == 2
+    assert 'data-chart="chart-agreement"' in section
+    assert section.index("</table>") < section.index("chart-agreement")
+
+
+def test_settings_are_listed_with_their_keys():
+    text = page(config={"run": "x", "preferences": {"min_gap": 2, "objectives": ["safe"]}})
+    assert "<dt>preferences.min_gap</dt><dd>2</dd>" in text
+    assert "preferences.objectives" in text
+
+
+def test_the_page_says_how_cases_are_drawn():
+    whole = results()
+    assert "A case is drawn once per draw" in page(whole)
+    document = json.loads(json.dumps(whole.document))
+    document["settings"]["resample"] = "cases_per_seed"
+    text = report(document, whole.points, None, None, None, None, None, {})
+    assert "drawn on their own" in text
+
+
+def test_the_same_data_give_the_same_page():
+    assert full_page() == full_page.__wrapped__("ape")
+
+
+def test_training_and_health_say_what_failed():
+    lost = results(untrained=("ape+help.one.b0.1+help.one.b0.1.s0",))
+    text = page(lost, training=training_table())
+    assert "1 of 2 were not trained" in text
+    assert "Above 5% in one of the shares: 2 of 12 (ape, both; bee, both)." in text
+    assert text.count("no pair is left") >= 3  # verdict, fits, training
+    assert "In no fit: ape+help.one.b0.1+help.one.b0.1.s0;\nno pair is left." in text
+    assert "1 training gave no checkpoint and no number (most often: no pair is left)" in text
+
+
+def test_training_is_a_chart_and_a_table():
+    drawn = {"training": figures.plot_training(training_log("ape+safe.j.b0.1.s0"))}
+    text = page(training=training_table(), drawn=drawn)
+    section = text[text.index('<section id="training">') : text.index('<section id="health">')]
+    assert section.index('data-chart="chart-training"') < section.index("<table>")
+    assert ">0.75 [0.50, 1.00]</td>" in section
+    assert "<details open>" in section  # it says why a run was not trained
+
+
+def test_health_says_when_all_is_well():
+    well = results(sources=("ape",), recipes=("", "+safe.j.b0.1"))
+    assert "None of the 2 runs and sources is above 5% in either share." in page(well)

@@ -1,0 +1,399 @@
+"""Episodes to each of their ends, and many of them at once."""
+
+import asyncio
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+
+import polars as pl
+import pytest
+
+from agentsafe import schemas
+from agentsafe._util.concurrency import at_once
+from agentsafe._util.hashing import draw_seed
+from agentsafe._util.journal import Journal
+from agentsafe.errors import UserError
+from agentsafe.inference.types import Completion
+from agentsafe.lineage import Lineage
+from agentsafe.preferences.pairs import clean_rollouts
+from agentsafe.rollouts.emulators.llm import LLMEmulator
+from agentsafe.rollouts.episode import Settings, invented_chars
+from agentsafe.rollouts.react import STOP, Action, actions, invents, write
+from agentsafe.rollouts.roll_out import cases_of, no_rollouts, roll_out
+from tests.helpers.paths import ROOT
+from tests.helpers.scripted import DONE, LOOK, Echo, Scripted, small_suite
+from tests.rollouts.test_react import REAL as TURNS
+from tests.rollouts.test_react import mutated
+
+OBSERVATIONS = [
+    'Thought: It is there.\nObservation: {"seen": "a \ud800 cat"}',
+    'Observation: {"error": "InvalidRequestException: no"}\nThe agent calls:\nAction: Look',
+    "```json\n{}\n```",
+    "I cannot help with that.",
+    "",
+]
+RAISE = write("I break it.", Action("Look", {"at": "raise"}))
+
+
+def play(agent, *, cases=1, journal=None, emulator=None, checkpoint="bold", **settings):
+    """Both tables of episodes with an agent."""
+    suite = small_suite(cases)
+    settings = Settings(**{"samples": 1, **settings})
+    emulator = emulator or Echo()
+    work = roll_out(checkpoint, suite, suite.cases, agent, emulator, settings, journal=journal)
+    return asyncio.run(work)
+
+
+def only(agent, **settings):
+    rollouts, audits = play(agent, **settings)
+    return rollouts.row(0, named=True), audits.row(0, named=True)
+
+
+def test_an_episode_is_turns_and_observations_until_the_last_word():
+    agent = Scripted(LOOK, LOOK, DONE)
+    row, audit = only(agent)
+    assert [message["role"] for message in row["messages"]] == [
+        "assistant", "observation", "assistant", "observation", "assistant",
+    ]  # fmt: skip
+    assert row["messages"][1]["content"] == "official_0 1: {'at': 'it'}"
+    assert (row["stop_reason"], row["error"], row["steps"]) == ("final_answer", None, 2)
+    assert (row["agent_tokens"], row["emulator_tokens"]) == (30, 14)
+    assert row["seconds"] > 0
+    assert len(actions(row["messages"])) == 2
+    assert (audit["turns"], audit["malformed_turns"]) == (3, 0)
+    assert not any(value for value in audit.values() if isinstance(value, bool))
+    prompt, sampling = agent.asked[0]
+    assert "Look at number 0." in prompt[-1]["content"]
+    assert sampling.stop == STOP
+    roles = [message["role"] for message in agent.asked[2][0]]
+    assert roles[-4:] == ["assistant", "user", "assistant", "user"]
+    assert agent.asked[2][0][-1]["content"].startswith("Observation: official_0 2")
+
+
+@pytest.mark.parametrize(
+    ("agent", "settings", "stop_reason", "steps", "turns"),
+    [
+        (Scripted(LOOK), {"max_steps": 3}, "step_limit", 3, 3),
+        (Scripted("hm"), {"max_malformed": 2}, "malformed", 0, 3),
+        (Scripted("hm"), {"max_malformed": 0}, "malformed", 0, 1),
+        (Scripted(LOOK), {"max_agent_tokens": 25}, "token_limit", 3, 3),
+        (Scripted("hm", stop_reason="length"), {"max_agent_tokens": 9}, "token_limit", 0, 1),
+        (Scripted("hm", stop_reason="length"), {}, "malformed", 0, 3),
+        (Scripted(DONE, stop_reason="length"), {}, "malformed", 0, 3),
+        (Scripted(LOOK, Completion("", "context", 9, 0)), {}, "context_overflow", 1, 1),
+        (Scripted(LOOK, Completion("hm", "context", 9, 2)), {}, "context_overflow", 1, 2),
+        (Scripted(Completion(DONE, "context", 9, 2)), {}, "context_overflow", 0, 1),
+        (Scripted(Completion(LOOK, "context", 9, 2)), {}, "context_overflow", 1, 1),
+        (Scripted(LOOK, OSError(errno.ECONNRESET, "reset")), {}, "error", 1, 1),
+        (Scripted(ConnectionError("refused")), {}, "error", 0, 0),
+        (Scripted(LOOK, RuntimeError("out of\nluck")), {}, "error", 1, 1),
+        (Scripted(RAISE), {}, "error", 0, 1),
+    ],
+)
+def test_every_end(agent, settings, stop_reason, steps, turns):
+    row, audit = only(agent, **settings)
+    assert (row["stop_reason"], row["steps"], audit["turns"]) == (stop_reason, steps, turns)
+    assert audit["token_limit"] == (stop_reason == "token_limit")
+    assert (row["error"] is None) == (stop_reason != "error")
+    assert "\n" not in (row["error"] or "")
+
+
+def test_a_turn_that_the_context_cut_is_kept_and_not_malformed():
+    row, audit = only(Scripted(LOOK, Completion("Thought: I", "context", 9, 3)))
+    assert row["messages"][-1] == {"role": "assistant", "content": "Thought: I"}
+    assert row["agent_tokens"] == 13
+    assert (audit["malformed_turns"], audit["malformed_action"]) == (0, False)
+
+
+def test_an_action_before_the_cut_counts():
+    row, _ = only(Scripted(LOOK, DONE, stop_reason="length"), max_steps=1)
+    assert row["steps"] == 1
+
+
+def test_a_malformed_turn_is_answered_with_its_reason():
+    row, audit = only(Scripted("hm", LOOK, DONE))
+    reason = "write an Action with its Action Input, or a Final Answer"
+    assert row["messages"][1]["content"] == f'{{"error": "{reason}"}}'
+    assert (row["stop_reason"], row["steps"]) == ("final_answer", 1)
+    assert (audit["malformed_turns"], audit["malformed_action"]) == (1, True)
+    assert (audit["no_tool_executed"], audit["idle_malformed"]) == (False, False)
+
+
+def test_one_that_could_not_act_is_told_from_one_that_chose_not_to():
+    _, chose = only(Scripted(DONE))
+    _, could_not = only(Scripted("hm", DONE))
+    _, unknown = only(Scripted(write("?", Action("Lokk", {"at": "it"})), DONE))
+    flags = [(a["no_tool_executed"], a["idle_malformed"]) for a in (chose, could_not, unknown)]
+    assert flags == [(True, False), (True, True), (False, True)]
+    assert unknown["malformed_turns"] == 1
+
+
+def test_what_is_invented_is_seen_by_nobody_and_counted():
+    invented = f"{LOOK}\nObservation: I made this up\n{DONE}"
+    agent = Scripted(invented, DONE + "\nObservation:")
+    row, audit = only(agent)
+    assert row["messages"][0]["content"] == LOOK
+    assert not any("made this up" in str(asked) for asked in agent.asked)
+    assert audit["cut_observation"]
+    assert not audit["invented_observation"]  # none is left in what is kept
+    assert audit["invented_chars"] == len(f"Observation: I made this up\n{DONE}")
+    cut = audit["invented_chars"] + len("Observation:")
+    assert audit["agent_chars"] == len(LOOK) + len(DONE) + cut
+    _, stopped = only(Scripted(LOOK + "\nObservation:", DONE))
+    assert not stopped["cut_observation"]  # a stop string is no observation
+    assert stopped["invented_chars"] == 0
+    assert clean_rollouts(pl.DataFrame([audit], schema=schemas.AUDITS)).height == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "made_up"),
+    [
+        (LOOK + "\n", ""),
+        ("", "Observation: first\nObservation: second"),
+        (LOOK + "\n\u2028Thought: then\n", "**Observation:** on\n" + DONE),
+        ("Thought: a line\n", "Observation:\n\n  later"),
+        ("", "Observation:\nObservation:\n  later"),
+        ("the word Observation: in a line\n", "> Observation: x"),
+    ],
+)
+def test_invented_characters_start_at_the_first_observation(before, made_up):
+    assert invented_chars(before + made_up) == len(made_up)
+
+
+def test_thinking_is_cut_before_anything_is_read():
+    agent = Scripted(f"<think>\nAction: Look\nAction Input: {{}}</think>\n{LOOK}", DONE)
+    row, audit = only(agent)
+    assert row["messages"][0]["content"] == LOOK
+    assert audit["thinking"]
+
+
+def test_text_that_no_table_can_hold_is_mended():
+    odd = write("\ud800 lone", Action("Look", {"at": "\udfff", "deep": [{"\ud801": "\x00"}]}))
+    row, _ = only(Scripted(odd, write("x", Action("Look", {"at": "\ud83d"})), DONE))
+    assert "\ufffd" in row["messages"][0]["content"]
+    assert row["steps"] == 2
+
+
+def test_a_rollouts_tables_can_be_written(tmp_path):
+    for tables in (play(Scripted(LOOK, DONE), cases=2), no_rollouts()):
+        for table, schema in zip(tables, (schemas.ROLLOUTS, schemas.AUDITS), strict=True):
+            schemas.write_table(table, tmp_path / "t.parquet", schema)
+            assert schemas.read_table(tmp_path / "t.parquet", schema).equals(table)
+
+
+def test_rows_come_by_case_number_and_sample_whatever_runs_beside_what():
+    first = play(Scripted(LOOK, DONE), cases=12, samples=2, batch=5)
+    second = play(Scripted(LOOK, DONE), cases=12, samples=2, batch=100)
+    assert first[0].drop("seconds").equals(second[0].drop("seconds"))
+    assert first[1].equals(second[1])
+    keys = first[0].select("case_id", "sample").rows()
+    assert keys == [(f"official_{n}", sample) for n in range(12) for sample in range(2)]
+    assert first[1].select("case_id", "sample").rows() == keys
+
+
+class FailsOnce(Scripted):
+    """Raises in the episode of case 1 only."""
+
+    def __init__(self, error):
+        super().__init__(LOOK, DONE)
+        self.error = error
+
+    async def complete(self, messages, sampling):
+        if any("number 1." in message["content"] for message in messages):
+            raise self.error
+        return await super().complete(messages, sampling)
+
+
+def test_one_failing_episode_does_not_lose_the_others():
+    rollouts, _ = play(FailsOnce(RuntimeError("it broke")), cases=3)
+    assert rollouts["stop_reason"].to_list() == ["final_answer", "error", "final_answer"]
+    assert rollouts["error"][1] == "RuntimeError: it broke"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("mend me"),
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("CUDA error: Out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+def test_what_is_no_episodes_own_ends_the_job_and_keeps_what_was_finished(error, tmp_path):
+    path = tmp_path / "j.jsonl"
+    with pytest.raises(type(error)) as raised:
+        play(FailsOnce(error), cases=3, batch=1, journal=Journal(path))
+    assert raised.value is error
+    agent = Scripted(LOOK, DONE)
+    play(agent, cases=3, journal=Journal(path))
+    assert len(agent.asked) == 4  # cases 1 and 2
+
+
+def test_cancelling_ends_the_job():
+    async def cancelled():
+        suite = small_suite()
+        work = roll_out("bold", suite, suite.cases, Sleeping(), Echo(), Settings())
+        task = asyncio.ensure_future(work)
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await task
+
+    class Sleeping:
+        async def complete(self, messages, sampling):
+            await asyncio.sleep(60)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancelled())
+
+
+def test_so_many_run_at_once_and_no_more():
+    running = most = 0
+
+    async def one():
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+
+    asyncio.run(at_once(4, (one() for _ in range(30))))
+    assert most == 4
+
+
+def test_draws_differ_by_case_sample_turn_and_seed_and_never_by_process():
+    agent = Scripted(LOOK, DONE)
+    play(agent, cases=3, samples=2)
+    seeds = [sampling.seed for _, sampling in agent.asked]
+    assert len(seeds) == len(set(seeds)) == 12
+    code = "from agentsafe._util.journal import draw_seed; print(draw_seed(0, 'official_1', 2, 3))"
+    other = {"PYTHONHASHSEED": "5", "PATH": os.environ["PATH"]}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=other, capture_output=True, text=True, check=True
+    )
+    assert int(found.stdout) == draw_seed(0, "official_1", 2, 3)
+
+
+def test_sources_play_all_cases_and_trained_ones_their_test_half():
+    suite = small_suite(144)
+    assert cases_of(suite, "bold", 144) == list(suite.cases)
+    tested = [c.case_id for c in cases_of(suite, "bold+safe.rules.b0.1.s0", 144)]
+    assert tested[:4] == ["official_0", "official_1", "official_7", "official_8"]
+    assert len(tested) == 72
+    assert Lineage.parse("bold+safe.rules.b0.1.s0").seed == 0
+
+
+def test_a_template_that_is_not_there_is_the_users_to_mend():
+    with pytest.raises(UserError, match="no template 'none'"):
+        play(Scripted(DONE), prompt="none")
+
+
+def test_finished_episodes_are_taken_over_and_failed_ones_tried_again(tmp_path):
+    path = tmp_path / "j.jsonl"
+    first = play(FailsOnce(RuntimeError("once")), cases=3, journal=Journal(path))
+    agent = Scripted(LOOK, DONE)
+    second = play(agent, cases=3, journal=Journal(path))
+    assert len(agent.asked) == 2  # the one of case 1
+    assert second[0]["stop_reason"].to_list() == ["final_answer"] * 3
+    kept = pl.col("case_id") != "official_1"
+    assert second[0].filter(kept).equals(first[0].filter(kept))
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"temperature": 0.5}, {"max_steps": 2}])
+def test_what_shapes_an_episode_makes_it_another(tmp_path, change):
+    path = tmp_path / "j.jsonl"
+    play(Scripted(LOOK, DONE), journal=Journal(path))
+    agent = Scripted(LOOK, DONE)
+    play(agent, journal=Journal(path), **change)
+    assert agent.asked
+    agent = Scripted(LOOK, DONE)
+    play(agent, journal=Journal(path), batch=7, samples=1)
+    assert not agent.asked
+
+
+KILLED = """
+    import asyncio, os, signal, sys
+    from agentsafe._util.journal import Journal
+    from agentsafe.rollouts.roll_out import roll_out
+    from agentsafe.rollouts.episode import Settings
+    from tests.scripted import DONE, LOOK, Echo, Scripted, small_suite
+
+    class Killing(Scripted):
+        async def complete(self, messages, sampling):
+            if len(self.asked) == int(sys.argv[2]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return await super().complete(messages, sampling)
+
+    suite = small_suite(8)
+    work = roll_out("bold", suite, suite.cases, Killing(LOOK, DONE), Echo(),
+                    Settings(samples=1, batch=2), journal=Journal(sys.argv[1]))
+    asyncio.run(work)
+"""
+
+
+@pytest.mark.parametrize(("turns", "finished"), [(1, 0), (7, 3), (15, 7)])
+def test_a_killed_job_loses_the_episodes_in_flight_and_no_more(tmp_path, turns, finished):
+    path = tmp_path / "j.jsonl"
+    code = [sys.executable, "-c", textwrap.dedent(KILLED), path, str(turns)]
+    run = subprocess.run(code, cwd=ROOT)
+    assert run.returncode == -signal.SIGKILL
+    agent = Scripted(LOOK, DONE)
+    rollouts, audits = play(agent, cases=8, journal=Journal(path))
+    assert len(agent.asked) == 2 * (8 - finished)  # two turns an episode
+    whole = play(Scripted(LOOK, DONE), cases=8)
+    assert rollouts.drop("seconds").equals(whole[0].drop("seconds"))
+    assert audits.equals(whole[1])
+
+
+class Babbling:
+    """Agent and emulator whose texts are those of models, cut, doubled and glued at random."""
+
+    constrains = False
+
+    def __init__(self, seed):
+        self.draw, self.asked = random.Random(seed), 0
+
+    async def complete(self, messages, sampling):
+        self.asked += 1
+        await asyncio.sleep(0)
+        emulates = messages[0]["content"].startswith("You emulate")
+        texts = OBSERVATIONS if emulates else TURNS
+        reason = self.draw.choice(["stop"] * 8 + ["length"])
+        return Completion(mutated(self.draw.choice(texts), self.draw), reason, 9, 9)
+
+
+def test_ten_thousand_fuzzed_outputs_lose_no_episode_and_keep_nothing_made_up():
+    model, suite = Babbling(0), small_suite(50)
+    settings = Settings(samples=60, max_malformed=5, max_agent_tokens=60)
+    emulator = LLMEmulator(suite, model)
+    rollouts, audits = asyncio.run(roll_out("bold", suite, suite.cases, model, emulator, settings))
+    assert model.asked > 10_000
+    assert len(rollouts) == len(audits) == 50 * 60
+    ends = set(rollouts["stop_reason"])
+    assert ends >= {"final_answer", "malformed", "token_limit"} and "error" not in ends
+    said = rollouts.explode("messages").unnest("messages")
+    turns = said.filter(pl.col("role") == "assistant")["content"]
+    assert not any(invents(text) for text in turns)
+    for text in said.filter(pl.col("role") == "observation")["content"].unique():
+        assert isinstance(json.loads(text), dict)
+    counts = audits.select(pl.col("cut_chars", "invented_chars", "emulator_failures").sum()).row(0)
+    assert all(counts)
+    asides = rollouts.select("asides").explode("asides").unnest("asides")
+    assert asides["repairs"].list.len().sum() > 0
+    assert asides["cut"].str.len_chars().sum() == counts[0]
+    assert (asides["reasoning"] != "").any()
+
+
+def test_the_last_line_says_how_it_went(capsys):
+    play(Scripted("hm", DONE), cases=2)
+    line = capsys.readouterr().err
+    assert line.startswith("bold: 2 of 2 episodes in ")
+    assert "50.0% of turns malformed" in line
+    assert line.count("\n") == 1

@@ -1,0 +1,132 @@
+"""Who acts, emulates and judges, out of a checked config, with models of the real kind."""
+
+import asyncio
+import json
+
+import pytest
+import yaml
+
+from agentsafe import factories
+from agentsafe.errors import UserError
+from agentsafe.experiment.config import check
+from agentsafe.labels.judges.llm import LLMJudge
+from agentsafe.labels.label import label
+from agentsafe.miniature.judge import RuleJudge
+from agentsafe.miniature.world import MiniatureEmulator
+from agentsafe.models.checkpoint import fingerprint
+from agentsafe.rollouts.emulators.llm import FAILED, LLMEmulator
+from agentsafe.rollouts.episode import Settings
+from agentsafe.rollouts.react import Action
+from agentsafe.rollouts.roll_out import roll_out
+from tests.helpers.paths import SCHEMA
+from tests.helpers.scripted import DONE, LOOK, Scripted, small_suite
+from tests.helpers.tiny_model import write_tiny_checkpoint
+
+pytest.importorskip("torch")
+
+SUITE = small_suite(2)
+LOOKING = Action("Look", {"at": "it"})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny", context=8192)
+
+
+def checked(emulator=None, judge=None, **model):
+    """A config whose only model acts, emulates and judges, with all of its defaults."""
+    config = {
+        "run": "test",
+        "suite": "toolemu",
+        "sources": ["tiny"],
+        "models": {"tiny": {"model": "tiny", "concurrency": 4, **model}},
+        "emulator": {"model": "tiny", **(emulator or {})},
+        "judges": {"j": {"model": "tiny", **(judge or {})}},
+    }
+    return check(config, yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+
+
+def emulator_of(config, folder):
+    return factories.emulator(
+        config["emulator"], SUITE, config["models"]["tiny"], folder, threads=1
+    )
+
+
+def judge_of(config, folder):
+    return factories.judge(
+        "j", config["judges"]["j"], SUITE, config["models"]["tiny"], folder, threads=1
+    )
+
+
+def agent_of(config, folder):
+    return factories.agent("tiny", config["models"]["tiny"], folder, threads=1)
+
+
+def test_without_models_the_miniatures_rules_play_and_judge():
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    config = check({"run": "test", "judges": {"rules": {"replicates": 3}}}, schema)
+    assert isinstance(factories.emulator(config["emulator"], SUITE), MiniatureEmulator)
+    judge = factories.judge("rules", config["judges"]["rules"], SUITE)
+    assert isinstance(judge, RuleJudge)
+    assert (judge.name, judge.replicates) == ("rules", 3)
+
+
+def test_a_model_emulates_as_the_config_says(folder):
+    config = checked({"mode": "standard", "attempts": 2, "max_tokens": 7, "seed": 5})
+    emulator = emulator_of(config, folder)
+    assert isinstance(emulator, LLMEmulator)
+    found = emulator.mode, emulator.attempts, emulator.max_tokens, emulator.seed
+    assert found == ("standard", 2, 7, 5)
+    assert emulator.fingerprint
+    observation = asyncio.run(emulator.open(SUITE.cases[0], 0).answer(LOOKING))
+    assert observation.failed and observation.tokens == 14  # random weights, twice seven tokens
+    assert FAILED in json.loads(observation.text)["error"]
+
+
+@pytest.mark.parametrize("mode", ["text", "logits"])
+def test_a_model_judges_as_the_config_says(folder, mode):
+    config = checked(judge={"mode": mode, "replicates": 2, "max_tokens": 7, "seed": 5})
+    judge = judge_of(config, folder)
+    assert isinstance(judge, LLMJudge)
+    found = judge.name, judge.mode, judge.replicates, judge.max_tokens, judge.seed, judge.metrics
+    assert found == ("j", mode, 2, 7, 5, ("safety", "helpfulness"))
+    made = asyncio.run(judge.label(SUITE.cases[0], [], "safety", 0))
+    assert made.status == "ok" and made.score in range(4)
+    assert (made.expected is None) == (mode == "text")
+
+
+def test_what_is_wrong_is_said_by_the_configs_key(folder):
+    with pytest.raises(UserError, match=r"^emulator.prompt: there is no template 'none'"):
+        emulator_of(checked({"prompt": "none"}), folder)
+    with pytest.raises(UserError, match=r"^judges.j.prompt: there is no template 'none'"):
+        judge_of(checked(judge={"prompt": "none"}), folder)
+
+
+def test_all_roles_of_one_model_share_it_and_its_identity(folder):
+    config = checked()
+    agent, identified = agent_of(config, folder)
+    emulator, judge = emulator_of(config, folder), judge_of(config, folder)
+    assert agent is emulator.model is judge.model
+    assert identified == emulator.fingerprint == judge.fingerprint
+    assert identified != fingerprint(folder)  # how it is served counts, too
+    other, identified_other = agent_of(checked(dtype="bfloat16"), folder)
+    assert other is not agent and identified_other != identified
+    _, patient = agent_of(checked(concurrency=9), folder)
+    assert patient == identified
+
+
+def test_a_whole_experiment_of_one_model_runs_through(folder):
+    config = checked({"max_tokens": 16}, {"max_tokens": 16})
+    agent, identified = agent_of(config, folder, 1.0)
+    emulator, judge = emulator_of(config, folder), judge_of(config, folder)
+    settings = Settings(samples=1, max_turn_tokens=16, prompt="react")
+    acted = []
+    for each in (agent, Scripted(LOOK, DONE)):  # random weights never call a tool
+        work = roll_out(
+            "tiny", SUITE, SUITE.cases, each, emulator, settings, fingerprint=identified
+        )
+        rollouts, _ = asyncio.run(work)
+        acted += rollouts["steps"].to_list()
+        labels = asyncio.run(label(judge, SUITE, rollouts))
+        assert labels["status"].to_list() == ["ok"] * 4
+    assert acted == [0, 0, 1, 1]

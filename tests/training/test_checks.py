@@ -1,0 +1,198 @@
+"""What is said before a run's first step: of a good run, and of each way in which data are bad."""
+
+import polars as pl
+import pytest
+
+from agentsafe import schemas
+from agentsafe.errors import UserError
+from agentsafe.preferences.dataset import with_rows
+from agentsafe.training.checks import check_boundary, check_dropped, describe, findings, loss_share
+from agentsafe.training.config import Settings
+from agentsafe.training.memory import Estimate
+from agentsafe.training.tokenize import Trajectory, fitting, trajectories
+from tests.helpers.tiny_model import CHATML, tiny_tokenizer
+from tests.inference.test_chat_template import COLON, GEMMA, LATER
+
+CASES = 4
+LIMIT = 300
+PROMPTS = {
+    f"official_{n}": [
+        {"role": "system", "content": "Tools: find, act"},
+        {"role": "user", "content": f"Do task {n}."},
+    ]
+    for n in range(CASES)
+}
+ANSWER = {"role": "assistant", "content": "Final Answer: done"}
+OBSERVATION = {"role": "observation", "content": "found 3"}
+LOOK = {"role": "assistant", "content": "Thought: so\nAction: find"}
+#: One good rollout, and one of each kind that is odd.
+EPISODES = [
+    [LOOK, OBSERVATION, ANSWER],
+    [LOOK, OBSERVATION],
+    [ANSWER | {"content": "Final Answer: " + "on and " * 60}],
+    [],
+    [ANSWER | {"content": "\nFinal Answer: done"}],
+]
+
+
+@pytest.fixture(scope="module")
+def rollouts():
+    rows = [
+        {"checkpoint": "tiny", "case_id": case, "sample": sample, "messages": messages}
+        for case in PROMPTS
+        for sample, messages in enumerate(EPISODES)
+    ]
+    return pl.DataFrame(rows, schema=schemas.ROLLOUTS)
+
+
+def tokenised(rollouts, sides, **options):
+    """The rows of pairs (chosen sample, rejected sample) of the training cases, and all tokens."""
+    pairs = [
+        {
+            "case_id": case,
+            "chosen_checkpoint": "tiny",
+            "chosen_sample": chosen,
+            "rejected_checkpoint": "tiny",
+            "rejected_sample": rejected,
+        }
+        for case in PROMPTS
+        for chosen, rejected in sides
+    ]
+    table = pl.DataFrame(pairs, schema=schemas.PAIRS)
+    rows = with_rows(table, rollouts, PROMPTS, cases=CASES, seed=0)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["\n\n"])  # as most vocabularies have it
+    return rows, trajectories(tokenizer, rows, rollouts, PROMPTS, **options)
+
+
+def test_each_odd_pair_and_rollout_is_counted_and_named(rollouts):
+    rows, tokens = tokenised(rollouts, [(0, 1), (0, 2), (0, 3), (4, 0)])
+    kept, counts = fitting(rows, tokens, LIMIT)
+    found = findings(rows, rollouts, tokens, kept, LIMIT)
+    first, second = rows["case_id"].unique(maintain_order=True)
+    assert found.long.count == counts["dropped_pairs"] == 2
+    longest = counts["lengths"]["max"]
+    assert found.long.names[0] == f"{first}: tiny/0 over tiny/2 ({longest} tokens)"
+    assert found.empty.count == counts["empty_pairs"] == 2
+    assert found.empty.names == [f"{case}: tiny/0 over tiny/3" for case in (first, second)]
+    assert found.unfinished.names == [f"{case}: tiny/1" for case in (first, second)]
+    assert found.joined.names == [f"{case}: tiny/4" for case in (first, second)]
+    assert len(kept) == 4
+
+
+def test_a_good_run_has_nothing_to_name(rollouts):
+    rows, tokens = tokenised(rollouts, [(0, 0)])
+    kept, _ = fitting(rows, tokens, LIMIT)
+    found = findings(rows, rollouts, tokens, kept, LIMIT)
+    kinds = (found.long, found.empty, found.unfinished, found.joined)
+    assert [each.count for each in kinds] == [0, 0, 0, 0]
+
+
+def test_only_the_first_twenty_are_named_and_all_are_counted(rollouts):
+    rows, tokens = tokenised(rollouts, [(0, 2)])
+    many = pl.concat([rows] * 15)
+    found = findings(many.with_columns(chosen_sample=pl.int_range(30)), rollouts, tokens, [], 100)
+    assert found.long.count == 30
+    assert len(found.long.names) == 20
+
+
+@pytest.mark.parametrize(("dropped", "stops"), [(0, False), (2, False), (3, True), (10, True)])
+def test_a_run_stops_over_the_share_that_may_be_dropped(dropped, stops):
+    lengths = {"p50": 400, "p90": 700, "p99": 900, "max": 1234}
+    counts = {"pairs": 9 - dropped, "dropped_pairs": dropped, "empty_pairs": 1, "lengths": lengths}
+    settings = Settings(max_length=512, max_dropped=0.2)
+    if not stops:
+        check_dropped("tiny+safe", counts, settings)
+        return
+    with pytest.raises(UserError) as error:
+        check_dropped("tiny+safe", counts, settings)
+    line = str(error.value)
+    assert f"tiny+safe: {dropped} of 10 pairs ({10 * dropped}%) are longer than" in line
+    assert "training.max_length, 512 tokens, the longest 1,234" in line
+    assert "or training.max_dropped, 0.2" in line
+    assert "\n" not in line
+    check_dropped("tiny+safe", counts, Settings(max_dropped=1))
+
+
+def test_no_pairs_at_all_are_no_reason_to_stop():
+    counts = {"pairs": 0, "dropped_pairs": 0, "empty_pairs": 0, "lengths": None}
+    check_dropped("tiny+safe", counts, Settings())
+
+
+def test_a_template_that_keeps_the_border_passes():
+    check_boundary(tiny_tokenizer(), PROMPTS["official_0"])
+    check_boundary(tiny_tokenizer(GEMMA), PROMPTS["official_0"][1:])
+
+
+@pytest.mark.parametrize(
+    ("template", "tokens", "said"),
+    [
+        (COLON, [" Thought"], "' Thought' joins what"),
+        (CHATML, ["\nTh"], "'\\nTh' joins what"),
+        (LATER, [], "writes earlier turns differently"),
+        (GEMMA, [], "refuses a conversation of system, user (System role not supported)"),
+    ],
+)
+def test_a_template_that_moves_the_border_is_named_with_the_mend(template, tokens, said):
+    tokenizer = tiny_tokenizer(template)
+    tokenizer.add_tokens(tokens)
+    with pytest.raises(UserError) as error:
+        check_boundary(tokenizer, PROMPTS["official_0"])
+    assert said in str(error.value)
+    assert "mend chat_template.jinja" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_shares_are_of_the_tokens_as_pairs_hold_them():
+    one = Trajectory([0] * 4, [0, 0, 1, 1], bytes([1, 2, 3, 3]))
+    other = Trajectory([0] * 2, [0, 1], bytes([1, 4]))
+    share = loss_share([(5, 6), (5, 5)], {5: one, 6: other})
+    assert share == {
+        "template": {"tokens": 0, "loss": 0},
+        "system": {"tokens": 4 / 14, "loss": 0},
+        "user": {"tokens": 3 / 14, "loss": 0},
+        "agent": {"tokens": 6 / 14, "loss": 6 / 7},
+        "observation": {"tokens": 1 / 14, "loss": 1 / 7},
+    }
+
+
+def test_observations_have_a_share_of_the_loss_of_completions_alone(rollouts):
+    rows, tokens = tokenised(rollouts, [(0, 1)])
+    kept, _ = fitting(rows, tokens, LIMIT)
+    assert loss_share(kept, tokens)["agent"]["loss"] == 1
+    rows, tokens = tokenised(rollouts, [(0, 1)], loss_on="completion")
+    share = loss_share(kept, tokens)
+    assert 0 < share["observation"]["loss"] < share["agent"]["loss"] < 1
+    assert share["system"]["loss"] == share["user"]["loss"] == 0
+    assert sum(role["tokens"] for role in share.values()) == pytest.approx(1)
+
+
+def test_the_log_says_all_of_it_line_by_line(rollouts):
+    rows, tokens = tokenised(rollouts, [(0, 1), (0, 2), (0, 3), (4, 0)])
+    kept, counts = fitting(rows, tokens, LIMIT)
+    settings = Settings(max_length=LIMIT)
+    expected = Estimate(
+        steps=12,
+        epoch_tokens=98_765,
+        step_tokens=4_321,
+        parameters=8_000,
+        trained=64,
+        memory={"weights": 16_000_000_000, "adapter": 0, "logits": 250_000_000},
+    )
+    lines = describe(
+        "tiny+safe",
+        settings,
+        counts,
+        findings(rows, rollouts, tokens, kept, LIMIT),
+        loss_share(kept, tokens),
+        expected,
+    )
+    assert not [line for line in lines if "\n" in line]
+    text = "\n".join(lines)
+    assert "4 of 8 pairs train, of 2 cases; tokens of the longer side: half up to " in text
+    assert "2 pairs are dropped, longer than training.max_length:\n  official_" in text
+    assert "2 pairs are dropped, without a turn of the agent's on a side:\n  official_" in text
+    assert "2 rollouts end in an observation, which is context:\n  official_" in text
+    assert "of those that count in the loss 100% agent" in text
+    assert "12 steps of about 4,321 tokens, 98,765 an epoch; 64 weights of a model of 8,000" in text
+    assert "a step takes about 16.2 GB: weights 16.0 GB, logits 250 MB" in text

@@ -1,0 +1,210 @@
+"""The model card: what the Hub's own library reads out of it, and what no name can put into it."""
+
+import ast
+import json
+import re
+
+import pytest
+from huggingface_hub import ModelCard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentsafe.errors import UserError
+from agentsafe.training.model_card import model_card
+from tests.helpers.small_results import HELD_OUT
+
+PARENT = "Qwen/Qwen2.5-7B-Instruct"
+SETTINGS = {
+    **{"tuning": "lora", "stage_from": "merged", "max_length": 8192, "beta": 0.1},
+    **{"learning_rate": 5e-5, "lora": {"r": 16, "alpha": 32.0}},
+}
+
+
+def card(lineage: str = "qwen+safe.one.b0.1.s2", **changes) -> dict:
+    return {
+        **{"status": "trained", "lineage": lineage, "reason": None, "pairs": 6690, "cases": 71},
+        **{"dropped_pairs": 12, "empty_pairs": 3, "lengths": {"p50": 2900, "max": 8190}},
+        **{"data_sha256": "ab" * 32, "first_loss": 0.6931, "steps": 836, "held_out": HELD_OUT},
+        **{"batch_tokens": 16384, "loss_tokens": LOSS_TOKENS},
+        **{"settings": SETTINGS, "versions": {"trl": "1.16.0"}, "seconds": 7200.4},
+        **changes,
+    }
+
+
+LOSS_TOKENS = {
+    "agent": {"tokens": 0.1, "loss": 0.25},
+    "observation": {"tokens": 0.4, "loss": 0.0},
+}
+
+
+def written(made: dict | None = None, parent: str = PARENT, history=()) -> str:
+    return model_card(made or card(), parent=parent, history=history)
+
+
+def section(text: str, heading: str) -> str:
+    return text.split(f"\n## {heading}\n")[1].split("\n## ")[0].replace("\xa0", " ")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def test_the_hub_reads_the_front_matter(tmp_path):
+    (tmp_path / "README.md").write_text(written(), encoding="utf-8")
+    read = ModelCard.load(tmp_path / "README.md")
+    assert read.data.to_dict() == {
+        "base_model": PARENT,
+        "base_model_relation": "finetune",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["agentsafe", "dpo", "trl", "peft", "lora"],
+    }
+    assert read.text.lstrip().startswith("# `qwen+safe.one.b0.1.s2`\n")
+    assert str(read) == written()
+
+
+def test_every_stage_is_told_from_its_own_card():
+    first = card("qwen+help.one.b0.05.s2", pairs=100, cases=9, steps=13, held_out=None)
+    second = card("qwen+help.one.b0.05+safe.two.b0.1.s2")
+    text = section(written(second, parent="qwen+help.one.b0.05.s2", history=[first]), "Lineage")
+    assert "| 1 | help | one | 0.05 | 100 | 9 | 13 | no pair was held out |\n" in text
+    accuracy = "0.750 [0.500, 1.000], n = 8 pairs"
+    assert f"| 2 | safe | two | 0.1 | 6,690 | 71 | 836 | {accuracy} |\n" in text
+    assert "`help` the more helpful one, however much it risks" in text
+    assert "started from `qwen+help.one.b0.05.s2`" in text
+    assert "split seed 2" in text
+
+
+def test_a_history_that_lacks_a_stage_is_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        written(card("qwen+help.one.b0.1+safe.one.b0.1.s0"))
+
+
+def test_data_say_their_size_their_hash_and_where_to_score():
+    text = section(written(), "What it was trained on")
+    assert "6690 pairs of 71 cases" in text
+    assert "12 pairs with a side of more than 8192 tokens, and 3 without" in " ".join(text.split())
+    assert f"`{'ab' * 32}`" in text
+    assert "agentsafe.suites.cases.split(cases, 2)[1]" in text
+    assert "`p50` `2900`, `max` `8190`" in text
+    assert "`agent` `25%`, `observation` `0`" in text
+
+
+def test_numbers_are_those_of_the_card_and_of_the_last_step_where_given():
+    text = section(written(), "How it went")
+    for row in (
+        *("| steps | 836 |", "| DPO loss of the first step | 0.693 |", "| seconds | 7,200 |"),
+        *("| held-out reward margin | 0.400 |", "| tokens in a batch, at most | 16,384 |"),
+    ):
+        assert row in text
+    assert "last step" not in text
+    last = {"last_loss": 0.412, "reward_margin": 1.5, "reward_accuracy": 0.875}
+    text = section(written(card(**last)), "How it went")
+    assert "| DPO loss of the last step | 0.412 |" in text
+    assert "| reward margin of the last step | 1.500 |" in text
+    assert "| reward accuracy of the last step | 0.875 |" in text
+
+
+def test_an_older_card_lacks_what_was_not_measured_then():
+    late = ("data_sha256", "held_out", "loss_tokens", "batch_tokens", "lengths")
+    old = {name: value for name, value in card().items() if name not in late}
+    text = written(old)
+    assert "no pair was held out" in text
+    for nothing in ("None", "null", "SHA-256", "Percentiles"):
+        assert nothing not in text
+
+
+def test_one_case_has_an_accuracy_without_an_interval():
+    alone = card(held_out=HELD_OUT | {"low": None, "high": None})
+    assert "| held-out accuracy | 0.750, n = 8 pairs |" in section(written(alone), "How it went")
+
+
+def test_all_settings_and_versions_are_there():
+    text = written()
+    (block,) = blocks(text, "json")
+    assert json.loads(block) == SETTINGS
+    assert "`trl` `1.16.0`" in text
+    assert re.search(r"`agentsafe` `\d", text)
+
+
+def test_loading_an_adapter_begins_with_the_weights_below_it():
+    merged = blocks(written(), "python")
+    assert len(merged) == 2 and f'from_pretrained("{PARENT}"' in merged[1]
+    name = "qwen+help.one.b0.1+safe.one.b0.1.s2"
+    further = card(name, settings=SETTINGS | {"stage_from": "adapter"})
+    text = written(further, parent="qwen+help.one.b0.1.s2", history=[card()])
+    assert 'from_pretrained("qwen",' in blocks(text, "python")[1]
+    assert "trained its adapter further" in section(text, "Lineage")
+    assert blocks(text, "sh") == [f"vllm serve . --served-model-name {name}\n"]
+
+
+def test_a_run_of_all_weights_has_no_adapter():
+    text = written(card(settings=SETTINGS | {"tuning": "full"}))
+    assert len(blocks(text, "python")) == 1
+    assert ModelCard(text).data.tags == ["agentsafe", "dpo", "trl"]
+
+
+@pytest.mark.parametrize(
+    ("lineage", "warned"),
+    [
+        ("qwen+safe.one.b0.1.s2", False),
+        ("qwen+help.one.b0.1.s2", True),
+        ("qwen+help.one.b0.1+safe.one.b0.1.s2", True),
+    ],
+)
+def test_limits_are_named_and_help_has_one_of_its_own(lineage, warned):
+    history = [card()] * lineage.count(".b0.1+")
+    text = section(written(card(lineage), history=history), "What it may not be used for")
+    for limit in (
+        "scored on its training cases",
+        "none was ever executed",
+        "certificate of safety",
+    ):
+        assert limit in text
+    assert ("leave safety out of\n  account on purpose" in text) == warned
+
+
+def test_a_lineage_that_is_none_is_refused():
+    with pytest.raises(UserError, match="no lineage name"):
+        written(card("qwen+<b>.one.b0.1.s0"))
+
+
+@given(st.text(min_size=1))
+@settings(deadline=None, max_examples=60)
+def test_no_name_from_outside_is_markup(name):
+    hostile = written(
+        card(
+            data_sha256=name,
+            loss_tokens={name: {"tokens": 0.5, "loss": 0.5}},
+            versions={name: name},
+        ),
+        parent=name,
+    )
+    read = ModelCard(hostile)
+    assert set(read.data.to_dict()) == set(ModelCard(written()).data.to_dict())
+    assert read.data.base_model == name
+    headings = re.findall(r"^#+ .*$", written(), re.MULTILINE)
+    assert re.findall(r"^#+ .*$", read.text, re.MULTILINE) == headings
+    for block in blocks(hostile, "python"):
+        ast.parse(block)
+    (call,) = [
+        node
+        for node in ast.walk(ast.parse(blocks(hostile, "python")[1]))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "attr", "") == "from_pretrained"
+        and isinstance(node.args[0], ast.Constant)
+    ]
+    assert call.args[0].value == name
+
+
+@pytest.mark.parametrize(
+    ("name", "span"),
+    [
+        ("plain", "`plain`"),
+        ("a`b", "`` a`b ``"),
+        ("``", "``` `` ```"),
+        ("<script>\n# x", "`<script> # x`"),
+    ],
+)
+def test_a_name_is_one_code_span(name, span):
+    assert f"started from {span}, which" in written(parent=name)

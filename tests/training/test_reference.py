@@ -1,0 +1,100 @@
+"""Reference log-probabilities: those of TRL's own forward pass, asked for once."""
+
+import random
+
+import polars as pl
+import pytest
+
+from agentsafe.errors import UserError
+from agentsafe.models import checkpoint, loading
+from agentsafe.schemas import REFERENCE
+from agentsafe.training.reference import by_row, digest, reference, weights_digest
+from agentsafe.training.tokenize import Trajectory, special_ids, trajectory
+from tests.helpers.tiny_model import write_tiny_checkpoint
+from tests.training.test_train import PROMPTS, episode, rollout_table
+
+OPTIONS = {"lineage": "tiny", "loss_on": "assistant", "max_length": 400, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("parent") / "tiny", hidden=16, layers=2)
+
+
+@pytest.fixture(scope="module")
+def rollouts():
+    rng = random.Random(3)
+    return rollout_table({(case, n): episode(rng) for case in list(PROMPTS)[:3] for n in range(4)})
+
+
+@pytest.fixture(scope="module")
+def tokens(parent, rollouts):
+    tokenizer = loading.load_tokenizer(parent)
+    special = special_ids(tokenizer)
+    return {
+        row: trajectory(tokenizer, PROMPTS[case], messages, special)
+        for row, (case, messages) in enumerate(rollouts.select("case_id", "messages").iter_rows())
+    }
+
+
+def plain(parent, each: Trajectory) -> float:
+    """The log-probability of what counts, by the model's own logits."""
+    import torch
+
+    ids = torch.tensor(each.ids)
+    with torch.no_grad():
+        logits = loading.load_model(parent)(input_ids=ids[None]).logits[0, :-1]
+    told = logits.log_softmax(-1)[torch.arange(len(ids) - 1), ids[1:]]
+    return (told * torch.tensor(each.mask[1:])).sum().item()
+
+
+@pytest.mark.parametrize("budget", [None, 150])
+def test_each_rollout_has_the_log_probability_that_the_model_gives_it(
+    parent, rollouts, tokens, budget
+):
+    table = reference(parent, rollouts, PROMPTS, batch_tokens=budget, **OPTIONS)
+    assert table.schema == REFERENCE
+    assert table.select("case_id", "checkpoint", "sample").equals(
+        rollouts.select("case_id", "checkpoint", "sample")
+    )
+    assert table["tokens"].to_list() == [len(each.ids) for each in tokens.values()]
+    assert table["counted"].to_list() == [sum(each.mask) for each in tokens.values()]
+    told = by_row(table, rollouts, tokens, weights_digest(parent))
+    for row, each in tokens.items():
+        assert told[row] == pytest.approx(plain(parent, each), abs=1e-3)
+
+
+def test_what_cannot_train_is_a_row_with_a_status(parent, rollouts):
+    changed = pl.concat(
+        [
+            rollouts.head(1),
+            rollout_table({("official_0", 7): []}).select(rollouts.columns),
+            rollout_table(
+                {("official_0", 8): [{"role": "assistant", "content": "word " * 200}]}
+            ).select(rollouts.columns),
+        ]
+    )
+    table = reference(parent, changed, PROMPTS, **OPTIONS)
+    assert table["status"].to_list() == ["ok", "empty", "long"]
+    assert table["logps"].is_null().to_list() == [False, True, True]
+    assert table["tokens"].to_list()[2] > 400
+
+
+def test_a_parent_that_was_not_trained_says_nothing(tmp_path, rollouts):
+    checkpoint.write_untrained(tmp_path / "parent", "no pair")
+    assert reference(tmp_path / "parent", rollouts, PROMPTS, **OPTIONS).is_empty()
+
+
+def test_what_was_asked_of_others_is_refused(parent, rollouts, tokens):
+    table = reference(parent, rollouts, PROMPTS, **OPTIONS)
+    weights = weights_digest(parent)
+    other = {0: Trajectory(tokens[0].ids, [0] * len(tokens[0].ids))}
+    assert digest(other[0]) != digest(tokens[0])
+    for wrong in (
+        lambda: by_row(table, rollouts, other, weights),
+        lambda: by_row(table, rollouts, tokens, "0" * 16),
+        lambda: by_row(table.tail(-1), rollouts, tokens, weights),
+    ):
+        with pytest.raises(UserError, match="official_0 by tiny are of other tokens") as caught:
+            wrong()
+        assert "\n" not in str(caught.value)

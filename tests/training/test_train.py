@@ -1,0 +1,643 @@
+"""DPO runs of a random tiny model: against TRL's own trainer, and whatever interrupts them."""
+
+import json
+import logging
+import math
+import random
+import shutil
+from dataclasses import asdict, replace
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from agentsafe import schemas
+from agentsafe.errors import UserError
+from agentsafe.lineage import Lineage
+from agentsafe.models import checkpoint, loading
+from agentsafe.models.checkpoint import ADAPTER
+from agentsafe.preferences.dataset import training_set
+from agentsafe.suites.cases import case_index, split
+from agentsafe.training.config import Lora, Settings
+from agentsafe.training.reference import reference
+from agentsafe.training.resume import remove
+from agentsafe.training.train import train
+from tests.helpers.tiny_model import write_tiny_checkpoint
+
+CASES = 12
+LINEAGE = Lineage.parse("tiny+safe.rules.b0.3.s0")
+SECOND = Lineage.parse("tiny+safe.rules.b0.3+help.rules.b0.3.s0")
+SETTINGS = Settings(
+    learning_rate=3e-3,
+    batch_size=4,
+    accumulation=1,
+    max_steps=6,
+    max_length=400,
+    lora=Lora(r=4, alpha=8, dropout=0.0),
+    save_steps=2,
+)
+PROMPTS = {
+    f"official_{n}": [
+        {"role": "system", "content": "Tools: find, act"},
+        {"role": "user", "content": f"Do task {n}."},
+    ]
+    for n in range(CASES)
+}
+
+
+def episode(rng: random.Random, observation: str | None = None) -> list[dict[str, str]]:
+    words = ["find", "act", "key", "lamp", "door"]
+    return [
+        {"role": "assistant", "content": f"Thought: {rng.choice(words)}\nAction: find"},
+        {"role": "observation", "content": observation or rng.choice(words) * rng.randint(1, 3)},
+        {"role": "assistant", "content": f"Final Answer: {' '.join(rng.sample(words, 3))}"},
+    ]
+
+
+def rollout_table(episodes: dict[tuple[str, int], list]) -> pl.DataFrame:
+    rows = [
+        {"checkpoint": "tiny", "case_id": case, "sample": sample, "messages": messages}
+        for (case, sample), messages in episodes.items()
+    ]
+    return pl.DataFrame(rows, schema=schemas.ROLLOUTS)
+
+
+def pair_table(pairs: list[tuple[str, int, int]]) -> pl.DataFrame:
+    rows = [
+        {
+            "case_id": case,
+            "chosen_checkpoint": "tiny",
+            "chosen_sample": chosen,
+            "rejected_checkpoint": "tiny",
+            "rejected_sample": rejected,
+        }
+        for case, chosen, rejected in pairs
+    ]
+    return pl.DataFrame(rows, schema=schemas.PAIRS)
+
+
+@pytest.fixture(scope="module")
+def rollouts():
+    rng = random.Random(1)
+    return rollout_table({(case, n): episode(rng) for case in PROMPTS for n in range(3)})
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return pair_table([(case, *sides) for case in PROMPTS for sides in [(0, 1), (0, 2), (1, 2)]])
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("parent") / "tiny", hidden=16, layers=2)
+
+
+@pytest.fixture
+def run(parent, rollouts, pairs, tmp_path):
+    """Train in `tmp_path`; whatever is not given is as above."""
+
+    def made(settings=SETTINGS, **given):
+        options = {
+            "parent_folder": parent,
+            "pairs": pairs,
+            "rollouts": rollouts,
+            "prompts": PROMPTS,
+            "lineage": LINEAGE,
+            "cases": CASES,
+            "output_folder": tmp_path / "out",
+            "scratch_folder": tmp_path / "scratch",
+        }
+        options |= given
+        training = train(settings=settings, **options, threads=1)
+        remove(options["scratch_folder"])  # as the workflow does once card and log are written
+        return training
+
+    return made
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def same(ours, theirs, tolerance=1e-6):
+    assert ours.keys() == theirs.keys()
+    return max((ours[name] - theirs[name]).abs().max().item() for name in ours) <= tolerance
+
+
+def steps(made):
+    """A run's log without what is measured by the clock."""
+    return made.log.drop("seconds")
+
+
+def logits(model, tokenizer):
+    import torch
+
+    with torch.no_grad():
+        return model(**tokenizer("Thought: find the key", return_tensors="pt")).logits
+
+
+class InterruptedAt(logging.Handler):
+    """Interrupts the process as Ctrl-C does when a step is logged."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.step = step
+
+    def emit(self, record):
+        if f"step {self.step}/" in record.getMessage():
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def interrupt(run, tmp_path, caplog):
+    """Train until a step is logged, and there no further; gives the scratch folder."""
+
+    def interrupted(step, *args, **given):
+        caplog.set_level(logging.INFO)
+        logger, handler = logging.getLogger("agentsafe.training.callbacks"), InterruptedAt(step)
+        logger.addHandler(handler)
+        with pytest.raises(KeyboardInterrupt):
+            run(*args, **given)
+        logger.removeHandler(handler)
+        caplog.clear()
+        assert not (tmp_path / "out").exists()
+        return tmp_path / "scratch"
+
+    return interrupted
+
+
+def test_completions_train_as_trl_trains_them_step_by_step(run, parent, rollouts, pairs, tmp_path):
+    from peft import LoraConfig
+    from trl import DPOConfig, DPOTrainer
+
+    ours = run(replace(SETTINGS, loss_on="completion"))
+    trainer = DPOTrainer(
+        model=loading.load_model(parent),
+        args=DPOConfig(
+            output_dir=str(tmp_path / "trl"),
+            beta=0.3,
+            learning_rate=3e-3,
+            lr_scheduler_type="cosine",
+            warmup_steps=0.1,
+            per_device_train_batch_size=4,
+            max_steps=6,
+            max_length=None,
+            seed=0,
+            use_cpu=True,
+            bf16=False,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        train_dataset=training_set(pairs, rollouts, PROMPTS, cases=CASES, seed=0),
+        processing_class=loading.load_tokenizer(parent),
+        peft_config=LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear"),
+    )
+    trainer.train()
+    theirs = [row for row in trainer.state.log_history if "rewards/margins" in row]
+    assert ours.log["loss"].to_list() == pytest.approx([r["loss"] for r in theirs], abs=1e-5)
+    margins = [row["rewards/margins"] for row in theirs]
+    assert ours.log["reward_margin"].to_list() == pytest.approx(margins, abs=1e-4)
+    assert ours.log["tokens"].to_list() == [row["num_tokens"] for row in theirs]
+    assert theirs[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert abs(margins[-1]) > 0.05  # it moved, so that equal means something
+    assert same(weights(tmp_path / "out"), merged(trainer, tmp_path), 1e-5)
+
+
+def merged(trainer, tmp_path):
+    trainer.model.merge_and_unload().save_pretrained(tmp_path / "merged")
+    return weights(tmp_path / "merged")
+
+
+def test_what_the_emulator_said_last_is_no_part_of_the_loss(run, rollouts, pairs, tmp_path):
+    """Nothing of the agent's follows the last observation, so that it can matter only as a loss."""
+    logs = {}
+    for text in ("lamp", "Zq"):
+        last = [{"role": "observation", "content": text}]
+        table = rollout_table(
+            {
+                (row[1], row[2]): row[3] + last
+                for row in rollouts.select(schemas.ROLLOUTS.names()).rows()
+            }
+        )
+        for loss_on in ("assistant", "completion"):
+            settings = replace(SETTINGS, loss_on=loss_on, max_steps=3)
+            logs[text, loss_on] = steps(run(settings, rollouts=table)).drop("tokens")
+    assert_frame_equal(logs["lamp", "assistant"], logs["Zq", "assistant"], abs_tol=1e-4)
+    gap = logs["lamp", "completion"]["chosen_logps"] - logs["Zq", "completion"]["chosen_logps"]
+    assert gap.abs().min() > 1
+
+
+def test_only_training_cases_train_and_the_first_loss_is_ln_2(run, tmp_path):
+    made = run()
+    indices, _ = split(CASES, 0)
+    assert made.card.status == "trained"
+    assert made.card.cases == len(indices)
+    assert made.card.pairs == 3 * len(indices)
+    assert made.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
+    assert made.card.steps == len(made.log) == 6
+    assert made.log.schema == schemas.TRAINING
+    assert made.log["lineage"].unique().to_list() == [str(LINEAGE)]
+    assert made.log["step"].to_list() == [1, 2, 3, 4, 5, 6]
+    made.card.write(tmp_path / "card.json")
+    assert json.loads((tmp_path / "card.json").read_text())["settings"]["lora"]["r"] == 4
+
+
+def test_adapter_and_merged_weights_are_the_same_model(run, parent, tmp_path):
+    from peft import PeftModel
+
+    run()
+    tokenizer = loading.load_tokenizer(tmp_path / "out")
+    before = logits(loading.load_model(parent), tokenizer)
+    whole = logits(loading.load_model(tmp_path / "out"), tokenizer)
+    adapted = PeftModel.from_pretrained(
+        loading.load_model(parent), tmp_path / "out" / ADAPTER
+    ).eval()
+    assert (logits(adapted, tokenizer) - whole).abs().max() < 1e-4
+    assert (before - whole).abs().max() > 1e-2
+    assert not [name for name in adapted.state_dict() if "lora" in name and "lm_head" in name]
+
+
+def test_a_trained_checkpoint_trains_again_and_the_same_way_twice(run, tmp_path):
+    first = run()
+    second = run(
+        parent_folder=tmp_path / "out",
+        lineage=SECOND,
+        history=[asdict(first.card)],
+        output_folder=tmp_path / "second",
+    )
+    assert second.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
+    again = run(output_folder=tmp_path / "again")
+    assert_frame_equal(steps(first), steps(again))
+    assert same(weights(tmp_path / "out"), weights(tmp_path / "again"), 0)
+
+
+@pytest.mark.parametrize("step", [1, 5, 6])
+def test_an_interrupted_run_ends_as_if_nothing_had_been(run, interrupt, tmp_path, step):
+    settings = replace(SETTINGS, lora=Lora(r=4, alpha=8, dropout=0.2), accumulation=2)
+    whole = run(settings, output_folder=tmp_path / "whole")
+    interrupt(step, settings)
+    resumed = run(settings)
+    assert_frame_equal(steps(whole), steps(resumed))
+    assert resumed.card.first_loss == whole.card.first_loss
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("options", "first"),
+    [
+        ({"loss": "sigmoid"}, math.log(2)),
+        ({"loss": "ipo"}, 1 / (2 * 0.3) ** 2),
+        ({"loss": "robust", "label_smoothing": 0.2}, math.log(2)),
+        ({"loss": "apo_zero"}, 1.0),
+        ({"loss": "sigmoid_norm"}, math.log(2)),
+        ({"ld_alpha": 0.5}, math.log(2)),
+        ({"ld_alpha": 0.5, "batching": "prefix"}, math.log(2)),
+        ({"loss": "ipo", "sft_weight": 0.5, "batching": "case"}, 1 / (2 * 0.3) ** 2),
+    ],
+    ids=lambda given: "-".join(map(str, given.values())) if isinstance(given, dict) else "",
+)
+def test_each_loss_starts_at_its_closed_form_and_falls(run, options, first):
+    made = run(replace(SETTINGS, **options))
+    assert made.card.first_loss == pytest.approx(first, rel=1e-4)
+    assert made.log["dpo_loss"][-1] < made.log["dpo_loss"][0]
+    assert made.card.settings["loss"] == options.get("loss", "sigmoid")
+
+
+@pytest.mark.parametrize("kind", ["dora", "rslora"])
+def test_other_adapters_merge_into_the_same_model(run, parent, tmp_path, kind):
+    from peft import PeftModel
+
+    made = run(replace(SETTINGS, lora=replace(SETTINGS.lora, **{kind: True})))
+    assert made.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
+    tokenizer = loading.load_tokenizer(tmp_path / "out")
+    whole = logits(loading.load_model(tmp_path / "out"), tokenizer)
+    model = PeftModel.from_pretrained(loading.load_model(parent), tmp_path / "out" / ADAPTER)
+    adapted = logits(model, tokenizer)
+    assert (whole - adapted).abs().max() < 1e-4
+    assert (whole - logits(loading.load_model(parent), tokenizer)).abs().max() > 1e-3
+
+
+def test_prefix_sharing_trains_what_pairs_train(run, tmp_path):
+    pairwise = run(output_folder=tmp_path / "pairs")
+    shared = run(replace(SETTINGS, batching="prefix"))
+    assert_frame_equal(steps(pairwise), steps(shared), abs_tol=1e-4)
+    assert same(weights(tmp_path / "pairs"), weights(tmp_path / "out"), tolerance=1e-4)
+
+
+def test_case_batching_starts_at_ln_2_and_resumes_in_its_own_order(run, interrupt, tmp_path):
+    settings = replace(SETTINGS, batching="case", max_steps=None, epochs=2, batch_size=3)
+    whole = run(settings, output_folder=tmp_path / "whole")
+    assert whole.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
+    assert whole.log["dpo_loss"][-1] < whole.log["dpo_loss"][0]
+    interrupt(7, settings)  # past the first epoch
+    resumed = run(settings)
+    assert_frame_equal(steps(whole), steps(resumed))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+
+
+@pytest.fixture
+def asked_once(parent, rollouts):
+    """What the parent gives to each rollout."""
+    return reference(
+        parent, rollouts, PROMPTS, lineage="tiny", loss_on="assistant", max_length=400, threads=1
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"batching": "case", "batch_tokens": 300}])
+def test_a_reference_that_is_asked_once_trains_as_one_that_is_asked_each_time(
+    run, asked_once, tmp_path, options
+):
+    each = run(replace(SETTINGS, **options), output_folder=tmp_path / "each")
+    once = run(replace(SETTINGS, **options), reference=asked_once)
+    # At first policy and reference are equal, and which side rounding favours says nothing.
+    shown = [each, once]
+    assert_frame_equal(*(steps(made).drop("reward_accuracy") for made in shown), abs_tol=1e-4)
+    assert asdict(each.card.held_out) == pytest.approx(asdict(once.card.held_out), abs=1e-4)
+    assert same(weights(tmp_path / "each"), weights(tmp_path / "out"), tolerance=1e-4)
+
+
+def test_pairs_of_the_test_half_are_told_apart(run):
+    made = run(replace(SETTINGS, max_steps=1))
+    _, tested = split(CASES, 0)
+    held_out = made.card.held_out
+    assert (held_out.pairs, held_out.cases) == (3 * len(tested), len(tested))
+    assert 0 <= held_out.low <= held_out.accuracy <= held_out.high <= 1
+    trained = run(replace(SETTINGS, max_steps=30)).card.held_out
+    assert trained.margin != held_out.margin
+
+
+def test_all_weights_are_trained_where_that_is_asked_for(run, parent, asked_once, tmp_path):
+    settings = replace(SETTINGS, tuning="full", learning_rate=1e-4)
+    made = run(settings, reference=asked_once)
+    assert made.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
+    assert made.log["dpo_loss"][-1] < made.log["dpo_loss"][0]
+    assert not (tmp_path / "out" / ADAPTER).exists()
+    before, after = weights(parent), weights(tmp_path / "out")
+    assert before.keys() == after.keys()
+    assert all((before[name] != after[name]).any() for name in before if "proj" in name)
+
+
+def test_full_tuning_resumes_to_the_same_weights(run, interrupt, asked_once, tmp_path):
+    settings = replace(SETTINGS, tuning="full", learning_rate=1e-4)
+    whole = run(settings, reference=asked_once, output_folder=tmp_path / "whole")
+    interrupt(5, settings, reference=asked_once)
+    resumed = run(settings, reference=asked_once)
+    assert_frame_equal(steps(whole), steps(resumed))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_a_second_stage_trains_the_first_ones_adapter_further(
+    run, parent, rollouts, tmp_path, once
+):
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    first = run(output_folder=tmp_path / "first")
+    told = reference(
+        *(tmp_path / "first", rollouts, PROMPTS),
+        lineage="tiny",
+        loss_on="assistant",
+        max_length=400,
+        threads=1,
+    )
+    second = run(
+        replace(SETTINGS, stage_from="adapter"),
+        parent_folder=tmp_path / "first",
+        base_folder=parent,
+        lineage=SECOND,
+        history=[asdict(first.card)],
+        reference=told if once else None,
+    )
+    assert second.card.first_loss == pytest.approx(math.log(2), abs=1e-3)
+    assert second.log["dpo_loss"][-1] < second.log["dpo_loss"][0]
+    before, after = (
+        load_file(tmp_path / name / ADAPTER / "adapter_model.safetensors")
+        for name in ("first", "out")
+    )
+    assert before.keys() == after.keys()
+    # Further from nothing than a fresh adapter would be, and of the source, not of its parent.
+    assert any((before[name] - after[name]).abs().max() > 1e-3 for name in before)
+    tokenizer = loading.load_tokenizer(tmp_path / "out")
+    model = PeftModel.from_pretrained(loading.load_model(parent), tmp_path / "out" / ADAPTER)
+    merged = logits(loading.load_model(tmp_path / "out"), tokenizer)
+    assert (merged - logits(model, tokenizer)).abs().max() < 1e-4
+
+
+def test_batches_that_make_a_step_together_are_one_batch(run, tmp_path):
+    """Of a loss that is a mean over pairs; the SFT term's is over tokens."""
+    settings = replace(SETTINGS, loss_on="completion", max_steps=3)
+    one = run(replace(settings, batch_size=8, accumulation=1), output_folder=tmp_path / "one")
+    many = run(replace(settings, batch_size=1, accumulation=8))
+    columns = ["step", "loss", "reward_margin", "tokens"]
+    assert_frame_equal(one.log.select(columns), many.log.select(columns), abs_tol=1e-5)
+    residuals = (one.log["loss"] - many.log["loss"]).to_list()
+    assert abs(sum(residuals) / len(residuals)) < 1e-6
+    assert same(weights(tmp_path / "one"), weights(tmp_path / "out"), tolerance=1e-5)
+
+
+def test_too_little_memory_halves_what_goes_through_at_once(run, monkeypatch, capfd, tmp_path):
+    """A device that has no room for more than 400 tokens says so as torch does."""
+    import torch
+
+    plain = run(output_folder=tmp_path / "plain")
+    embed = torch.nn.Embedding.forward
+
+    def small_device(self, tokens):
+        if tokens.numel() > 400 and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return embed(self, tokens)
+
+    monkeypatch.setattr(torch.nn.Embedding, "forward", small_device)
+    halved = run(replace(SETTINGS, batch_tokens=700))
+    assert halved.card.batch_tokens == 350
+    assert "out of memory; goes on with 350 tokens at a time" in capfd.readouterr().err
+    assert_frame_equal(steps(plain), steps(halved), abs_tol=1e-4)
+    with pytest.raises(torch.OutOfMemoryError):  # once, not for ever
+        run(replace(SETTINGS, batch_tokens=2000))
+
+
+def test_a_checkpoint_is_due_after_minutes_too(run, interrupt, caplog, tmp_path):
+    settings = replace(SETTINGS, save_steps=1000, save_minutes=1e-6)
+    whole = run(settings, output_folder=tmp_path / "whole")
+    scratch = interrupt(5, settings)
+    assert {path.name for path in scratch.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-4"}
+    resumed = run(settings)
+    assert "resumes after step 4" in caplog.text
+    assert_frame_equal(steps(whole), steps(resumed))
+
+
+def test_a_loss_that_explodes_keeps_the_last_good_checkpoint(run, tmp_path):
+    settings = replace(SETTINGS, learning_rate=1e30, max_grad_norm=0.0, warmup=0.5, save_steps=1)
+    with pytest.raises(UserError, match=r"its last good checkpoint is .*checkpoint-2") as caught:
+        run(settings)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "scratch" / "checkpoint-2" / "adapter_model.safetensors").is_file()
+
+
+def test_a_parent_that_changes_under_a_run_ends_it(run, parent, tmp_path):
+    changed = shutil.copytree(parent, tmp_path / "changed")
+
+    class Rewriting(logging.Handler):
+        def emit(self, record):
+            if "step 3/" in record.getMessage():
+                path = changed / "model.safetensors"
+                data = bytearray(path.read_bytes())
+                data[-1] ^= 1
+                path.write_bytes(data)
+
+    logger, handler = logging.getLogger("agentsafe.training.callbacks"), Rewriting()
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(UserError, match="changed: changed while tiny"):
+            run(parent_folder=changed)
+    finally:
+        logger.removeHandler(handler)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tracker_that_is_not_installed_is_named(run, monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="names trackio, which is not installed here: pip install"):
+        run(replace(SETTINGS, report_to=("trackio",)))
+
+
+def test_the_checkpoint_has_a_model_card(run, tmp_path):
+    from huggingface_hub import ModelCard
+
+    run()
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.base_model == "tiny"
+    assert f"{CASES // 2} cases" in card.text
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "torn", ["adapter_model.safetensors", "optimizer.pt", "trainer_state.json"]
+)
+def test_half_a_trainer_checkpoint_is_passed_over(run, interrupt, caplog, tmp_path, torn):
+    whole = run(output_folder=tmp_path / "whole")
+    scratch = interrupt(5)
+    truncate(scratch / "checkpoint-4" / torn)
+    resumed = run()
+    assert "checkpoint-4 is not whole" in caplog.text
+    assert "resumes after step 2" in caplog.text
+    assert_frame_equal(steps(whole), steps(resumed))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+
+
+def test_a_run_stopped_while_writing_only_writes(run, caplog, tmp_path):
+    caplog.set_level(logging.INFO)
+    whole = run(output_folder=tmp_path / "whole")
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        run(output_folder=tmp_path / "file" / "out")
+    caplog.clear()
+    resumed = run()
+    assert "already trained to its last step" in caplog.text
+    assert_frame_equal(steps(whole), steps(resumed))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+
+
+def test_a_full_disk_is_told_as_one_and_can_be_resumed_from(run, interrupt, tmp_path):
+    whole = run(output_folder=tmp_path / "whole")
+    scratch = interrupt(3)
+    (scratch / "checkpoint-4").mkdir()
+    (scratch / "checkpoint-4" / "optimizer.pt").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        run()
+    shutil.rmtree(scratch / "checkpoint-4")
+    assert_frame_equal(steps(whole), steps(run()))
+
+
+def test_scratch_of_other_inputs_is_not_gone_on_with(run, interrupt, caplog):
+    interrupt(5)
+    made = run(replace(SETTINGS, learning_rate=1e-3))
+    assert "resumes" not in caplog.text
+    assert made.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
+    assert made.log["learning_rate"].max() <= 1e-3
+
+
+def test_an_sft_term_adds_the_likelihood_of_what_is_chosen(run):
+    made = run(replace(SETTINGS, sft_weight=0.5))
+    assert made.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
+    assert made.log["loss"][0] > made.card.first_loss + 0.5
+
+
+def test_a_constant_rate_has_its_warm_up_too(run):
+    rates = run(replace(SETTINGS, scheduler="constant", warmup=0.5)).log["learning_rate"]
+    assert rates.to_list() == pytest.approx([0, 1e-3, 2e-3, 3e-3, 3e-3, 3e-3])
+
+
+def test_too_long_and_empty_pairs_are_dropped_and_counted(run, rollouts):
+    training, _ = split(CASES, 0)
+    first, second = (f"official_{n}" for n in sorted(training)[:2])
+    long = [{"role": "assistant", "content": "word " * 200}]
+    changed = rollouts.with_columns(
+        messages=pl.when((pl.col("case_id") == first) & (pl.col("sample") == 0))
+        .then(pl.lit(pl.Series([long], dtype=schemas.ROLLOUTS["messages"])).first())
+        .when((pl.col("case_id") == second) & (pl.col("sample") == 1))
+        .then(pl.lit(pl.Series([[]], dtype=schemas.ROLLOUTS["messages"])).first())
+        .otherwise("messages")
+    )
+    card = run(rollouts=changed).card
+    assert (card.dropped_pairs, card.empty_pairs, card.pairs) == (2, 2, 3 * len(training) - 4)
+    assert card.lengths["p50"] < 400 < card.lengths["max"]
+
+
+def test_without_a_pair_nothing_is_trained(run, pairs, tmp_path):
+    training, _ = split(CASES, 0)
+    tested = [case for case in PROMPTS if case_index(case) not in training]
+    for settings, given in [
+        (SETTINGS, {"pairs": pairs.clear()}),
+        (SETTINGS, {"pairs": pairs.filter(pl.col("case_id").is_in(tested))}),
+        (replace(SETTINGS, max_length=10, max_dropped=1.0), {}),
+    ]:
+        made = run(settings, **given)
+        assert (made.card.status, made.card.pairs) == ("untrained", 0)
+        assert made.card.reason.startswith("no preference pair of its training cases")
+        assert made.card.reason == checkpoint.untrained(tmp_path / "out")
+        assert made.log.is_empty() and made.log.schema == schemas.TRAINING
+
+
+def test_what_follows_an_untrained_run_is_untrained(run, tmp_path):
+    checkpoint.write_untrained(tmp_path / "parent", "no pair")
+    made = run(parent_folder=tmp_path / "parent")
+    assert made.card.reason == "its parent was not trained: no pair"
+    assert checkpoint.untrained(tmp_path / "out") == made.card.reason
+
+
+def test_a_loss_that_explodes_ends_the_run_in_one_line(run, tmp_path):
+    with pytest.raises(
+        UserError,
+        match=r"step \d: the loss is no number any more, in a pair of official_\d+; lower",
+    ) as caught:
+        run(replace(SETTINGS, learning_rate=1e30, max_grad_norm=0.0, warmup=0.0))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_terminal_gets_one_line(run, capfd):
+    run()
+    out, err = capfd.readouterr()
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert out == ""
+    assert len(lines) == 1
+    assert str(LINEAGE) in lines[0] and "6 of 6 steps" in lines[0]
+
+
+def test_a_broken_parent_is_named(run, parent, tmp_path):
+    broken = shutil.copytree(parent, tmp_path / "broken")
+    truncate(broken / "model.safetensors")
+    with pytest.raises(UserError, match=r"broken/model\.safetensors"):
+        run(parent_folder=broken)

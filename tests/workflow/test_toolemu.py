@@ -1,0 +1,227 @@
+"""ToolEmu's cases through the whole workflow: a local agent, emulator and judge on a server."""
+
+import json
+import os
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from agentsafe.suites.cases import case_index, split
+from tests.helpers.chat_server import serve
+from tests.helpers.tiny_model import write_tiny_checkpoint
+from tests.workflow.test_workflow import Project
+
+CASES = 6
+KEY = "sk-a-key-that-must-not-be-written-anywhere"
+TRAINED = "one+safe.served.b0.1.s0"
+
+
+def project(folder: Path, shared: Path, checkpoint: Path, **changes) -> Project:
+    """Two sources, one of which is trained; what emulates and judges is on a server."""
+    made = Project(
+        folder,
+        None,
+        suite="toolemu",
+        toolemu={
+            "cases": CASES,
+            "cases_file": str(shared / "toolemu/all_cases.json"),
+            "toolkits_file": str(shared / "toolemu/all_toolkits.json"),
+        },
+        models={
+            "one": {"model": str(checkpoint)},
+            "two": {"model": str(checkpoint), "dtype": "float32"},
+            "server": {
+                "model": "tiny",
+                "backend": "openai",
+                "base_url_env": "AGENTSAFE_TEST_URL",
+                "api_key_env": "AGENTSAFE_TEST_KEY",
+                "structured": "choice",
+                "timeout": 120,
+            },
+        },
+        sources=["one", "two"],
+        emulator={"model": "server", "max_tokens": 24, "attempts": 2, "temperature": 1.0},
+        judges={"served": {"model": "server", "max_tokens": 24, "replicates": 2, "temperature": 2}},
+        rollouts={
+            "prompt": "react",
+            "samples": 2,
+            "temperature": 1.0,
+            "max_turn_tokens": 24,
+            "max_agent_tokens": 60,
+            "batch": 12,
+        },
+        training={"sources": ["one"], "recipes": [["safe"]], "seeds": [0], "max_length": 20000},
+    )
+    made.change(**changes)
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A tiny checkpoint behind OpenAI's protocol, its address and key in the environment."""
+    pytest.importorskip("torch")
+    from agentsafe.inference import hf
+
+    folder = write_tiny_checkpoint(tmp_path_factory.mktemp("served"), seed=3, context=32768)
+    with serve(hf.load(folder, max_batch=32, threads=1), key=KEY) as running:
+        os.environ |= {"AGENTSAFE_TEST_URL": running.url, "AGENTSAFE_TEST_KEY": KEY}
+        yield running
+    del os.environ["AGENTSAFE_TEST_URL"], os.environ["AGENTSAFE_TEST_KEY"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A random agent with room for ToolEmu's prompts, a byte a token."""
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("agent"), seed=1, context=32768)
+
+
+@pytest.fixture(scope="module")
+def finished(shared, server, checkpoint, tmp_path_factory) -> Project:
+    made = project(tmp_path_factory.mktemp("toolemu") / "project", shared, checkpoint)
+    done = made.run()
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "Finished small (" in done.stdout
+    return made
+
+
+def table(project: Project, name: str) -> pl.DataFrame:
+    return pl.read_parquet(project.folder / "results/small" / name)
+
+
+def test_every_episode_is_a_row_with_the_reason_that_it_ended(finished):
+    for source in ("one", "two"):
+        played = table(finished, f"rollouts/{source}/0.parquet")
+        assert len(played) == 2 * CASES
+        assert set(played["stop_reason"]) <= {
+            "malformed",
+            "token_limit",
+            "final_answer",
+            "step_limit",
+        }
+        assert played["agent_tokens"].min() > 0
+        turns = played["messages"].list.eval(pl.element().struct.field("role") == "assistant")
+        assert (turns.list.sum() == played["asides"].list.len()).all()
+        audits = table(finished, f"audits/{source}/0.parquet")
+        assert audits["malformed_turns"].sum() > 0  # the agent is random
+    tested = split(CASES, 0)[1]
+    trained = table(finished, f"rollouts/{TRAINED}/0.parquet")
+    assert {case_index(name) for name in trained["case_id"]} <= tested
+
+
+def test_every_label_is_there_whatever_came_of_it(finished):
+    labels = table(finished, "labels/served/one/0.parquet")
+    assert len(labels) == 2 * CASES * 2 * 2  # metrics, replicates
+    assert set(labels["status"]) <= {"ok", "unparsed", "error"}
+    assert labels.filter(pl.col("status") == "ok")["score"].is_between(0, 3).all()
+    assert labels.filter(pl.col("status") != "ok")["score"].null_count() == len(
+        labels.filter(pl.col("status") != "ok")
+    )
+    assert (labels["tokens"] > 0).all()
+    assert labels["rationale"].null_count() == 0
+
+
+def test_all_tables_and_the_page_are_there(finished):
+    results = finished.folder / "results/small"
+    for name in ("points.parquet", "dominance.parquet", "audit.parquet", "agreement.parquet"):
+        assert (results / name).is_file(), name
+    document = json.loads((results / "frontier.json").read_text())
+    assert document["verdict"]
+    card = json.loads((results / f"training/{TRAINED}.json").read_text())
+    assert card["status"] in ("trained", "untrained")
+    assert (card["reason"] is None) == (card["status"] == "trained")
+    points = table(finished, "points.parquet")
+    assert {"one", "two"} <= set(points["lineage"])
+    assert (results / "report.html").stat().st_size > 10_000
+    assert finished.jobs() == {}
+
+
+def test_the_key_is_in_no_file(finished):
+    found = [
+        path
+        for root in ("results", "logs", ".snakemake")
+        for path in (finished.folder / root).rglob("*")
+        if path.is_file() and KEY.encode() in path.read_bytes()
+    ]
+    assert found == []
+
+
+def test_judging_again_plays_nothing_again(finished, tmp_path):
+    again = finished.copy(tmp_path / "again")
+    judges = finished.config["judges"]
+    again.change(judges=judges | {"odds": {"model": "one", "mode": "logits"}})
+    planned = again.jobs()
+    assert planned["label_rollouts"] >= 2
+    assert "fetch_model" not in planned
+    labelled = again.run("results/small/labels/odds/one/0.parquet")
+    assert labelled.returncode == 0, labelled.stderr[-4000:]
+    labels = table(again, "labels/odds/one/0.parquet")
+    assert labels["expected"].is_between(0, 3).all() and (labels["entropy"] > 0).all()
+    assert set(labels["status"]) == {"ok"}
+    before = finished.folder / "results/small/rollouts/one/0.parquet"
+    after = again.folder / "results/small/rollouts/one/0.parquet"
+    assert before.read_bytes() == after.read_bytes()
+
+
+def test_the_preflight_says_go_and_what_it_costs(finished):
+    done = finished.run("preflight")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "Go." in done.stderr
+    for name in ("one: ", "server: tiny (openai)", "judge served", "emulator"):
+        assert name in done.stderr, name
+    assert KEY not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "variable", "line"),
+    [
+        ({"models": {"server": {"timeout": 5}}}, ("AGENTSAFE_TEST_KEY", None), "is not set"),
+        ({}, ("AGENTSAFE_TEST_KEY", "wrong"), "401"),
+        ({}, ("AGENTSAFE_TEST_URL", "http://127.0.0.1:9/v1"), "server"),
+        ({"models": {"one": {"model": "/nowhere/at-all"}}}, (), "no folder '/nowhere/at-all'"),
+    ],
+)
+def test_the_preflight_names_what_must_be_mended(
+    finished, tmp_path, monkeypatch, changes, variable, line
+):
+    broken = finished.copy(tmp_path / "broken")
+    for name, change in changes.get("models", {}).items():
+        broken.config["models"] = broken.config["models"] | {
+            name: broken.config["models"][name] | change
+        }
+    broken.config["models"]["server"] = broken.config["models"]["server"] | {"retries": 0}
+    broken.change()
+    if variable and variable[1] is None:
+        monkeypatch.delenv(variable[0])
+    elif variable:
+        monkeypatch.setenv(*variable)
+    done = broken.run("preflight")
+    assert done.returncode == 1
+    assert "Not yet." in done.stderr
+    assert line in done.stderr
+    assert "Traceback" not in done.stderr
+    assert KEY not in done.stderr
+
+
+def test_a_list_of_the_cases(finished):
+    done = finished.run("results/small/cases.csv")
+    assert done.returncode == 0, done.stderr
+    listed = pl.read_csv(finished.folder / "results/small/cases.csv")
+    assert listed["case_id"].to_list() == [f"official_{n}" for n in range(CASES)]
+    assert "Todoist" in done.stdout
+
+
+def test_the_papers_config_plans_its_whole_graph(tmp_path):
+    project = Project(tmp_path / "project", None)
+    paper = (project.folder / "config/paper.yaml").read_text(encoding="utf-8")
+    project.config = yaml.safe_load(paper)
+    project.change()
+    jobs = project.jobs()
+    shards, sources, trained = 2, 25, 180
+    assert jobs["fetch_suite"] == 2 and jobs["take_suite"] == 1
+    assert jobs["fetch_model"] == sources
+    assert jobs["train"] == trained
+    assert jobs["roll_out"] == shards * (sources + trained)
+    assert jobs["label_rollouts"] == shards * (2 * sources + trained)  # each run by its own judge
+    assert jobs["build_preferences"] == 2 * 3
