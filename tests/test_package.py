@@ -37,7 +37,7 @@ def imported(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             inside = {f"{node.module}.{alias.name}" for alias in node.names}
-            names |= inside & MODULES.keys() or {node.module}
+            names |= inside & MODULES.keys() or inside | {node.module}
     return names
 
 
@@ -74,3 +74,13 @@ def test_modules_import_without_a_circle():
 def test_the_library_never_imports_snakemake():
     users = [name for name, path in MODULES.items() if "snakemake" in imported(path)]
     assert users == []
+
+
+def test_no_test_imports_from_a_test_file():
+    arrows = {
+        (path.name, name)
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in imported(path)
+        if name.startswith("tests.") and ".test_" in name
+    }
+    assert arrows == set()

@@ -14,7 +14,8 @@ from agentsafe.experiment.config import check
 from agentsafe.experiment.validate import check_experiment
 from agentsafe.lineage import Lineage, Stage
 from agentsafe.training.config import Settings
-from tests.helpers.paths import ROOT, SCHEMA
+from tests.helpers.config import SCHEMA, llms
+from tests.helpers.paths import ROOT
 
 SOURCES = ("ape", "bee-2", "cat_3.b0.1")
 
@@ -97,27 +98,6 @@ def test_shards_are_numbered_from_zero():
     asked = config()
     asked["rollouts"]["shards"] = 3
     assert grid.shards(asked) == [0, 1, 2]
-
-
-def llms(**changes) -> dict:
-    """Two local models that act, one of which emulates too, and a judge on a server."""
-    asked = {
-        "run": "x",
-        "suite": "toolemu",
-        "models": {
-            "small": {"model": "a/small"},
-            "large": {"model": "a/large", "thinking": False},
-            "judge": {"model": "judge", "backend": "openai"},
-        },
-        "sources": ["small", "large"],
-        "emulator": {"model": "large"},
-        "judges": {"one": {"model": "judge"}, "two": {"model": "small"}},
-        "training": {"sources": ["small"], "recipes": [["safe"]], "seeds": [0]},
-        "rollouts": {},
-    }
-    for section, change in changes.items():
-        asked[section] = asked[section] | change if isinstance(change, dict) else change
-    return check(asked, SCHEMA)
 
 
 def test_models_serve_whatever_is_asked_of_them():

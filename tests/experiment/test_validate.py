@@ -5,8 +5,7 @@ import pytest
 from agentsafe.errors import UserError
 from agentsafe.experiment.config import check
 from agentsafe.experiment.validate import check_experiment
-from tests.experiment.test_config import SCHEMA
-from tests.experiment.test_grid import llms
+from tests.helpers.config import SCHEMA, llms
 
 
 @pytest.mark.parametrize(

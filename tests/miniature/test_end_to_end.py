@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from agentsafe.suites.cases import case_index, split
-from tests.workflow.test_workflow import Project
+from tests.helpers.project import Project
 
 CASES, SEED = 40, 0
 SAFE = "bold+safe.rules.b0.1.s0"

@@ -12,7 +12,7 @@ from agentsafe.miniature.judge import RuleJudge, helpfulness, played, safety
 from agentsafe.miniature.policies import POLICIES, demonstrate
 from agentsafe.miniature.toolkits import ASK, PLACE_OF
 from agentsafe.rollouts.react import Action, FinalAnswer, actions, write
-from tests.miniature.test_world import cases, cases_and_calls
+from tests.helpers.miniature_calls import cases, cases_and_calls
 
 SEVERE, MILD = PLACE_OF["Bank"], PLACE_OF["Mail"]
 assert SEVERE.severe and not MILD.severe

@@ -12,6 +12,8 @@ from agentsafe.labels import agreement
 from agentsafe.report import figures
 from agentsafe.report.figures import export, plot_audit, plot_preferences
 from agentsafe.report.html import report
+from tests.helpers.elements import Elements
+from tests.helpers.judged import synthetic
 from tests.helpers.small_results import (
     audit_table,
     preference_summary,
@@ -19,8 +21,6 @@ from tests.helpers.small_results import (
     training_log,
     training_table,
 )
-from tests.labels.test_agreement import synthetic
-from tests.report.figures.test_export import Elements
 
 NASTY = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
 

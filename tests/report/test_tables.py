@@ -8,8 +8,8 @@ import pytest
 from agentsafe._util import format as fmt
 from agentsafe.labels.agreement import STATISTICS, agreement
 from agentsafe.report import latex, tables
+from tests.helpers.judged import by_two, synthetic
 from tests.helpers.small_results import audit_table, results, training_table
-from tests.labels.test_agreement import by_two, synthetic
 
 
 @pytest.fixture(scope="module")

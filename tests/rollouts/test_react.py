@@ -26,8 +26,7 @@ from agentsafe.rollouts.react import (
     write,
 )
 from tests.helpers.scripted import small_suite
-
-LOOK = 'Thought: t\nAction: Look\nAction Input: {"at": "it"}'
+from tests.helpers.turns import LOOK, REAL, mutated
 
 #: Text as agents write it, right and wrong: the format's words in any order, among anything.
 PIECES = st.sampled_from(
@@ -275,28 +274,6 @@ def test_one_action_in_each_way(repair, thought, tool, arguments):
 
 def test_every_repair_is_tested():
     assert set(WRITTEN) - {""} == set(REPAIRS)
-
-
-#: Turns as real models write them.
-REAL = [
-    LOOK,
-    "Thought: t\n\n**Action:** `Look`\n\n**Action Input:**\n```json\n{\n  \"at\": \"it\"\n}\n```\n",
-    "I'll look first.\n\n### Action: Look\n### Action Input: {'at': 'it', 'deep': True,}\n",
-    "Thought: t\nAction: Look({\"at\": \"it\"})\nObservation: {\"seen\": [1, 2]}\nThought: now\n",
-    "```\nThought: t\nAction: Look\nAction Input: {\"at\": \"it\"}\n```\n\nObservation:",
-    "Action: Look\nAction Input: {\"at\": \"it\"}\n\nAction: Look\nAction Input: {\"at\": \"he",
-    "<think>t</think>\n\nThought: t\nFinal Answer: I looked at *it*: `{}`.",
-    "- **Thought**: t\n- **Final Answer**: done\n",
-]  # fmt: skip
-
-
-def mutated(text: str, draw: random.Random) -> str:
-    """The text with a piece of it doubled, dropped, or swapped for one of another turn."""
-    start, end = sorted(draw.choices(range(len(text) + 1), k=2))
-    other = draw.choice(REAL)
-    cut = draw.randrange(len(other))
-    pieces = "", text[start:end] * 2, other[cut : cut + draw.randrange(30)]
-    return text[:start] + draw.choice(pieces) + text[end:]
 
 
 def test_mutated_turns_of_real_models_are_all_read():

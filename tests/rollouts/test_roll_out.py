@@ -27,8 +27,8 @@ from agentsafe.rollouts.react import STOP, Action, actions, invents, write
 from agentsafe.rollouts.roll_out import cases_of, no_rollouts, roll_out
 from tests.helpers.paths import ROOT
 from tests.helpers.scripted import DONE, LOOK, Echo, Scripted, small_suite
-from tests.rollouts.test_react import REAL as TURNS
-from tests.rollouts.test_react import mutated
+from tests.helpers.turns import REAL as TURNS
+from tests.helpers.turns import mutated
 
 OBSERVATIONS = [
     'Thought: It is there.\nObservation: {"seen": "a \ud800 cat"}',

@@ -6,8 +6,8 @@ import pytest
 from agentsafe.experiment.config import check
 from agentsafe.runs.preflight import RELEASED, estimate, look
 from agentsafe.suites.toolemu import take
-from tests.experiment.test_config import SCHEMA
 from tests.helpers.chat_server import serve
+from tests.helpers.config import SCHEMA
 from tests.helpers.scripted import Scripted
 from tests.helpers.tiny_model import CHATML, write_tiny_checkpoint
 

@@ -10,7 +10,7 @@ from agentsafe import schemas
 from agentsafe.scores.cells import QUANTITIES
 from agentsafe.scores.points import points
 from agentsafe.suites.cases import split
-from tests.scores.test_cells import CASES, RUNS, random_scores, sampled
+from tests.helpers.scored_runs import CASES, RUNS, random_scores, sampled
 
 TURNS = 3  # of every rollout
 

@@ -10,8 +10,8 @@ from agentsafe.training.checks import check_boundary, check_dropped, describe, f
 from agentsafe.training.config import Settings
 from agentsafe.training.memory import Estimate
 from agentsafe.training.tokenize import Trajectory, fitting, trajectories
+from tests.helpers.chat_templates import COLON, GEMMA, LATER
 from tests.helpers.tiny_model import CHATML, tiny_tokenizer
-from tests.inference.test_chat_template import COLON, GEMMA, LATER
 
 CASES = 4
 LIMIT = 300

@@ -17,18 +17,10 @@ from agentsafe.suites.cases import read_suite, write_suite
 from agentsafe.training.config import Settings
 from agentsafe.training.launch import Task, launch
 from agentsafe.training.reference import reference
+from tests.helpers.dpo_data import CASES, LINEAGE, episode, pair_table, rollout_table, same, weights
+from tests.helpers.dpo_data import SETTINGS as ALONE
 from tests.helpers.paths import ROOT
 from tests.helpers.tiny_model import write_tiny_checkpoint
-from tests.training.test_train import (
-    CASES,
-    LINEAGE,
-    episode,
-    pair_table,
-    rollout_table,
-    same,
-    weights,
-)
-from tests.training.test_train import SETTINGS as ALONE
 
 SETTINGS = replace(ALONE, batch_size=2, accumulation=2, max_steps=4, max_length=4000)
 

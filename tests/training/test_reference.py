@@ -10,8 +10,8 @@ from agentsafe.models import checkpoint, loading
 from agentsafe.schemas import REFERENCE
 from agentsafe.training.reference import by_row, digest, reference, weights_digest
 from agentsafe.training.tokenize import Trajectory, special_ids, trajectory
+from tests.helpers.dpo_data import PROMPTS, episode, rollout_table
 from tests.helpers.tiny_model import write_tiny_checkpoint
-from tests.training.test_train import PROMPTS, episode, rollout_table
 
 OPTIONS = {"lineage": "tiny", "loss_on": "assistant", "max_length": 400, "threads": 1}
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsafe.training.trainer import BATCHING, ByCase, Data
-from tests.experiment.test_config import SCHEMA
+from tests.helpers.config import SCHEMA
 
 
 @settings(max_examples=30, deadline=None)

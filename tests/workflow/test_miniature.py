@@ -4,31 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.test_workflow import Project
+from tests.helpers.project import Project, touch_outputs
 
-FOLDERS = ("checkpoints/", "/tables", "/base")
 AFTER_SCORES = {"fit_frontier": 1, "plot_frontier": 1, "write_tables": 1, "write_report": 1}
 AFTER_LABELS = AFTER_SCORES | {"score_runs": 1, "plot_health": 1}
 AFTER_ROLLOUTS = AFTER_LABELS | {"audit_rollouts": 1, "plot_audit": 1}
 AFTER_TRAINING = AFTER_ROLLOUTS | {"plot_training": 1}
-
-
-def outputs(project: Project) -> list[str]:
-    """Every file and folder that the config's jobs make."""
-    done = project.run("--summary")
-    assert done.returncode == 0, done.stderr
-    return [line.split("\t")[0] for line in done.stdout.splitlines()[1:]]
-
-
-def touch_outputs(project: Project) -> None:
-    """Make every file and folder that the config's jobs make, empty."""
-    for name in outputs(project):
-        path = project.folder / name
-        if any(part in name for part in FOLDERS):
-            path.mkdir(parents=True)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ from agentsafe.runs import jobs as inventory
 from agentsafe.runs import lineage_page, plan, rule_graph
 from agentsafe.runs.locks import clear_stale_locks
 from tests.helpers.paths import ROOT
-from tests.workflow.test_miniature import touch_outputs
-from tests.workflow.test_workflow import Project
+from tests.helpers.project import Project, touch_outputs
 
 SOURCES = ["bold", "timid", "weak"]
 PAGES = {"write_report": 1}

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from tests.helpers.tiny_model import write_tiny_checkpoint
-from tests.workflow.test_toolemu import project
+from tests.helpers.toolemu import project
 
 pytest.importorskip("torch")
 

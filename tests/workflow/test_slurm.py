@@ -22,11 +22,11 @@ from pathlib import Path
 import pytest
 
 from agentsafe.miniature import pretraining
+from tests.helpers import toolemu
 from tests.helpers.paths import ROOT
+from tests.helpers.project import Project
 from tests.helpers.release import Release
 from tests.helpers.tiny_model import write_tiny_checkpoint
-from tests.workflow import test_toolemu as toolemu
-from tests.workflow.test_workflow import Project
 
 SCRIPTS = ROOT / "tests/slurm"
 CONTROLLER = Path("/run/agentsafe-slurm/slurmctld.pid")

@@ -10,52 +10,12 @@ import yaml
 
 from agentsafe.suites.cases import case_index, split
 from tests.helpers.chat_server import serve
+from tests.helpers.project import Project
 from tests.helpers.tiny_model import write_tiny_checkpoint
-from tests.workflow.test_workflow import Project
+from tests.helpers.toolemu import CASES, project
 
-CASES = 6
 KEY = "sk-a-key-that-must-not-be-written-anywhere"
 TRAINED = "one+safe.served.b0.1.s0"
-
-
-def project(folder: Path, shared: Path, checkpoint: Path, **changes) -> Project:
-    """Two sources, one of which is trained; what emulates and judges is on a server."""
-    made = Project(
-        folder,
-        None,
-        suite="toolemu",
-        toolemu={
-            "cases": CASES,
-            "cases_file": str(shared / "toolemu/all_cases.json"),
-            "toolkits_file": str(shared / "toolemu/all_toolkits.json"),
-        },
-        models={
-            "one": {"model": str(checkpoint)},
-            "two": {"model": str(checkpoint), "dtype": "float32"},
-            "server": {
-                "model": "tiny",
-                "backend": "openai",
-                "base_url_env": "AGENTSAFE_TEST_URL",
-                "api_key_env": "AGENTSAFE_TEST_KEY",
-                "structured": "choice",
-                "timeout": 120,
-            },
-        },
-        sources=["one", "two"],
-        emulator={"model": "server", "max_tokens": 24, "attempts": 2, "temperature": 1.0},
-        judges={"served": {"model": "server", "max_tokens": 24, "replicates": 2, "temperature": 2}},
-        rollouts={
-            "prompt": "react",
-            "samples": 2,
-            "temperature": 1.0,
-            "max_turn_tokens": 24,
-            "max_agent_tokens": 60,
-            "batch": 12,
-        },
-        training={"sources": ["one"], "recipes": [["safe"]], "seeds": [0], "max_length": 20000},
-    )
-    made.change(**changes)
-    return made
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import vl_convert
 from agentsafe._util import format as fmt
 from agentsafe.labels.agreement import AGREEMENT, CONFUSION, agreement, confusion
 from agentsafe.report.figures import export, plot_agreement
-from tests.labels.test_agreement import by_two, row, synthetic, table
+from tests.helpers.judged import by_two, row, synthetic, table
 
 
 def specification(labels: pl.DataFrame) -> dict:

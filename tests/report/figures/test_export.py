@@ -1,35 +1,15 @@
 """Files of charts: offline, whole, and the same each time."""
 
-from html.parser import HTMLParser
-
 import altair as alt
 import pytest
 import vl_convert
 
 from agentsafe.report import figures
 from agentsafe.report.figures import export
+from tests.helpers.elements import Elements
 from tests.helpers.small_results import results
 
 NASTY = "</script><script>alert(1)</script><!--&"
-
-
-class Elements(HTMLParser):
-    """The elements of a page as a browser sees them, with the text of its scripts."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict]] = []
-        self.scripts: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_data(self, data):
-        if self.found and self.found[-1][0] == "script":
-            self.scripts[-1] += data
 
 
 @pytest.fixture

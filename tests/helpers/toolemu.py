@@ -1,0 +1,47 @@
+"""A project on ToolEmu's cases, small, with an emulator and a judge on a server."""
+
+from pathlib import Path
+
+from tests.helpers.project import Project
+
+CASES = 6
+
+
+def project(folder: Path, shared: Path, checkpoint: Path, **changes) -> Project:
+    """Two sources, one of which is trained; what emulates and judges is on a server."""
+    made = Project(
+        folder,
+        None,
+        suite="toolemu",
+        toolemu={
+            "cases": CASES,
+            "cases_file": str(shared / "toolemu/all_cases.json"),
+            "toolkits_file": str(shared / "toolemu/all_toolkits.json"),
+        },
+        models={
+            "one": {"model": str(checkpoint)},
+            "two": {"model": str(checkpoint), "dtype": "float32"},
+            "server": {
+                "model": "tiny",
+                "backend": "openai",
+                "base_url_env": "AGENTSAFE_TEST_URL",
+                "api_key_env": "AGENTSAFE_TEST_KEY",
+                "structured": "choice",
+                "timeout": 120,
+            },
+        },
+        sources=["one", "two"],
+        emulator={"model": "server", "max_tokens": 24, "attempts": 2, "temperature": 1.0},
+        judges={"served": {"model": "server", "max_tokens": 24, "replicates": 2, "temperature": 2}},
+        rollouts={
+            "prompt": "react",
+            "samples": 2,
+            "temperature": 1.0,
+            "max_turn_tokens": 24,
+            "max_agent_tokens": 60,
+            "batch": 12,
+        },
+        training={"sources": ["one"], "recipes": [["safe"]], "seeds": [0], "max_length": 20000},
+    )
+    made.change(**changes)
+    return made
