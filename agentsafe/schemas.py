@@ -32,6 +32,7 @@ ROLLOUTS = pl.Schema(
         "asides": pl.List(_ASIDE),
         "stop_reason": pl.String,
         "error": pl.String,
+        "error_kind": pl.String,
         "steps": pl.Int32,
         "agent_tokens": pl.Int64,
         "emulator_tokens": pl.Int64,
@@ -46,14 +47,17 @@ LABELS = pl.Schema(
         "replicate": pl.Int32,
         "score": pl.Int8,
         "status": pl.String,
+        "error_kind": pl.String,
         "rationale": pl.String,
         "expected": pl.Float64,
         "entropy": pl.Float64,
         "tokens": pl.Int64,
     }
 )
+#: Columns that tables and journals of version 0.1 lack: they are read as null.
+ADDED = ("error_kind",)
 #: What stands beside a label and does not make it another one.
-_REMARKS = ("rationale", "expected", "entropy", "tokens")
+_REMARKS = ("error_kind", "rationale", "expected", "entropy", "tokens")
 #: One row per rollout: its anomalies. The flags of `agentsafe.rollouts.audit.FLAGS` are columns.
 AUDITS = pl.Schema(
     {
@@ -319,11 +323,13 @@ def _read_one(path: Path, wanted: dict[str, pl.DataType]) -> pl.DataFrame:
         raise UserError(f"{path}: no such file; run the rule that makes it")
     try:
         found = pl.read_parquet_schema(path)
-        table = pl.read_parquet(path, columns=[name for name in wanted if name in found])
+        table = pl.read_parquet(path, columns=[name for name in wanted if name in found] or None)
     except (pl.exceptions.PolarsError, OSError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a readable Parquet file ({first_line})") from None
+    added = {name: wanted[name] for name in ADDED if name in wanted and name not in found}
+    table = table.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in added.items())
     for name, dtype in wanted.items():
-        if found.get(name) != dtype:
+        if name not in added and found.get(name) != dtype:
             raise UserError(f"{path}: column '{name}' is {found.get(name)}, not {dtype}")
     return table.select(*wanted)

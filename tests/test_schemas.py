@@ -20,6 +20,7 @@ ROLLOUT = {
     ],
     "stop_reason": "final_answer",
     "error": None,
+    "error_kind": None,
     "steps": 1,
     "agent_tokens": None,
     "emulator_tokens": None,
@@ -141,6 +142,13 @@ def test_a_missing_file_is_refused(tmp_path):
 
 def test_a_folder_in_place_of_a_file_is_refused(tmp_path):
     assert "no such file" in refusal(tmp_path)
+
+
+def test_a_column_that_the_version_before_lacks_is_null(tmp_path):
+    path = tmp_path / "labels.parquet"
+    labels(1, None).drop("error_kind").write_parquet(path)
+    assert read_table(path, schemas.LABELS).equals(labels(1, None))
+    assert read_table(path, schemas.LABELS, ["error_kind"])["error_kind"].to_list() == [None] * 2
 
 
 def test_a_missing_column_is_refused_by_name(tmp_path):

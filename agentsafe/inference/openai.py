@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from agentsafe.errors import ServerTrouble, UserError
+from agentsafe.errors import ConversationRefused, ServerTrouble, UserError
 from agentsafe.inference.openai_protocol import (
     asked_pause,
     completion,
@@ -46,10 +46,6 @@ _PASSING = 408, 409, 425, 429  # and 500 and above
 
 #: Codes of a refusal that is about what the conversation says, not about how it is asked.
 _CONTENT = {"content_filter", "content_policy_violation", "invalid_prompt"}
-
-
-class ConversationRefused(RuntimeError):
-    """A server will not answer this conversation, whatever else it answers."""
 
 
 @dataclass(frozen=True)

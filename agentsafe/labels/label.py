@@ -12,8 +12,8 @@ from agentsafe._util.concurrency import at_once
 from agentsafe._util.hashing import key_of
 from agentsafe._util.journal import Journal
 from agentsafe._util.progress import Progress, say
-from agentsafe._util.text import one_line, storable
-from agentsafe.errors import ServerTrouble, UserError, stop_if_down
+from agentsafe._util.text import storable, with_type
+from agentsafe.errors import UserError, error_kind, stop_if_down
 from agentsafe.inference.types import Message
 from agentsafe.labels.judges import Judge, Label
 from agentsafe.suites.cases import Case, Suite, case_order
@@ -75,7 +75,7 @@ async def label(
         names = {name: rollout[name] for name in ("checkpoint", "case_id", "sample")}
         names |= {"judge": judge.name, "metric": metric, "replicate": replicate}
         rows.append(names | row)
-        if (row["rationale"] or "").startswith(ServerTrouble.__name__):
+        if row.get("error_kind") == "server":
             lost.append(row["rationale"])
             stop_if_down(len(lost), total, lost[-1])
         progress.advance()
@@ -96,7 +96,7 @@ async def label(
 
 async def _label(judge: Judge, case: Case, rollout: Mapping, metric: str, replicate: int) -> Label:
     if rollout["stop_reason"] == "error":
-        return Label(None, f"the rollout failed: {rollout['error']}", "error")
+        return Label(None, f"the rollout failed: {rollout['error']}", "error", "rollout")
     try:
         messages: list[Message] = rollout["messages"]
         made = await judge.label(case, messages, metric, replicate)
@@ -106,10 +106,11 @@ async def _label(judge: Judge, case: Case, rollout: Mapping, metric: str, replic
         raise
     except Exception as error:
         where = f"{rollout['checkpoint']}, {case.case_id}, sample {rollout['sample']}, {metric}"
-        log.warning("%s: %s", where, one_line(error), exc_info=error)
-        return Label(None, one_line(error), "error")
+        log.warning("%s: %s", where, with_type(error), exc_info=error)
+        return Label(None, with_type(error), "error", error_kind(error))
     if made.status != "ok":
         return replace(made, score=None, rationale=storable(made.rationale))
     if made.score not in range(schemas.MAX_SCORE + 1):
-        return Label(None, f"score {made.score!r} is none of 0 to {schemas.MAX_SCORE}", "error")
+        told = f"score {made.score!r} is none of 0 to {schemas.MAX_SCORE}"
+        return Label(None, told, "error", "score")
     return replace(made, score=int(made.score), rationale=storable(made.rationale))

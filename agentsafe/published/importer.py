@@ -171,6 +171,7 @@ class _SetReader:
                 messages=rollout.messages,
                 stop_reason=rollout.stop_reason,
                 error=rollout.error,
+                error_kind=rollout.error and "out_of_memory",
                 steps=rollout.steps,
             )
             self.add(
@@ -211,7 +212,7 @@ class _SetReader:
                 self.find("orphan_label", file, number, detail)
                 continue
             for replicate, scored in enumerate(label.replicates or [label]):
-                score, status = self.score(scored, metric, file, number)
+                score, status, kind = self.score(scored, metric, file, number)
                 self.add(
                     "labels",
                     checkpoint=checkpoint,
@@ -222,6 +223,7 @@ class _SetReader:
                     replicate=replicate,
                     score=score,
                     status=status,
+                    error_kind=kind,
                     rationale=scored.rationale,
                 )
         for line_index, name in unlabelled.items():
@@ -231,18 +233,18 @@ class _SetReader:
 
     def score(
         self, label: Replicate, metric: str, file: Path, number: int
-    ) -> tuple[int | None, str]:
-        """The score and status of a label; a score that is none of 0..3 is a finding and null."""
+    ) -> tuple[int | None, str, str | None]:
+        """Return a label's score, status and kind of error; a score outside 0..3 is a finding."""
         if label.error is not None:
-            return None, "error"
+            return None, "error", "unrecorded"
         score = (label.eval_scores or {}).get(_SCORE_KEYS[metric])
         if score is None:
-            return None, "unparsed"
+            return None, "unparsed", None
         if isinstance(score, bool) or score not in range(schemas.MAX_SCORE + 1):
             detail = f"{metric} score {score!r} is none of 0 to {schemas.MAX_SCORE}"
             self.find("bad_score", file, number, detail)
-            return None, "error"
-        return int(score), "ok"
+            return None, "error", "score"
+        return int(score), "ok", None
 
     def tables(self) -> Imported:
         """What was read, as the project's tables, sorted."""

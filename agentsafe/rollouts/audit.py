@@ -44,7 +44,6 @@ def audit(rollouts: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame:
     agent = pl.col("messages").list.filter(message.field("role") == "assistant")
     observed = pl.col("messages").list.filter(message.field("role") == "observation")
     chars = content.str.len_chars()
-    error = pl.col("error").fill_null("").str.to_lowercase()
     idle = pl.col("steps") == pl.col("unknown_tools")
     rows = pl.concat([rollouts, counts], how="horizontal").with_columns(
         folder=pl.lit(None, dtype=pl.String),
@@ -57,7 +56,7 @@ def audit(rollouts: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame:
         invented_observation=pl.lit(False),
         cut_observation=pl.col("invented_chars") > 0,
         token_limit=pl.col("stop_reason") == "token_limit",
-        out_of_memory=error.str.contains("out of memory|outofmemory|memoryerror"),
+        out_of_memory=pl.col("error_kind").fill_null("") == "out_of_memory",
         repaired_action=pl.col("repaired_turns") > 0,
         malformed_action=pl.col("malformed_turns") > 0,
         empty_observation=observed.list.eval(content == "").list.any(),

@@ -4,7 +4,6 @@ It is the experiment itself: the agent is told its case, acts, is told what came
 until its last word. `play` is that and reads like it; `episode` catches what breaks on the way.
 """
 
-import errno
 import json
 import logging
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 from agentsafe._util.hashing import draw_seed
 from agentsafe._util.text import storable, with_type
-from agentsafe.errors import UserError
+from agentsafe.errors import error_kind
 from agentsafe.inference.types import ChatModel, Completion, Message, Sampling
 from agentsafe.rollouts.emulators import World
 from agentsafe.rollouts.react import (
@@ -31,8 +30,8 @@ from agentsafe.rollouts.react import (
 
 log = logging.getLogger(__name__)
 
-#: What libraries say where a machine's memory, or its GPU's, is used up.
-_NO_MEMORY = "out of memory", "can't allocate memory"
+#: Kinds of errors that no other episode would escape: a row of one would pass for a finding.
+_ENDS_THE_JOB = "user", "out_of_memory", "disk_full"
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,7 @@ class Rollout:
             the turn's end, private `reasoning`, and the `repairs` that it was read with.
         stop_reason: why it ended; see DESIGN's rollouts table. Empty while it runs.
         error: one line of what broke it, where that is the reason.
+        error_kind: one of `errors.ERROR_KINDS`, where there is an error.
         steps: answered tool calls.
         agent_tokens: the agent's, cut text too.
         emulator_tokens: of an emulator that is a model.
@@ -99,6 +99,7 @@ class Rollout:
     asides: list[dict[str, Any]] = field(default_factory=list)
     stop_reason: str = ""
     error: str | None = None
+    error_kind: str | None = None
     steps: int = 0
     agent_tokens: int = 0
     emulator_tokens: int = 0
@@ -160,10 +161,11 @@ async def episode(
     try:
         rollout.stop_reason = await play(rollout, prompt, tools, agent, world, settings)
     except Exception as error:
-        if _ends_the_job(error):
+        kind = error_kind(error)
+        if kind in _ENDS_THE_JOB:
             raise
         log.warning("%s, sample %d: %s", case_id, sample, with_type(error), exc_info=error)
-        rollout.stop_reason, rollout.error = "error", with_type(error)
+        rollout.stop_reason, rollout.error, rollout.error_kind = "error", with_type(error), kind
     rollout.seconds = time.perf_counter() - started
     return rollout
 
@@ -225,14 +227,6 @@ async def play(
                 if full:
                     return "context_overflow"
     return "step_limit"
-
-
-def _ends_the_job(error: Exception) -> bool:
-    """Whether it is no episode's own: a row of it would pass for a finding about the agent."""
-    no_disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    said = str(error).lower()
-    no_memory = isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY)
-    return isinstance(error, UserError) or no_disk or no_memory
 
 
 def invented_chars(cut: str) -> int:

@@ -14,7 +14,7 @@ from agentsafe._util.concurrency import at_once
 from agentsafe._util.hashing import key_of
 from agentsafe._util.journal import Journal
 from agentsafe._util.progress import Progress, say
-from agentsafe.errors import ServerTrouble, stop_if_down
+from agentsafe.errors import stop_if_down
 from agentsafe.inference.types import ChatModel
 from agentsafe.lineage import Lineage
 from agentsafe.rollouts.audit import audit
@@ -47,7 +47,7 @@ class _Tally:
         if not taken_over:
             self.turns += sum(message["role"] == "assistant" for message in row["messages"])
             self.malformed += row["malformed_turns"]
-        if (row["error"] or "").startswith(ServerTrouble.__name__):
+        if row.get("error_kind") == "server":
             self.lost += 1
             stop_if_down(self.lost, self.total, row["error"])
         now = time.monotonic()
@@ -132,7 +132,8 @@ async def roll_out(
     shaped_by = (
         fingerprint,
         {name: value for name, value in asdict(settings).items() if name not in _SHAPELESS},
-        [*schemas.ROLLOUTS.names(), *COUNTS.names()],  # else an older version's row would lack some
+        # An older version's row would lack a column; `schemas.ADDED` may be missing.
+        [name for name in (*schemas.ROLLOUTS, *COUNTS) if name not in schemas.ADDED],
     )
     tally = _Tally(checkpoint, len(cases) * settings.samples)
     every = [(case, sample) for case in cases for sample in range(settings.samples)]

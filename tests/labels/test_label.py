@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from agentsafe import schemas
-from agentsafe.errors import UserError
+from agentsafe._util.journal import Journal
+from agentsafe.errors import ConversationRefused, ServerTrouble, UserError
 from agentsafe.labels.judges import Label
 from agentsafe.labels.label import label
 from agentsafe.rollouts.episode import Settings
@@ -51,7 +52,7 @@ def test_every_rollout_gets_a_label_per_metric_and_replicate_in_order(tmp_path):
     table = labels(Counting(3), rollouts(samples=2))
     assert len(table) == 12 * 2 * 2 * 3
     assert table.row(0) == ("bold", "official_0", 0, "counting", "helpfulness", 0, 3, "ok",
-                            "helpfulness 0", None, None, 0)  # fmt: skip
+                            None, "helpfulness 0", None, None, 0)  # fmt: skip
     keys = table.select("case_id", "sample", "metric", "replicate").rows()
     assert keys == sorted(keys, key=lambda key: (len(key[0]), *key))
     assert len(set(keys)) == len(keys)
@@ -60,20 +61,22 @@ def test_every_rollout_gets_a_label_per_metric_and_replicate_in_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("made", "status", "rationale"),
+    ("made", "status", "kind", "rationale"),
     [
-        (RuntimeError("broke\nhere"), "error", "RuntimeError: broke here"),
-        (Label(None, "no score in it", "unparsed"), "unparsed", "no score in it"),
-        (Label(7, ""), "error", "score 7 is none of 0 to 3"),
-        (Label(None, ""), "error", "score None is none of 0 to 3"),
-        (Label(2, "?", "fine"), "error", "ValueError: judge counting: no such status as 'fine'"),
+        (RuntimeError("broke\nhere"), "error", "defect", "RuntimeError: broke here"),
+        (ConversationRefused("no"), "error", "refused", "ConversationRefused: no"),
+        (Label(None, "no score in it", "unparsed"), "unparsed", None, "no score in it"),
+        (Label(7, ""), "error", "score", "score 7 is none of 0 to 3"),
+        (Label(None, ""), "error", "score", "score None is none of 0 to 3"),
+        (Label(2, "?", "fine"), "error", "defect",
+         "ValueError: judge counting: no such status as 'fine'"),
     ],
-)
-def test_a_label_that_fails_is_a_row_and_the_others_go_on(made, status, rationale):
+)  # fmt: skip
+def test_a_label_that_fails_is_a_row_and_the_others_go_on(made, status, kind, rationale):
     table = labels(Counting(official_3=made), rollouts())
     failed = table.filter(pl.col("case_id") == "official_3")
-    assert failed.select("score", "status", "rationale").unique().rows() == [
-        (None, status, rationale)
+    assert failed.select("score", "status", "error_kind", "rationale").unique().rows() == [
+        (None, status, kind, rationale)
     ]
     assert table.filter(pl.col("case_id") != "official_3")["status"].unique().to_list() == ["ok"]
     assert len(table) == 24
@@ -84,8 +87,25 @@ def test_a_rollout_that_failed_shows_nothing_to_score():
     table = labels(judge, rollouts(RuntimeError("no agent")))
     assert judge.asked == 0
     assert table["score"].null_count() == len(table) == 24
-    assert set(table["status"]) == {"error"}
+    assert set(table["status"]) == {"error"} and set(table["error_kind"]) == {"rollout"}
     assert "no agent" in table["rationale"][0]
+
+
+def test_a_server_that_is_down_ends_the_job_and_one_lost_label_does_not():
+    trouble = ServerTrouble("models.judge: no usable answer")
+    table = labels(Counting(official_3=trouble), rollouts())
+    assert table["error_kind"].drop_nulls().to_list() == ["server"] * 2
+    down = {f"official_{number}": trouble for number in range(3)}
+    with pytest.raises(UserError, match="of 24 are lost to a server's trouble"):
+        labels(Counting(**down), rollouts())
+
+
+def test_labels_that_an_older_version_kept_are_taken_over(tmp_path):
+    path = tmp_path / "j.jsonl"
+    made, table = labels(Counting(), rollouts(), journal=Journal(path)), rollouts()
+    path.write_text(path.read_text().replace('"error_kind": null, ', ""))
+    judge = Counting()
+    assert labels(judge, table, journal=Journal(path)).equals(made) and not judge.asked
 
 
 def test_no_rollout_is_no_label():

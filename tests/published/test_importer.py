@@ -136,7 +136,7 @@ def test_a_score_out_of_range_is_a_null_and_in_no_pair(release):
     edit_line(release.file("agent_safe"), 1, lambda _: label("agent_safe", 0, 7))
     labels = read(release).labels
     row = labels.filter(pl.col("status") != "ok")
-    assert row.select("score", "status", "case_id").rows() == [(None, "error", "official_0")]
+    assert row.select("score", "error_kind", "case_id").rows() == [(None, "score", "official_0")]
     made = pairs(rollout_scores(labels), "safe", min_gap=1)
     at_zero = made.filter(pl.col("case_id") == "official_0")
     assert "gpt-4.1" not in [*at_zero["chosen_checkpoint"], *at_zero["rejected_checkpoint"]]
@@ -156,6 +156,7 @@ def test_replicates_and_failed_labels_are_rows(release):
     )
     assert rows["replicate"].to_list() == [0, 1, 2]
     assert rows["status"].to_list() == ["ok", "error", "unparsed"]
+    assert rows["error_kind"].to_list() == [None, "unrecorded", None]
     assert rows["score"].is_null().to_list() == [False, True, True]
 
 

@@ -82,7 +82,7 @@ def made(*rows: dict) -> list[dict]:
     plain = {"checkpoint": "a", "sample": 0, "stop_reason": "final_answer", "steps": 1}
     plain |= {"malformed_turns": 0, "unknown_tools": 0, "cut_chars": 0}
     plain |= {"invented_chars": 0, "repaired_turns": 0, "emulator_failures": 0}
-    plain |= {"thinking": False, "messages": TALK, "error": None}
+    plain |= {"thinking": False, "messages": TALK, "error_kind": None}
     table = pl.DataFrame(
         [plain | {"case_id": f"official_{i}"} | row for i, row in enumerate(rows)],
         schema={**schemas.ROLLOUTS, **COUNTS},
@@ -120,7 +120,7 @@ def test_the_audit_of_a_plain_rollout_has_its_lengths_and_no_flag():
         ),
         ({"steps": 2, "malformed_turns": 1, "unknown_tools": 1}, {"malformed_action"}),
         ({"stop_reason": "token_limit"}, {"token_limit"}),
-        ({"stop_reason": "error", "error": "RuntimeError: CUDA out of memory"}, {"out_of_memory"}),
+        ({"stop_reason": "error", "error_kind": "out_of_memory"}, {"out_of_memory"}),
         ({"invented_chars": 5, "cut_chars": 9}, {"cut_observation"}),
         ({"cut_chars": 9}, set()),
         ({"thinking": True}, {"thinking"}),

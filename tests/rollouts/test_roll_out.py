@@ -213,6 +213,7 @@ def test_one_failing_episode_does_not_lose_the_others():
     rollouts, _ = play(FailsOnce(RuntimeError("it broke")), cases=3)
     assert rollouts["stop_reason"].to_list() == ["final_answer", "error", "final_answer"]
     assert rollouts["error"][1] == "RuntimeError: it broke"
+    assert rollouts["error_kind"].to_list() == [None, "defect", None]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +274,7 @@ def test_draws_differ_by_case_sample_turn_and_seed_and_never_by_process():
     play(agent, cases=3, samples=2)
     seeds = [sampling.seed for _, sampling in agent.asked]
     assert len(seeds) == len(set(seeds)) == 12
-    code = "from agentsafe._util.journal import draw_seed; print(draw_seed(0, 'official_1', 2, 3))"
+    code = "from agentsafe._util.hashing import draw_seed; print(draw_seed(0, 'official_1', 2, 3))"
     other = {"PYTHONHASHSEED": "5", "PATH": os.environ["PATH"]}
     found = subprocess.run(
         [sys.executable, "-c", code], env=other, capture_output=True, text=True, check=True
@@ -306,6 +307,15 @@ def test_finished_episodes_are_taken_over_and_failed_ones_tried_again(tmp_path):
     assert second[0].filter(kept).equals(first[0].filter(kept))
 
 
+def test_episodes_that_an_older_version_kept_are_taken_over(tmp_path):
+    path = tmp_path / "j.jsonl"
+    first = play(Scripted(LOOK, DONE), cases=3, journal=Journal(path))
+    path.write_text(path.read_text().replace('"error_kind": null, ', ""))
+    agent = Scripted(LOOK, DONE)
+    second = play(agent, cases=3, journal=Journal(path))
+    assert not agent.asked and second[0].equals(first[0])
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"temperature": 0.5}, {"max_steps": 2}])
 def test_what_shapes_an_episode_makes_it_another(tmp_path, change):
     path = tmp_path / "j.jsonl"
@@ -323,7 +333,7 @@ KILLED = """
     from agentsafe._util.journal import Journal
     from agentsafe.rollouts.roll_out import roll_out
     from agentsafe.rollouts.episode import Settings
-    from tests.scripted import DONE, LOOK, Echo, Scripted, small_suite
+    from tests.helpers.scripted import DONE, LOOK, Echo, Scripted, small_suite
 
     class Killing(Scripted):
         async def complete(self, messages, sampling):

@@ -16,6 +16,7 @@ from agentsafe.suites.cases import Case
 class Label:
     """A score 0..3 with its reason; null where `status` is `unparsed` or `error`, not `ok`.
 
+    `error_kind` is one of `errors.ERROR_KINDS` where the status is `error`.
     A judge that reads off probabilities gives the mean of the scores by them (`expected`, 0..3) and
     their entropy (in nats, 0 to ln 4). `tokens` is what a model read and wrote for the label.
     """
@@ -23,6 +24,7 @@ class Label:
     score: int | None
     rationale: str
     status: str = "ok"
+    error_kind: str | None = None
     expected: float | None = None
     entropy: float | None = None
     tokens: int = 0

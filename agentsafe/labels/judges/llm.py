@@ -141,12 +141,13 @@ def _by_probabilities(choice: Choice) -> Label:
     entropy = -sum(p * math.log(p) for p in probabilities if p > 0)
     said = ", ".join(f"{value}: {p:.3f}" for value, p in enumerate(probabilities))
     rationale = f"Probability of each score: {said}."
-    return Label(score, rationale, "ok", expected, entropy, choice.prompt_tokens)
+    tokens = choice.prompt_tokens
+    return Label(score, rationale, expected=expected, entropy=entropy, tokens=tokens)
 
 
 def _too_long(answer: Completion | Choice) -> Label:
     reason = f"the rollout does not fit the judge's context ({answer.prompt_tokens} tokens)"
-    return Label(None, reason, "error", tokens=answer.prompt_tokens)
+    return Label(None, reason, "error", "context", tokens=answer.prompt_tokens)
 
 
 def _tokens(answer: Completion) -> int:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agentsafe import schemas
 from agentsafe._util.hashing import key_of
-from agentsafe.errors import UserError
+from agentsafe.errors import ERROR_KINDS, UserError
 from agentsafe.inference.types import Choice, Completion
 from agentsafe.labels.judges.llm import SCORES, LLMJudge, read_score
 from agentsafe.labels.label import label
@@ -294,6 +294,8 @@ def test_labels_of_every_kind_go_into_the_table():
     ):
         table = asyncio.run(label(LLMJudge("j", SUITE, model, **options), SUITE, rollouts))
         assert table["status"].to_list() == statuses
+        assert set(table["error_kind"].drop_nulls()) <= ERROR_KINDS.keys()
+        assert table["error_kind"].is_null().to_list() == [status != "error" for status in statuses]
         assert table["score"].is_null().to_list() == [status != "ok" for status in statuses]
     with pytest.raises(UserError, match="mend it"):
         judge = LLMJudge("j", SUITE, Scripted(UserError("mend it")))
