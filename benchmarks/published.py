@@ -95,7 +95,7 @@ def whole_frontier(root: str, folder: Path) -> None:
 
     labels = schemas.read_labels([folder / "runs.labels.parquet"])
     audits = schemas.read_table(folder / "runs.audits.parquet", schemas.AUDITS)
-    settings = Settings(draws=DRAWS)
+    settings = Settings(resamples=DRAWS)
     found = frontier(settings.sample(labels), labels, audits, settings)
     write_document(found.document, folder / "frontier.json")
 

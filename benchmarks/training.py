@@ -159,7 +159,7 @@ def asked(options: argparse.Namespace) -> dict:
             used = released.rollouts[sorted({*slots})]
             started = time.perf_counter()
             table = reference(
-                folder, used, told, lineage="x", loss_on="completion", max_length=MAX_LENGTH
+                folder, used, told, lineage="x", assistant_only_loss=False, max_length=MAX_LENGTH
             )
             seconds = time.perf_counter() - started
             of = dict(zip(sorted({*slots}), table["logps"], strict=True))

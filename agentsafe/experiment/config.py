@@ -6,6 +6,7 @@ names the key, what it may hold, and the nearest right spelling.
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from functools import reduce
@@ -18,6 +19,7 @@ from jsonschema import Draft202012Validator, TypeChecker, ValidationError
 from jsonschema.validators import extend
 
 from agentsafe.errors import UserError
+from agentsafe.experiment.renamed_keys import rename_old_keys
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
@@ -26,7 +28,8 @@ def check(config: dict, schema: dict | Path) -> dict:
     """Check a config and fill in its defaults.
 
     Args:
-        config: the config as Snakemake or YAML read it; left as it is.
+        config: the config as Snakemake or YAML read it; left as it is. Keys may have the names of
+            the previous release: each is one warning on standard error.
         schema: JSON schema (draft 2020-12) of nested sections, maps and lists, or its YAML file.
 
     Returns:
@@ -38,6 +41,8 @@ def check(config: dict, schema: dict | Path) -> dict:
     """
     if not isinstance(schema, dict):
         schema = yaml.safe_load(Path(schema).read_text(encoding="utf-8"))
+    if isinstance(config, dict):
+        config = rename_old_keys(config, warn=_warn)
     config = _read_texts(config, schema)
     # A misspelt key often explains why another one is missing, so unknown keys come first.
     errors = sorted(
@@ -49,6 +54,10 @@ def check(config: dict, schema: dict | Path) -> dict:
         more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
         raise UserError(f"config: {mistakes[0]}{more}")
     return _with_defaults(config, schema)
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
 
 
 def allowed(schema: dict) -> str:
@@ -115,7 +124,7 @@ _Validator = extend(
 def _read_texts(value: Any, schema: dict) -> Any:
     """Copy a config, reading a text as YAML where its key holds numbers or truth values.
 
-    Snakemake hands over everything inside `--config 'scores={draws: 500}'` as text.
+    Snakemake hands over everything inside `--config 'scores={resamples: 500}'` as text.
     """
     if isinstance(value, dict):
         return {key: _read_texts(item, _inside(schema, key)) for key, item in value.items()}

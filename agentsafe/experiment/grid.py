@@ -109,7 +109,7 @@ def training_settings(config: Mapping, lineage: Lineage) -> dict[str, Any]:
     """
     left_out = (*_ABOUT_RUNS, *BESIDE)
     section = {name: value for name, value in config["training"].items() if name not in left_out}
-    return section | {"epochs": section["epochs"][lineage.stages[-1].objective]}
+    return section | {"num_train_epochs": section["num_train_epochs"][lineage.stages[-1].objective]}
 
 
 def training_conduct(config: Mapping) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def reference_settings(config: Mapping) -> dict[str, Any] | None:
     training = config["training"]
     if training["reference_logps"] == "batch" or training["ld_alpha"] is not None:
         return None
-    return {name: training[name] for name in ("loss_on", "max_length", "quantization")}
+    return {name: training[name] for name in ("assistant_only_loss", "max_length", "quantization")}
 
 
 def objectives(config: Mapping) -> list[str]:

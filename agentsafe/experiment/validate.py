@@ -162,7 +162,8 @@ def _check_tuning(training: Mapping, suite: str) -> None:
             "config: 'training.tuning' is full, so that no parent is left beside the policy: write "
             "'training.reference_logps: once' and leave 'training.ld_alpha' out"
         )
-    gpus, batch, accumulation = (training[name] for name in ("gpus", "batch_size", "accumulation"))
+    gpus, batch = training["gpus"], training["batch_size"]
+    accumulation = training["gradient_accumulation_steps"]
     if suite == "miniature" and (quantized or gpus > 1):
         key = "quantization" if quantized else "gpus"
         raise UserError(
@@ -171,6 +172,6 @@ def _check_tuning(training: Mapping, suite: str) -> None:
         )
     if per_process(batch, accumulation, gpus) is None:
         raise UserError(
-            f"config: 'training.accumulation' is {accumulation}, which {gpus} GPUs "
+            f"config: 'training.gradient_accumulation_steps' is {accumulation}, which {gpus} GPUs "
             f"('training.gpus') cannot share: write a multiple of {gpus}"
         )

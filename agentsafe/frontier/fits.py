@@ -22,7 +22,7 @@ class Settings:
     """The config's `scores` and `frontier` sections, and the number of cases of the suite."""
 
     cases: int = 144
-    draws: int = 10_000
+    resamples: int = 10_000
     seed: int = 0
     resample: str = "cases"
     confidence: float = 0.95
@@ -32,7 +32,8 @@ class Settings:
 
     def sample(self, labels: pl.DataFrame, **changes: object) -> Sample:
         """The cells of `labels` with these settings, some of them changed."""
-        ours = {name: getattr(self, name) for name in ("cases", "draws", "seed", "resample")}
+        ours = {name: getattr(self, name) for name in ("cases", "seed", "resample")}
+        ours["draws"] = self.resamples
         return sample_cells(labels, **(ours | changes))
 
 

@@ -98,7 +98,7 @@ def report(
         findings=_findings(import_report),
         settings=_flat(config or settings),
         drawn=_DRAWN.get(settings.get("resample"), ""),
-        draws=fmt.number(settings.get("draws"), 0),
+        draws=fmt.number(settings.get("resamples"), 0),
         confidence=fmt.percent(settings.get("confidence")),
         charts={
             name: Markup(export.script_json(chart.to_dict())) for name, chart in charts.items()

@@ -49,7 +49,7 @@ class Settings:
     weights, or the first one's `adapter` further. `reference_logps` says whether the parent is
     asked `once` for each rollout, or anew in each `batch`.
 
-    `max_steps`, where given, takes the place of `epochs`. `max_length` counts tokens of prompt and
+    `max_steps`, where given, replaces `num_train_epochs`. `max_length` counts tokens of prompt and
     rollout; a pair with a longer one is dropped, nothing is cut, and a run stops that would drop
     more than a share of `max_dropped`. `batching` is what the pairs of a
     step share, `batch_tokens` the most that goes through the model at once (`trainer.Batching`);
@@ -66,19 +66,19 @@ class Settings:
     quantization: str = "none"
     stage_from: str = "merged"
     reference_logps: str = "once"
-    loss_on: str = "assistant"
+    assistant_only_loss: bool = True
     batching: str = "pairs"
     batch_tokens: int | None = None
     loss: str = "sigmoid"
     label_smoothing: float = 0.0
     ld_alpha: float | None = None
     learning_rate: float = 5e-5
-    scheduler: str = "cosine"
-    warmup: float = 0.1
-    epochs: int = 1
+    lr_scheduler_type: str = "cosine"
+    warmup_ratio: float = 0.1
+    num_train_epochs: int = 1
     max_steps: int | None = None
     batch_size: int = 1
-    accumulation: int = 8
+    gradient_accumulation_steps: int = 8
     max_grad_norm: float = 1.0
     max_length: int = 8192
     max_dropped: float = 0.2
@@ -150,14 +150,15 @@ def arguments(settings: Settings, beta: float, folder: Path, name: str = "") -> 
             )
     gpu = torch.cuda.is_available()
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    share = per_process(settings.batch_size, settings.accumulation, processes)
+    share = per_process(settings.batch_size, settings.gradient_accumulation_steps, processes)
     if share is None:
         raise UserError(
-            f"training: {settings.accumulation} batches of {settings.batch_size} pairs cannot be "
-            f"shared out to {processes} processes; write a multiple of it for training.accumulation"
+            f"training: {settings.gradient_accumulation_steps} batches of {settings.batch_size} "
+            f"pairs cannot be shared out to {processes} processes; write a multiple of it for "
+            "training.gradient_accumulation_steps"
         )
     mixed = settings.sft_weight > 0
-    scheduler = settings.scheduler
+    scheduler = settings.lr_scheduler_type
     made = DPOConfig(
         output_dir=str(folder),
         beta=beta,
@@ -168,8 +169,8 @@ def arguments(settings: Settings, beta: float, folder: Path, name: str = "") -> 
         learning_rate=settings.learning_rate,
         # transformers' "constant" leaves the warm-up out
         lr_scheduler_type="constant_with_warmup" if scheduler == "constant" else scheduler,
-        warmup_steps=settings.warmup,
-        num_train_epochs=settings.epochs,
+        warmup_steps=settings.warmup_ratio,
+        num_train_epochs=settings.num_train_epochs,
         max_steps=settings.max_steps or -1,
         per_device_train_batch_size=share[0],
         gradient_accumulation_steps=share[1],

@@ -101,12 +101,12 @@ def estimate(
         tokens: the trajectories of them.
         gpu: whether it runs on one: in bfloat16, each layer's activations worked out again.
     """
-    in_epoch = math.ceil(len(pairs) / (settings.batch_size * settings.accumulation))
+    in_epoch = math.ceil(len(pairs) / (settings.batch_size * settings.gradient_accumulation_steps))
     epoch_tokens = sum(len(tokens[row].ids) for pair in pairs for row in pair)
     shape = shape_of(config)
     full = settings.tuning == "full"
     return Estimate(
-        steps=settings.max_steps or settings.epochs * in_epoch,
+        steps=settings.max_steps or settings.num_train_epochs * in_epoch,
         epoch_tokens=epoch_tokens,
         step_tokens=round(epoch_tokens / in_epoch),
         parameters=shape.parameters,

@@ -31,7 +31,7 @@ def reference(
     prompts: Mapping[str, Sequence[Mapping[str, str]]],
     *,
     lineage: str,
-    loss_on: str,
+    assistant_only_loss: bool,
     max_length: int,
     batch_tokens: int | None = None,
     quantization: str = "none",
@@ -45,7 +45,7 @@ def reference(
         rollouts: rows of `schemas.ROLLOUTS`.
         prompts: what the agent was told before its first turn, by case id.
         lineage: the parent's.
-        loss_on: which tokens count (`trajectories.trajectory`).
+        assistant_only_loss: which tokens count (`trajectories.trajectory`).
         max_length: tokens above which no pair with the rollout is trained.
         batch_tokens: tokens of a forward pass at most; twice `max_length` without it.
         quantization: of the weights, as they are trained.
@@ -75,7 +75,12 @@ def reference(
             tokens = {}
             for row, checkpoint, case, sample, messages in of_case.iter_rows():
                 made = trajectory(
-                    *(tokenizer, prompts[case], messages, special), loss_on=loss_on, options=options
+                    tokenizer,
+                    prompts[case],
+                    messages,
+                    special,
+                    assistant_only_loss=assistant_only_loss,
+                    options=options,
                 )
                 status = "ok" if any(made.mask[1:]) else "empty"
                 if len(made.ids) > max_length:

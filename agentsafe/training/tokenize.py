@@ -2,8 +2,8 @@
 
 Of a rollout's text only the turns are the agent's. What the chat template puts around them and
 what the emulator answered are context: the agent sees them, and a loss on them would teach it to
-write observations. `loss_on="completion"` counts them nevertheless, every token after the prompt,
-which is what TRL's DPOTrainer does by itself.
+write observations. `assistant_only_loss=False` counts every token after the prompt, observations
+too, which is what TRL's DPOTrainer does by itself.
 """
 
 from bisect import bisect_right
@@ -52,7 +52,7 @@ def trajectories(
     rollouts: pl.DataFrame,
     prompts: Mapping[str, Sequence[Mapping[str, str]]],
     *,
-    loss_on: str = "assistant",
+    assistant_only_loss: bool = True,
     options: Mapping[str, bool] | None = None,
 ) -> dict[int, Trajectory]:
     """The tokens of every rollout that is in a pair, each once.
@@ -62,7 +62,7 @@ def trajectories(
         rows: what `preferences.with_rows` returns.
         rollouts: the table that it was made with.
         prompts: messages before the agent's first turn, by case id.
-        loss_on: as `trajectory` takes it.
+        assistant_only_loss: as `trajectory` takes it.
         options: as `trajectory` takes them.
 
     Returns:
@@ -76,7 +76,12 @@ def trajectories(
     table = rollouts.select("case_id", "messages")[wanted]
     return {
         row: trajectory(
-            tokenizer, prompts[case], messages, special, loss_on=loss_on, options=options
+            tokenizer,
+            prompts[case],
+            messages,
+            special,
+            assistant_only_loss=assistant_only_loss,
+            options=options,
         )
         for row, (case, messages) in zip(wanted, table.iter_rows(), strict=True)
     }
@@ -123,7 +128,7 @@ def trajectory(
     messages: Sequence[Mapping[str, str]],
     special: frozenset[int],
     *,
-    loss_on: str = "assistant",
+    assistant_only_loss: bool = True,
     options: Mapping[str, bool] | None = None,
 ) -> Trajectory:
     """Tokenise an episode as its chat template writes it.
@@ -135,8 +140,8 @@ def trajectory(
         prompt: the messages before the agent's first turn.
         messages: a rollout's messages, as `schemas.ROLLOUTS` has them.
         special: the tokenizer's `special_ids`.
-        loss_on: `assistant` counts the agent's own tokens, from where generation starts up to and
-            with the special token that ends its turn; `completion` counts all after the prompt.
+        assistant_only_loss: count only the agent's own tokens, from where generation starts up
+            to and with the special token that ends its turn; otherwise all after the prompt.
         options: of the chat template, the same as when the checkpoint is served.
 
     Returns:
@@ -175,7 +180,7 @@ def trajectory(
             )
         roles[start:end] = bytes([_AGENT]) * (end - start)
     mask = [int(role == _AGENT) for role in roles]
-    if loss_on == "completion":
+    if not assistant_only_loss:
         prompt_end = first[0] if own[:1] == [len(prompt)] else len(ids)
         mask = [0] * prompt_end + [1] * (len(ids) - prompt_end)
     joined = sum(

@@ -110,7 +110,7 @@ def train(
         checks.check_boundary(tokenizer, prompts[case], options)
     tokens = trajectories(
         *(tokenizer, pl.concat(halves), rollouts, prompts),
-        loss_on=settings.loss_on,
+        assistant_only_loss=settings.assistant_only_loss,
         options=options,
     )
     kept, counts = fitting(halves[0], tokens, settings.max_length)

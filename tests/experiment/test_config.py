@@ -160,13 +160,13 @@ def test_configs_that_come_along_are_the_defaults_but_for_what_they_say(name, le
 
 
 def test_defaults_are_filled_in_and_the_given_config_stays():
-    given_config = {"run": "test", "scores": {"draws": 500}}
+    given_config = {"run": "test", "scores": {"resamples": 500}}
     before = copy.deepcopy(given_config)
     checked = check(given_config, SCHEMA)
     assert given_config == before
     assert checked["scores"] == {
         "judged_by": "all",
-        "draws": 500,
+        "resamples": 500,
         "seed": 0,
         "resample": "cases",
         "confidence": 0.95,
@@ -189,7 +189,7 @@ def test_defaults_are_not_shared_between_configs():
         (("published", "result_sets"), ["cross_eval_results", "match_eval_results"]),
         (("preferences", "max_pairs_per_case"), 1),
         (("preferences", "min_gap"), 0.5),
-        (("scores", "draws"), 1_000_000),
+        (("scores", "resamples"), 1_000_000),
         (("frontier", "level"), 0.5),
         (("training", "sources"), ["bold"]),
         (("training", "recipes"), [["safe", "help", "safe"], ["safe"]]),
@@ -204,7 +204,7 @@ def test_other_right_values_stay(path, value):
 @pytest.mark.parametrize(
     ("path", "text", "value"),
     [
-        (("scores", "draws"), "500", 500),
+        (("scores", "resamples"), "500", 500),
         (("scores", "confidence"), "0.9", 0.9),
         (("published", "strict"), "true", True),
         (("preferences", "max_pairs_per_case"), "null", None),
@@ -288,8 +288,8 @@ def test_every_section_with_chance_has_its_seed():
             "unknown key 'training.lora.zzz': the keys here are r, alpha, dropout, dora, rslora",
         ),
         (
-            {"run": "x", "scores.draws": 500},
-            "unknown key 'scores.draws': write 'draws' inside the section 'scores'",
+            {"run": "x", "scores.resamples": 500},
+            "unknown key 'scores.resamples': write 'resamples' inside the section 'scores'",
         ),
         ({"run": "x", None: 1, True: 2}, "unknown key 'None'"),
         ({"runn": "x"}, "unknown key 'runn': did you mean 'run'? (and 1 more)"),
@@ -319,9 +319,9 @@ def test_every_section_with_chance_has_its_seed():
         ({"run": "x", "published": {"label_sets": "q32"}}, "not 'q32': write [q32]"),
         ({"run": "x", "published": {"label_sets": "q32,gpt5m"}}, "write [q32, gpt5m]"),
         ({"run": "x", "preferences": {"objectives": []}}, "at least one of safe, help, both,"),
-        ({"run": "x", "scores": {"draws": "1e4"}}, "<= 1000000, not '1e4': write 10000"),
-        ({"run": "x", "scores": {"draws": 1e4}}, "not 10000.0: write 10000"),
-        ({"run": "x", "scores": {"draws": "1e9"}}, "not '1e9'"),
+        ({"run": "x", "scores": {"resamples": "1e4"}}, "<= 1000000, not '1e4': write 10000"),
+        ({"run": "x", "scores": {"resamples": 1e4}}, "not 10000.0: write 10000"),
+        ({"run": "x", "scores": {"resamples": "1e9"}}, "not '1e9'"),
         ({"run": 2026}, "not 2026: put it in quotes"),
         ({"run": "Published"}, "not 'Published'"),
         ({"run": "../elsewhere"}, "not '../elsewhere'"),

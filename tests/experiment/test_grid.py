@@ -134,15 +134,15 @@ def test_the_papers_config_trains_180_runs_of_25_sources():
         grid.training_settings(asked, grid.lineages(asked)[0]) | grid.training_conduct(asked),
         Settings,
     )
-    assert paper == Settings(loss_on="completion")  # whose defaults are the paper's
+    assert paper == Settings(assistant_only_loss=False)  # whose defaults are the paper's
 
 
 def test_each_stage_trains_as_many_epochs_as_its_objective_says():
-    config = check({"run": "x", "training": {"epochs": {"safe": 4, "both": 7}}}, SCHEMA)
+    config = check({"run": "x", "training": {"num_train_epochs": {"safe": 4, "both": 7}}}, SCHEMA)
     for recipe, epochs in (("safe", 4), ("help", 1), ("both", 7)):
         lineage = Lineage("bold", (Stage("help", "rules", 0.1), Stage(recipe, "rules", 0.1)), 0)
         settings = grid.training_settings(config, lineage)
-        assert settings["epochs"] == epochs
+        assert settings["num_train_epochs"] == epochs
         assert not {"sources", "recipes", "betas", "seeds", "gpus"} & settings.keys()
 
 

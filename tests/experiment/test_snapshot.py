@@ -4,7 +4,10 @@ import json
 
 from agentsafe.experiment.snapshot import VARIABLE, begun_config
 
-BEGUN = {"run": "a", "scores": {"draws": 200, "confidence": 0.95, "seeds": [0, 1], "model": None}}
+BEGUN = {
+    "run": "a",
+    "scores": {"resamples": 200, "confidence": 0.95, "seeds": [0, 1], "model": None},
+}
 
 
 def unread() -> dict:

@@ -108,8 +108,9 @@ def test_a_contradiction_is_one_line(changes, line):
             "'training.tuning' is full, so that no parent is left beside the policy",
         ),
         (
-            {"training": {"batch_size": 1, "accumulation": 7, "gpus": 2}},
-            "'training.accumulation' is 7, which 2 GPUs ('training.gpus') cannot share",
+            {"training": {"batch_size": 1, "gradient_accumulation_steps": 7, "gpus": 2}},
+            "'training.gradient_accumulation_steps' is 7, which 2 GPUs ('training.gpus') cannot "
+            "share",
         ),
         ({"rollouts": {"shards": 73}}, "only 72 cases to play ('toolemu.cases', halved)"),
     ],

@@ -17,7 +17,7 @@ from agentsafe.frontier.robustness import LADDER
 from agentsafe.scores.cells import Sample, average
 
 CASES = 14
-SETTINGS = Settings(cases=CASES, draws=200, seed=3, solver="highs")
+SETTINGS = Settings(cases=CASES, resamples=200, seed=3, solver="highs")
 LINES = ("ols", "reverse_ols", "deming", "theil_sen", "lad", "support", "r2_without_noise")
 FITTED = LINES[:-1]
 

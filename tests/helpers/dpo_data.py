@@ -17,7 +17,7 @@ LINEAGE = Lineage.parse("tiny+safe.rules.b0.3.s0")
 SETTINGS = Settings(
     learning_rate=3e-3,
     batch_size=4,
-    accumulation=1,
+    gradient_accumulation_steps=1,
     max_steps=6,
     max_length=400,
     lora=Lora(r=4, alpha=8, dropout=0.0),

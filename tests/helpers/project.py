@@ -24,7 +24,7 @@ class Project:
         for name in ("Snakefile", "workflow", "config", "agentsafe", "profiles"):
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, folder / name)
-        self.config = {"run": "small", "scores": {"draws": 200}}
+        self.config = {"run": "small", "scores": {"resamples": 200}}
         if release:
             published = {"root": str(release.root), "cases": release.cases}
             self.config |= {"suite": "published", "published": published}

@@ -54,7 +54,7 @@ def results(
     """
     names = [source + recipe for source in sources for recipe in recipes]
     labelled = labels(names, judges)
-    settings = Settings(cases=CASES, draws=60, solver="highs")
+    settings = Settings(cases=CASES, resamples=60, solver="highs")
     cells = settings.sample(labelled)
     audits = pl.DataFrame(schema=schemas.AUDITS)
     missing = dict.fromkeys(untrained, "no pair is left")

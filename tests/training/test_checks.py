@@ -160,7 +160,7 @@ def test_observations_have_a_share_of_the_loss_of_completions_alone(rollouts):
     rows, tokens = tokenised(rollouts, [(0, 1)])
     kept, _ = fitting(rows, tokens, LIMIT)
     assert loss_share(kept, tokens)["agent"]["loss"] == 1
-    rows, tokens = tokenised(rollouts, [(0, 1)], loss_on="completion")
+    rows, tokens = tokenised(rollouts, [(0, 1)], assistant_only_loss=False)
     share = loss_share(kept, tokens)
     assert 0 < share["observation"]["loss"] < share["agent"]["loss"] < 1
     assert share["system"]["loss"] == share["user"]["loss"] == 0

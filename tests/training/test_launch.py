@@ -22,7 +22,7 @@ from tests.helpers.dpo_data import SETTINGS as ALONE
 from tests.helpers.paths import ROOT
 from tests.helpers.tiny_model import write_tiny_checkpoint
 
-SETTINGS = replace(ALONE, batch_size=2, accumulation=2, max_steps=4, max_length=4000)
+SETTINGS = replace(ALONE, batch_size=2, gradient_accumulation_steps=2, max_steps=4, max_length=4000)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def files(tmp_path_factory):
     schemas.write_table(pairs, folder / "pairs.parquet", schemas.PAIRS)
     told = prompts(read_suite(*suite), read_suite(*suite).cases, "compact")
     table = reference(
-        parent, rollouts, told, lineage="tiny", loss_on="assistant", max_length=4000, threads=1
+        parent, rollouts, told, lineage="tiny", assistant_only_loss=True, max_length=4000, threads=1
     )
     schemas.write_table(table, folder / "reference.parquet", REFERENCE)
     return folder

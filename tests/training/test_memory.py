@@ -65,7 +65,7 @@ def test_steps_are_those_that_transformers_makes(tmp_path, pairs, epochs):
     from torch.utils.data import DataLoader
     from transformers import Trainer, TrainingArguments
 
-    settings = Settings(batch_size=2, accumulation=4, epochs=epochs)
+    settings = Settings(batch_size=2, gradient_accumulation_steps=4, num_train_epochs=epochs)
     arguments = TrainingArguments(
         output_dir=tmp_path,
         num_train_epochs=epochs,
@@ -82,7 +82,7 @@ def test_steps_are_those_that_transformers_makes(tmp_path, pairs, epochs):
     assert made.steps == steps
     assert made.epoch_tokens == 18 * pairs
     assert made.step_tokens == round(18 * pairs / math.ceil(pairs / 8))
-    fixed = Settings(batch_size=2, accumulation=4, max_steps=5)
+    fixed = Settings(batch_size=2, gradient_accumulation_steps=4, max_steps=5)
     assert estimate(CONFIGS[0], fixed, PAIRS, TOKENS, gpu=False).steps == 5
 
 

@@ -13,7 +13,7 @@ from agentsafe.training.tokenize import Trajectory, special_ids, trajectory
 from tests.helpers.dpo_data import PROMPTS, episode, rollout_table
 from tests.helpers.tiny_model import write_tiny_checkpoint
 
-OPTIONS = {"lineage": "tiny", "loss_on": "assistant", "max_length": 400, "threads": 1}
+OPTIONS = {"lineage": "tiny", "assistant_only_loss": True, "max_length": 400, "threads": 1}
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def test_each_token_is_somebodys(chatml):
     assert said_by(chatml, made, "observation") == "Observation: found 3"
     assert said_by(chatml, made, "agent") == "".join(counted(chatml, made))
     assert said_by(chatml, made, "template").startswith("<|im_start|>system\n<|im_end|>\n")
-    assert tokens(chatml, loss_on="completion").roles == made.roles
+    assert tokens(chatml, assistant_only_loss=False).roles == made.roles
 
 
 def test_turns_whose_first_token_begins_in_the_template_are_counted():
@@ -90,7 +90,7 @@ def test_turns_whose_first_token_begins_in_the_template_are_counted():
 
 
 def test_a_completion_is_all_after_the_prompt(chatml):
-    made = tokens(chatml, loss_on="completion")
+    made = tokens(chatml, assistant_only_loss=False)
     prompt = chatml.apply_chat_template(PROMPT, add_generation_prompt=True)["input_ids"]
     assert made.ids[: len(prompt)] == prompt
     assert made.mask == [0] * len(prompt) + [1] * (len(made.ids) - len(prompt))
@@ -112,7 +112,7 @@ def test_any_text_gives_trls_tokens_and_the_turns_back(turns, ends_with_answer):
     whole = tokenizer.apply_chat_template(PROMPT + conversation(messages))["input_ids"]
     assert made.ids == whole
     assert counted(tokenizer, made) == [text + "<|im_end|>" for text in own_turns(messages)]
-    assert sum(tokens(tokenizer, messages, loss_on="completion").mask) >= sum(made.mask)
+    assert sum(tokens(tokenizer, messages, assistant_only_loss=False).mask) >= sum(made.mask)
     assert [int(role == ROLES.index("agent")) for role in made.roles] == made.mask
     assert made.joined == 0
 
@@ -139,7 +139,7 @@ def test_a_template_that_hides_the_turns_is_refused(template, said):
 
 def test_an_episode_without_a_turn_counts_nothing(chatml):
     assert not any(tokens(chatml, []).mask)
-    assert not any(tokens(chatml, [], loss_on="completion").mask)
+    assert not any(tokens(chatml, [], assistant_only_loss=False).mask)
 
 
 def test_pairs_too_long_or_empty_are_counted_and_left_out():

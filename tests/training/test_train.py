@@ -123,7 +123,7 @@ def test_completions_train_as_trl_trains_them_step_by_step(run, parent, rollouts
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
 
-    ours = run(replace(SETTINGS, loss_on="completion"))
+    ours = run(replace(SETTINGS, assistant_only_loss=False))
     trainer = DPOTrainer(
         model=loading.load_model(parent),
         args=DPOConfig(
@@ -174,11 +174,11 @@ def test_what_the_emulator_said_last_is_no_part_of_the_loss(run, rollouts, pairs
                 for row in rollouts.select(schemas.ROLLOUTS.names()).rows()
             }
         )
-        for loss_on in ("assistant", "completion"):
-            settings = replace(SETTINGS, loss_on=loss_on, max_steps=3)
-            logs[text, loss_on] = steps(run(settings, rollouts=table)).drop("tokens")
-    assert_frame_equal(logs["lamp", "assistant"], logs["Zq", "assistant"], abs_tol=1e-4)
-    gap = logs["lamp", "completion"]["chosen_logps"] - logs["Zq", "completion"]["chosen_logps"]
+        for own in (True, False):
+            settings = replace(SETTINGS, assistant_only_loss=own, max_steps=3)
+            logs[text, own] = steps(run(settings, rollouts=table)).drop("tokens")
+    assert_frame_equal(logs["lamp", True], logs["Zq", True], abs_tol=1e-4)
+    gap = logs["lamp", False]["chosen_logps"] - logs["Zq", False]["chosen_logps"]
     assert gap.abs().min() > 1
 
 
@@ -228,7 +228,9 @@ def test_a_trained_checkpoint_trains_again_and_the_same_way_twice(run, tmp_path)
 
 @pytest.mark.parametrize("step", [1, 5, 6])
 def test_an_interrupted_run_ends_as_if_nothing_had_been(run, interrupt, tmp_path, step):
-    settings = replace(SETTINGS, lora=Lora(r=4, alpha=8, dropout=0.2), accumulation=2)
+    settings = replace(
+        SETTINGS, lora=Lora(r=4, alpha=8, dropout=0.2), gradient_accumulation_steps=2
+    )
     whole = run(settings, output_folder=tmp_path / "whole")
     interrupt(step, settings)
     resumed = run(settings)
@@ -280,7 +282,7 @@ def test_prefix_sharing_trains_what_pairs_train(run, tmp_path):
 
 
 def test_case_batching_starts_at_ln_2_and_resumes_in_its_own_order(run, interrupt, tmp_path):
-    settings = replace(SETTINGS, batching="case", max_steps=None, epochs=2, batch_size=3)
+    settings = replace(SETTINGS, batching="case", max_steps=None, num_train_epochs=2, batch_size=3)
     whole = run(settings, output_folder=tmp_path / "whole")
     assert whole.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
     assert whole.log["dpo_loss"][-1] < whole.log["dpo_loss"][0]
@@ -294,7 +296,13 @@ def test_case_batching_starts_at_ln_2_and_resumes_in_its_own_order(run, interrup
 def asked_once(parent, rollouts):
     """What the parent gives to each rollout."""
     return reference(
-        parent, rollouts, PROMPTS, lineage="tiny", loss_on="assistant", max_length=400, threads=1
+        parent,
+        rollouts,
+        PROMPTS,
+        lineage="tiny",
+        assistant_only_loss=True,
+        max_length=400,
+        threads=1,
     )
 
 
@@ -352,7 +360,7 @@ def test_a_second_stage_trains_the_first_ones_adapter_further(
     told = reference(
         *(tmp_path / "first", rollouts, PROMPTS),
         lineage="tiny",
-        loss_on="assistant",
+        assistant_only_loss=True,
         max_length=400,
         threads=1,
     )
@@ -381,9 +389,12 @@ def test_a_second_stage_trains_the_first_ones_adapter_further(
 
 def test_batches_that_make_a_step_together_are_one_batch(run, tmp_path):
     """Of a loss that is a mean over pairs; the SFT term's is over tokens."""
-    settings = replace(SETTINGS, loss_on="completion", max_steps=3)
-    one = run(replace(settings, batch_size=8, accumulation=1), output_folder=tmp_path / "one")
-    many = run(replace(settings, batch_size=1, accumulation=8))
+    settings = replace(SETTINGS, assistant_only_loss=False, max_steps=3)
+    one = run(
+        replace(settings, batch_size=8, gradient_accumulation_steps=1),
+        output_folder=tmp_path / "one",
+    )
+    many = run(replace(settings, batch_size=1, gradient_accumulation_steps=8))
     columns = ["step", "loss", "reward_margin", "tokens"]
     assert_frame_equal(one.log.select(columns), many.log.select(columns), abs_tol=1e-5)
     residuals = (one.log["loss"] - many.log["loss"]).to_list()
@@ -423,7 +434,9 @@ def test_a_checkpoint_is_due_after_minutes_too(run, interrupt, caplog, tmp_path)
 
 
 def test_a_loss_that_explodes_keeps_the_last_good_checkpoint(run, tmp_path):
-    settings = replace(SETTINGS, learning_rate=1e30, max_grad_norm=0.0, warmup=0.5, save_steps=1)
+    settings = replace(
+        SETTINGS, learning_rate=1e30, max_grad_norm=0.0, warmup_ratio=0.5, save_steps=1
+    )
     with pytest.raises(UserError, match=r"its last good checkpoint is .*checkpoint-2") as caught:
         run(settings)
     assert "\n" not in str(caught.value)
@@ -526,7 +539,9 @@ def test_an_sft_term_adds_the_likelihood_of_what_is_chosen(run):
 
 
 def test_a_constant_rate_has_its_warm_up_too(run):
-    rates = run(replace(SETTINGS, scheduler="constant", warmup=0.5)).log["learning_rate"]
+    rates = run(replace(SETTINGS, lr_scheduler_type="constant", warmup_ratio=0.5)).log[
+        "learning_rate"
+    ]
     assert rates.to_list() == pytest.approx([0, 1e-3, 2e-3, 3e-3, 3e-3, 3e-3])
 
 
@@ -573,7 +588,7 @@ def test_a_loss_that_explodes_ends_the_run_in_one_line(run, tmp_path):
         UserError,
         match=r"step \d: the loss is no number any more, in a pair of official_\d+; lower",
     ) as caught:
-        run(replace(SETTINGS, learning_rate=1e30, max_grad_norm=0.0, warmup=0.0))
+        run(replace(SETTINGS, learning_rate=1e30, max_grad_norm=0.0, warmup_ratio=0.0))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 

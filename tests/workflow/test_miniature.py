@@ -86,7 +86,7 @@ def test_judges_are_compared_where_a_rollout_has_two_labels(tmp_path, judges):
             AFTER_TRAINING | {"train": 30, "roll_out": 30, "label_rollouts": 30, "reference": 12},
         ),
         (
-            {"training": {"epochs": {"both": 3}}},
+            {"training": {"num_train_epochs": {"both": 3}}},
             AFTER_TRAINING | {"train": 6, "roll_out": 6, "label_rollouts": 6},
         ),
         ({"scores": {"seed": 1}}, AFTER_LABELS),

@@ -6,6 +6,12 @@ from agentsafe.runs.script import job
 
 with job(snakemake.log[0], snakemake.threads):
     labels = schemas.read_labels(snakemake.input)
-    table = agreement(labels, **snakemake.params.settings)
+    options = snakemake.params.settings
+    table = agreement(
+        labels,
+        draws=options["resamples"],
+        seed=options["seed"],
+        confidence=options["confidence"],
+    )
     schemas.write_table(table, snakemake.output.agreement, schemas.AGREEMENT)
     schemas.write_table(confusion(labels), snakemake.output.confusion, schemas.CONFUSION)

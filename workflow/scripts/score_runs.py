@@ -13,7 +13,7 @@ with job(snakemake.log[0], snakemake.threads):
     cells = sample_cells(
         schemas.read_labels(snakemake.input.labels),
         cases=options.cases,
-        draws=options.draws,
+        draws=options.resamples,
         seed=options.seed,
         resample=options.resample,
     )
