@@ -22,11 +22,11 @@ from agentsafe.inference import hf
 PROMPT = [{"role": "user", "content": "Say something."}]
 SERVER = """
 import sys
-from agentsafe import service
-with service.listening(sys.argv[2], "the.log") as listener:
-    from agentsafe.inference.types import local
-    model = local.load(sys.argv[1], max_batch=8, threads=1)
-    service.serve(model, listener, sys.argv[2])
+from agentsafe.inference import model_server
+with model_server.listening(sys.argv[2], "the.log") as listener:
+    from agentsafe.inference import hf
+    model = hf.load(sys.argv[1], max_batch=8, threads=1)
+    model_server.serve(model, listener, sys.argv[2])
 """
 
 

@@ -258,9 +258,9 @@ def server(whole):
 
 TAKE = """
     import json, sys
-    from agentsafe import hub
-    from agentsafe.inference.types import Model
     from agentsafe.errors import UserError
+    from agentsafe.models import hub
+    from agentsafe.models.config import Model
 
     for model in sys.argv[2:]:
         try:

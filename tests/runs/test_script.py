@@ -111,7 +111,7 @@ STOPPED_ROLLOUTS = """
     from agentsafe.runs.script import job
     from agentsafe._util.journal import Journal
     from agentsafe.rollouts.roll_out import roll_out
-    from tests.scripted import DONE, LOOK, Echo, Scripted, small_suite
+    from tests.helpers.scripted import DONE, LOOK, Echo, Scripted, small_suite
 
     class Stopping(Scripted):
         async def complete(self, messages, sampling):

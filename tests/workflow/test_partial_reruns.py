@@ -150,8 +150,8 @@ def test_how_much_goes_at_once_plays_nothing_again(project, section):
 @pytest.mark.parametrize(
     ("name", "jobs"),
     [
-        ("agentsafe/health_chart.py", PAGES | {"plot_health": 1}),
-        ("agentsafe/chart_style.py", None),
+        ("agentsafe/report/figures/health.py", PAGES | {"plot_health": 1}),
+        ("agentsafe/report/figures/style.py", None),
         ("workflow/scripts/plot_audit.py", {"plot_audit": 1}),
     ],
 )
@@ -170,7 +170,7 @@ def test_a_new_version_number_alone_runs_nothing_again(project):
 TRAINING_CODE = AFTER_ROLLOUTS | TRAINED | {"roll_out": 2, "label_rollouts": 2}
 
 
-@pytest.mark.parametrize("name", ["workflow/scripts/train.py", "agentsafe/dpo.py"])
+@pytest.mark.parametrize("name", ["workflow/scripts/train.py", "agentsafe/training/train.py"])
 def test_other_code_of_a_script_or_below_it_runs_that_again(project, name):
     edit(project, name, more_code)
     assert without_references(project.jobs()) == TRAINING_CODE
@@ -181,8 +181,8 @@ def test_other_code_of_a_script_or_below_it_runs_that_again(project, name):
     [
         "workflow/scripts/train.py",
         "workflow/scripts/roll_out.py",
-        "agentsafe/dpo.py",
-        "agentsafe/rollout.py",
+        "agentsafe/training/train.py",
+        "agentsafe/rollouts/episode.py",
         "agentsafe/schemas.py",
     ],
 )
@@ -194,12 +194,12 @@ def test_comments_and_layout_run_nothing_again(project, name):
 @pytest.mark.parametrize(
     "name",
     [
-        "agentsafe/progress.py",
-        "agentsafe/job.py",
-        "agentsafe/chat/api.py",
-        "agentsafe/chat/vllm.py",
-        "agentsafe/emulators/llm.py",
-        "agentsafe/judges/llm.py",
+        "agentsafe/_util/progress.py",
+        "agentsafe/runs/script.py",
+        "agentsafe/inference/openai.py",
+        "agentsafe/inference/vllm.py",
+        "agentsafe/rollouts/emulators/llm.py",
+        "agentsafe/labels/judges/llm.py",
         "agentsafe/published/importer.py",
     ],
 )
@@ -209,7 +209,7 @@ def test_code_that_this_config_does_not_run_runs_nothing_again(project, name):
 
 
 def test_accepted_results_are_kept(project):
-    edit(project, "agentsafe/dpo.py", more_code)
+    edit(project, "agentsafe/training/train.py", more_code)
     assert project.jobs()
     project.run("--touch", "--no-hooks")
     assert project.jobs() == {}
