@@ -1,5 +1,7 @@
 # agentsafe: checkpoints -> rollouts -> labels -> preference sets -> DPO runs -> frontier.
-# Table of contents; the rules are in workflow/rules, one file per verb.
+# Table of contents; each file in workflow/rules is a stage, and a package of the library.
+
+import sys
 
 from snakemake.utils import min_version
 
@@ -11,30 +13,39 @@ if not workflow.overwrite_configfiles:
     configfile: "config/config.yaml"
 
 
-report: "workflow/report/workflow.rst"
+sys.path.insert(0, workflow.basedir)  # the library of this checkout, installed or not
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/resources.smk"
 include: "workflow/rules/inputs.smk"
-include: "workflow/rules/code.smk"
-include: "workflow/rules/published.smk"
-include: "workflow/rules/suite.smk"
-include: "workflow/rules/checkpoints.smk"
-include: "workflow/rules/services.smk"
+
+
+if config["suite"] == "published":
+
+    include: "workflow/rules/published.smk"
+
+else:
+
+    include: "workflow/rules/suites.smk"
+    include: "workflow/rules/models.smk"
+    include: "workflow/rules/training.smk"
+
+
 include: "workflow/rules/rollouts.smk"
 include: "workflow/rules/labels.smk"
 include: "workflow/rules/preferences.smk"
-include: "workflow/rules/training.smk"
 include: "workflow/rules/scores.smk"
 include: "workflow/rules/frontier.smk"
 include: "workflow/rules/report.smk"
 
 
+report: "workflow/report/workflow.rst"
+
+
 rule all:
     default_target: True
     input:
-        targets(),
+        get_targets(),
 
 
 onsuccess:

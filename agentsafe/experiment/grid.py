@@ -78,8 +78,10 @@ def labels(config: Mapping) -> dict[str, list[str]]:
 def lineages(config: Mapping) -> list[Lineage]:
     """The trained checkpoints to score: source × recipe × β × judge × seed.
 
-    All stages of a recipe share the judge, β and seed.
+    All stages of a recipe share the judge, β and seed. A run that reads the release trains none.
     """
+    if config["suite"] == "published":
+        return []
     training = config["training"]
     chosen = sources(config) if training["sources"] is None else training["sources"]
     grid = product(
@@ -128,7 +130,7 @@ def reference_settings(config: Mapping) -> dict[str, Any] | None:
 def objectives(config: Mapping) -> list[str]:
     """The preference sets to build: those that the config names, and those that recipes need."""
     named = list(config["preferences"]["objectives"])
-    if config["suite"] == "published":  # nothing is trained
+    if config["suite"] == "published":  # its recipes are the release's
         return named
     used = [name for recipe in config["training"]["recipes"] for name in recipe]
     return list(dict.fromkeys([*named, *used]))

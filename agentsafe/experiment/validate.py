@@ -2,10 +2,15 @@
 
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 
 from agentsafe.errors import UserError
 from agentsafe.experiment.grid import model_of, models, sources
+from agentsafe.published import existing_set_folder, fetched
 from agentsafe.training.config import per_process
+
+#: Where ToolEmu's files go if the config names none.
+FETCHED_SUITE = Path("resources/toolemu")
 
 
 def check_experiment(config: Mapping) -> None:
@@ -33,6 +38,43 @@ def check_experiment(config: Mapping) -> None:
             f"config: 'rollouts.shards' is {shards}, but a trained checkpoint has only {tested} "
             f"cases to play ('{config['suite']}.cases', halved): write fewer shards"
         )
+
+
+def check_files(config: Mapping) -> None:
+    """Check that the files which a config names are there, or are ones that the workflow fetches.
+
+    Args:
+        config: what `config.check` returns.
+
+    Raises:
+        UserError: a folder or file that a user named is missing; the line says what to do.
+    """
+    if config["suite"] == "published":
+        _check_release(config["published"])
+    elif config["suite"] == "toolemu":
+        for part in ("cases", "toolkits"):
+            path = Path(config["toolemu"][f"{part}_file"])
+            if not path.is_file() and path.parent != FETCHED_SUITE:
+                raise UserError(
+                    f"toolemu.{part}_file: there is no file '{path}'; leave the key out to fetch "
+                    "ToolEmu's"
+                )
+
+
+def _check_release(published: Mapping) -> None:
+    root = Path(published["root"])
+    if is_local_release(root):
+        for name in published["label_sets"] + published["result_sets"]:
+            existing_set_folder(root, name)
+    elif root.parts[0] != FETCHED_SUITE.parts[0] and not fetched(root):
+        raise UserError(
+            f"published.root: there is no folder '{root}'; leave the key out to fetch the release"
+        )
+
+
+def is_local_release(root: str | Path) -> bool:
+    """Return whether a user put the release there; otherwise the workflow fetches it."""
+    return Path(root).is_dir() and not fetched(root)
 
 
 def _check_names(config: Mapping) -> None:

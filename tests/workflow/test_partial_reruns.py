@@ -287,4 +287,4 @@ def test_every_rule_that_computes_has_the_key_of_its_own_script():
         for part in path.read_text().split("rule ")[1:]:
             name = part.partition(":")[0]
             if f"../scripts/{name}.py" in part and name not in fetching | looking:
-                assert f'code=code("{name}"' in part, name
+                assert f'code=get_code("{name}"' in part, name

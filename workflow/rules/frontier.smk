@@ -3,9 +3,9 @@
 
 rule fit_frontier:
     input:
-        labels=scored("labels"),
-        audits=scored("audits"),
-        cards=training("json", SCORED),
+        labels=get_tables("labels", outputs.scored_label_parts(config)),
+        audits=get_tables("audits", outputs.scored_rollout_parts(config)),
+        cards=get_training("json", SCORED),
     output:
         document=f"{RESULTS}/frontier.json",
         dominance=f"{RESULTS}/dominance.parquet",
@@ -17,7 +17,7 @@ rule fit_frontier:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        code=code("fit_frontier"),
+        code=get_code("fit_frontier"),
         run=RUN,
         settings={"cases": CASES, **SCORING, **config["frontier"]},
     message:

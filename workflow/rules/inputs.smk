@@ -1,32 +1,39 @@
-# The files that each kind of job reads: input functions, for both suites.
+# Input functions: the files that each kind of job reads. Then params and resources that depend on
+# wildcards. What a cluster is asked for follows from the config, grows with each attempt, and is
+# overridden by a profile's set-resources; names of partitions and of GPUs are a profile's alone.
 
-from agentsafe.models import hub
+from agentsafe.inference.registry import SHAPELESS
 from agentsafe.lineage import Lineage
-from agentsafe.published import fingerprint
-from agentsafe.published import set_folder
+from agentsafe.models import hub
+from agentsafe.published import fingerprint, set_folder
+from agentsafe.runs.code_version import code_key
+from agentsafe.runs.resources import memory_mb
+
+# --- tables and files
 
 
-def of_sets(table, sets):
-    """One table of each of some released sets."""
-    return expand(f"{RESULTS}/{table}/{{set}}.parquet", set=sets)
+def get_tables(table, parts):
+    """Return the files of a table that comes in parts."""
+    return expand(f"{RESULTS}/{table}/{{part}}.parquet", part=parts)
 
 
-def of_checkpoints(table, checkpoints):
-    """One table of each of some checkpoints, in all its shards."""
-    return expand(
-        f"{RESULTS}/{table}/{{lineage}}/{{shard}}.parquet",
-        lineage=checkpoints,
-        shard=grid.shards(config),
-    )
+def get_source_rollouts():
+    """Return the rollouts of all sources, which hold the text of the pairs."""
+    return get_tables("rollouts", outputs.parts_of(config, SOURCES))
 
 
-def labels_by(judge, checkpoints):
-    """What a judge says of some checkpoints."""
-    return of_checkpoints(f"labels/{judge}", checkpoints)
+def get_source_labels(wildcards):
+    """Return a judge's labels of the source rollouts."""
+    return get_tables("labels", outputs.source_label_parts(config, wildcards.judge))
 
 
-def preference_sets(suffix):
-    """The files of all preference sets that the config asks for."""
+def get_source_audits(wildcards):
+    """Return the audits of the source rollouts that a judge labelled."""
+    return get_tables("audits", outputs.source_rollout_parts(config, wildcards.judge))
+
+
+def get_preference_sets(suffix):
+    """Return the files of all preference sets that the config asks for."""
     return expand(
         f"{RESULTS}/preferences/{{judge}}/{{objective}}{suffix}.parquet",
         judge=JUDGES,
@@ -34,217 +41,226 @@ def preference_sets(suffix):
     )
 
 
-def scored(table):
-    """A table of all checkpoints that are compared: sources, and those that were trained."""
-    if READS_RELEASE:
-        return of_sets(table, RESULT_SETS)
-    if table == "labels":
-        labelled = grid.labels(config).items()
-        return [path for judge, checkpoints in labelled for path in labels_by(judge, checkpoints)]
-    return of_checkpoints(table, SOURCES + SCORED)
+def get_training(suffix, lineages=STAGES):
+    """Return the cards (json) or the steps (parquet) of DPO runs; the release has none."""
+    return expand(f"{RESULTS}/training/{{lineage}}.{suffix}", lineage=lineages)
 
 
-def training(suffix, lineages=STAGES):
-    """How trainings went, as cards (json) or step by step (parquet); the release does not say."""
-    return if_trained(*(f"{RESULTS}/training/{lineage}.{suffix}" for lineage in lineages))
+def get_found(name):
+    """Return a file with what the run found; none where this run does not make it."""
+    return [f"{RESULTS}/{name}"] if name in FOUND else []
 
 
-def of_all(table):
-    """A table of all rollouts: those that pairs come from, and those that are scored."""
-    return of_sets(table, LABEL_SETS + RESULT_SETS) if READS_RELEASE else scored(table)
+def get_figures(names, formats=("html", "svg", "pdf")):
+    """Return the files of figures: interactive, for the web, for print."""
+    return expand(f"{RESULTS}/figures/{{name}}.{{format}}", name=names, format=formats)
 
 
-def audited():
-    """The audits of all rollouts."""
-    return of_all("audits")
+def get_targets():
+    """Return what a full run leaves."""
+    return [
+        f"{RESULTS}/report.html",
+        *get_preference_sets(""),
+        *get_figures(FIGURES),
+        *(f"{RESULTS}/{name}" for name in FOUND),
+        *([f"{RESULTS}/tables"] if "points.parquet" in FOUND else []),
+    ]
 
 
-def audited_sets():
-    """The set that each of them belongs to."""
-    if READS_RELEASE:
-        return LABEL_SETS + RESULT_SETS
-    return ["trained" if "+" in path else "sources" for path in audited()]
+# --- a release that is read
 
 
-def figures(*names):
-    """A figure's three files: interactive, for the web, for print."""
-    return expand(
-        f"{RESULTS}/figures/{{name}}.{{format}}", name=names, format=["html", "svg", "pdf"]
-    )
+def get_release(wildcards):
+    """Return the mark that the release was fetched; nothing where the user has it."""
+    return [] if IS_LOCAL else [FETCHED]
 
 
-def if_scored(*files):
-    """These files where runs are scored; the release's result sets may be left out."""
-    return list(files) if RESULT_SETS or not READS_RELEASE else []
+def get_release_folders(wildcards):
+    """Return the folders of the release that the config reads."""
+    return [str(set_folder("", name)) for name in RELEASED_SETS]
 
 
-def if_labelled(*files):
-    """These files where source rollouts are labelled; else there is no preference set."""
-    return list(files) if JUDGES else []
+def get_release_key(wildcards):
+    """Return what a set's tables depend on: its commit, or the files that the user put there."""
+    return fingerprint(RELEASE, wildcards.set) if IS_LOCAL else PUBLISHED["commit"]
 
 
-def if_compared(*files):
-    """These files where a rollout can have several labels: by judges, or by one's replicates."""
-    if READS_RELEASE:  # in a result set both judges labelled the sources
-        several = RESULT_SETS or len(LABEL_SETS) > 1
-    else:
-        judges = config["judges"].values()
-        several = len(judges) > 1 or any(judge["replicates"] > 1 for judge in judges)
-    return list(files) if several else []
-
-
-def if_trained(*files):
-    """These files where the run trains its own checkpoints."""
-    return [] if READS_RELEASE else list(files)
-
-
-def if_released(*files):
-    """These files where released rollouts are read."""
-    return list(files) if READS_RELEASE else []
-
-
-def fetched_release(wildcards):
-    """The mark that the release was fetched; nothing where the user has it."""
-    return [] if release_is_there(RELEASE) else [FETCHED]
-
-
-def release_folders(wildcards):
-    """The folders of the release that the config reads."""
-    return [str(set_folder("", name)) for name in LABEL_SETS + RESULT_SETS]
-
-
-def release_key(wildcards):
-    """What a set's tables depend on: the commit, or the files that the user put there."""
-    if release_is_there(RELEASE):
-        return fingerprint(RELEASE, wildcards.set)
-    return PUBLISHED["commit"]
-
-
-def suite_url(wildcards):
-    """Where a file of the suite is fetched from."""
+def get_suite_url(wildcards):
+    """Return the address of a file of the suite."""
     return f"{TOOLEMU['url']}/all_{wildcards.part}.json"
 
 
-def model_files(wildcards):
-    """What tells that a model's local files are others than before."""
+# --- models
+
+
+def get_checkpoint(name):
+    """Return the checkpoint of a model of the config; nothing where rules do its work."""
+    return [] if name is None else f"{RESULTS}/checkpoints/{name}"
+
+
+def get_judge(wildcards):
+    """Return the settings of a judge."""
+    return config["judges"][wildcards.judge]
+
+
+def get_judge_model(wildcards):
+    """Return the checkpoint of the model that judges; nothing where rules do."""
+    return get_checkpoint(get_judge(wildcards)["model"])
+
+
+def is_shared(name):
+    """Return whether a service serves a model to several jobs."""
+    return name is not None and config["models"][name]["service"]
+
+
+def get_service(name, work, wildcards):
+    """Return the service that serves a model to a checkpoint's jobs; nothing where each loads it."""
+    return f"{RESULTS}/services/{work}/{wildcards.lineage}/{name}.json" if is_shared(name) else []
+
+
+def get_model_files(wildcards):
+    """Return what identifies the content of a model's local files."""
     model = config["models"][wildcards.model]
     return [hub.key(model[part]) for part in ("model", "adapter") if model[part] is not None]
 
 
-def gpus(*models):
-    """The GPUs that a job with these models in its process needs."""
-    here = (config["models"].get(name, {}).get("backend") for name in models)
-    return int(ON_GPU and any(backend in ("transformers", "vllm") for backend in here))
-
-
-def judging(wildcards):
-    """The settings of a judge."""
-    return config["judges"][wildcards.judge]
-
-
-def judging_model(wildcards):
-    """The checkpoint of the model that judges; nothing where rules do."""
-    return of_model(judging(wildcards)["model"])
-
-
-def of_model(name):
-    """The checkpoint of a model of the config; nothing where none is named."""
-    return [] if name is None else f"{RESULTS}/checkpoints/{name}"
-
-
-def shared(name):
-    """Whether a service serves a model to several jobs."""
-    return name is not None and config["models"][name]["service"]
-
-
-def service_of(name, work, wildcards):
-    """The service that serves a model to the jobs of one checkpoint; nothing where each loads it."""
-    return f"{RESULTS}/services/{work}/{wildcards.lineage}/{name}.json" if shared(name) else []
-
-
-def served(wildcards):
-    """How a lineage's checkpoint is served."""
+def get_model(wildcards):
+    """Return how a lineage's checkpoint is served."""
     return grid.model_of(config, wildcards.lineage)
 
 
-def parent(wildcards):
-    """The checkpoint that a lineage's last stage starts from."""
+def get_cache_key(model):
+    """Return what a model's answers depend on, of its entry in `models`."""
+    return model and {name: value for name, value in model.items() if name not in SHAPELESS}
+
+
+# --- lineages
+
+
+def get_parent(wildcards):
+    """Return the checkpoint that a lineage's last stage starts from."""
     return f"{RESULTS}/checkpoints/{Lineage.parse(wildcards.lineage).parent}"
 
 
-def below_parent(wildcards):
-    """The source below a parent's adapter, where a stage trains that one further."""
-    made_from = Lineage.parse(wildcards.lineage)
-    if config["training"]["stage_from"] == "merged" or not made_from.parent.stages:
+def get_base(wildcards):
+    """Return the source below a parent's adapter, where a stage trains that adapter further."""
+    lineage = Lineage.parse(wildcards.lineage)
+    if config["training"]["stage_from"] == "merged" or not lineage.parent.stages:
         return []
-    return f"{RESULTS}/checkpoints/{made_from.source}"
+    return f"{RESULTS}/checkpoints/{lineage.source}"
 
 
-def base_model(wildcards):
-    """What a lineage's last stage starts from, by the name that others know where it has one."""
-    before = Lineage.parse(wildcards.lineage).parent
-    if before.stages:
-        return str(before)
-    name = config["models"].get(before.source, {}).get("model", before.source)
-    return before.source if Path(name).is_dir() else name
+def get_base_name(wildcards):
+    """Return the name of what a lineage's last stage starts from: its hub id where it has one."""
+    parent = Lineage.parse(wildcards.lineage).parent
+    if parent.stages:
+        return str(parent)
+    name = config["models"].get(parent.source, {}).get("model", parent.source)
+    return parent.source if Path(name).is_dir() else name
 
 
-def cards_before(wildcards):
-    """The cards of the stages before a lineage's last one, the first one first."""
-    cards, before = [], Lineage.parse(wildcards.lineage).parent
-    while before.stages:
-        cards.insert(0, f"{RESULTS}/training/{before}.json")
-        before = before.parent
+def get_earlier_cards(wildcards):
+    """Return the cards of the stages before a lineage's last one, the first one first."""
+    cards, parent = [], Lineage.parse(wildcards.lineage).parent
+    while parent.stages:
+        cards.insert(0, f"{RESULTS}/training/{parent}.json")
+        parent = parent.parent
     return cards
 
 
-def reference_of_parent(wildcards):
-    """What the parent of a lineage gives to rollouts, unless it is asked for each batch."""
+def get_reference(wildcards):
+    """Return the parent's log-probabilities of rollouts; nothing where each batch computes them."""
     if grid.reference_settings(config) is None:
         return []
     return f"{RESULTS}/reference/{Lineage.parse(wildcards.lineage).parent}.parquet"
 
 
-def stage_settings(wildcards):
-    """How a lineage's last stage is trained."""
-    return grid.training_settings(config, Lineage.parse(wildcards.lineage))
-
-
-def its_pairs(wildcards):
-    """The preference set that a lineage's last stage trains on."""
+def get_pairs(wildcards):
+    """Return the preference set that a lineage's last stage trains on."""
     stage = Lineage.parse(wildcards.lineage).stages[-1]
     return f"{RESULTS}/preferences/{stage.judge}/{stage.objective}.parquet"
 
 
-def labels_to_pair(wildcards):
-    """What a judge says of the source checkpoints."""
-    if READS_RELEASE:
-        return of_sets("labels", [wildcards.judge])
-    return labels_by(wildcards.judge, SOURCES)
+def get_training_settings(wildcards):
+    """Return how a lineage's last stage is trained."""
+    return grid.training_settings(config, Lineage.parse(wildcards.lineage))
 
 
-def audits_to_pair(wildcards):
-    """What is odd in the rollouts that it labelled."""
-    if READS_RELEASE:
-        return of_sets("audits", [wildcards.judge])
-    return of_checkpoints("audits", SOURCES)
+# --- the code of a rule, as a param: an edit of the library reruns what it touches. What is fetched
+# is pinned by revisions and digests, so that those rules have none.
 
 
-def targets():
-    """What a full run leaves."""
-    return [
-        f"{RESULTS}/report.html",
-        *figures("audit"),
-        *if_released(f"{RESULTS}/import_report.parquet"),
-        *if_labelled(*preference_sets(""), *figures("preferences")),
-        *if_compared(f"{RESULTS}/agreement.parquet", *figures("agreement")),
-        *if_trained(*figures("training")),
-        *if_scored(
-            f"{RESULTS}/frontier.json",
-            f"{RESULTS}/points.parquet",
-            f"{RESULTS}/dominance.parquet",
-            f"{RESULTS}/persistence.parquet",
-            f"{RESULTS}/tables",
-            *figures("frontier", "paths", "persistence", "health"),
-        ),
-    ]
+def get_code(name, unused=lambda wildcards: ()):
+    """Return a param: the key of all code that a script can run, less modules that are not used."""
+    script = Path(workflow.basedir, f"workflow/scripts/{name}.py")
+    return lambda wildcards: f"code {code_key(script, frozenset(unused(wildcards)))}"
+
+
+def get_unused_to_roll_out(wildcards):
+    """Return the modules that neither this checkpoint nor the emulator runs."""
+    return get_unused(get_model(wildcards), emulates=config["models"].get(EMULATOR["model"]))
+
+
+def get_unused_to_label(wildcards):
+    """Return the modules that this judge does not run."""
+    return get_unused(judges=config["models"].get(get_judge(wildcards)["model"]))
+
+
+def get_unused(acts=None, emulates=None, judges=None):
+    """Return the modules that these models do not run; without a model, the miniature's rules do."""
+    models = [model for model in (acts, emulates, judges) if model]
+    backends = {model.get("backend", "transformers") for model in models}
+    unused = set().union(*(BACKEND_MODULES[each] for each in BACKEND_MODULES.keys() - backends))
+    unused.add("agentsafe.miniature.world" if emulates else "agentsafe.rollouts.emulators.llm")
+    unused.add("agentsafe.miniature.judge" if judges else "agentsafe.labels.judges.llm")
+    return unused if models else unused | {"agentsafe.inference.registry"}
+
+
+# --- resources
+
+
+def get_growing(amount):
+    """Return a resource: `amount` at the first attempt, twice as much at the second, and so on."""
+    return lambda wildcards, attempt: attempt * amount
+
+
+def get_memory(names, processes=1):
+    """Return a resource: main memory for the models that each of a job's processes loads.
+
+    `names(wildcards)` lists them.
+    """
+
+    def mem_mb(wildcards, attempt):
+        here = [name for name in set(names(wildcards)) if name in config["models"]]
+        sizes = [config["resources"]["parameters"].get(name) for name in here]
+        return attempt * processes * memory_mb([config["models"][name] for name in here], sizes)
+
+    return mem_mb
+
+
+def get_gpus(*models):
+    """Return how many GPUs a job with these models in its process needs."""
+    here = (config["models"].get(name, {}).get("backend") for name in models)
+    return int(ON_GPU and any(backend in ("transformers", "vllm") for backend in here))
+
+
+def get_source(wildcards):
+    """Return the model that a lineage began as."""
+    return [Lineage.parse(wildcards.lineage).source]
+
+
+def get_models_to_roll_out(wildcards):
+    """Return the models in the process of a job that rolls out."""
+    emulators = [] if is_shared(EMULATOR["model"]) else [EMULATOR["model"]]
+    return [*get_source(wildcards), *emulators]
+
+
+def get_models_to_label(wildcards):
+    """Return the models in the process of a job that judges."""
+    name = get_judge(wildcards)["model"]
+    return [] if is_shared(name) else [name]
+
+
+def get_served_model(wildcards):
+    """Return the model in the process of a service."""
+    return [wildcards.model]

@@ -5,8 +5,8 @@ rule label_rollouts:
     input:
         **SUITE_FILES,
         rollouts=f"{RESULTS}/rollouts/{{lineage}}/{{shard}}.parquet",
-        model=judging_model,
-        service=lambda wildcards: service_of(judging(wildcards)["model"], "labels", wildcards),
+        model=get_judge_model,
+        service=lambda wildcards: get_service(get_judge(wildcards)["model"], "labels", wildcards),
     output:
         f"{RESULTS}/labels/{{judge}}/{{lineage}}/{{shard}}.parquet",
     log:
@@ -17,13 +17,13 @@ rule label_rollouts:
         "../envs/agentsafe.yaml"
     threads: THREADS
     resources:
-        mem_mb=memory(loaded_to_judge),
-        runtime=growing(MINUTES),
-        gpu=lambda wildcards: gpus(*loaded_to_judge(wildcards)),
+        mem_mb=get_memory(get_models_to_label),
+        runtime=get_growing(MINUTES),
+        gpu=lambda wildcards: get_gpus(*get_models_to_label(wildcards)),
     params:
-        code=code("label_rollouts", unused_to_judge),
-        judge=judging,
-        model=lambda wildcards: shaping(config["models"].get(judging(wildcards)["model"])),
+        code=get_code("label_rollouts", get_unused_to_label),
+        judge=get_judge,
+        model=lambda wildcards: get_cache_key(config["models"].get(get_judge(wildcards)["model"])),
         prompt=lambda wildcards: PROMPTS[f"judges.{wildcards.judge}.prompt"],
         gpu=ON_GPU,
         scratch=f"{RESULTS}/journals/labels/{{judge}}/{{lineage}}/{{shard}}.jsonl",
@@ -35,7 +35,7 @@ rule label_rollouts:
 
 rule measure_agreement:
     input:
-        of_all("labels"),
+        get_tables("labels", outputs.label_parts(config)),
     output:
         agreement=f"{RESULTS}/agreement.parquet",
         confusion=f"{RESULTS}/confusion.parquet",
@@ -46,7 +46,7 @@ rule measure_agreement:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        code=code("measure_agreement"),
+        code=get_code("measure_agreement"),
         settings={k: v for k, v in SCORING.items() if k != "resample"},
     message:
         "Measuring how far judges agree"

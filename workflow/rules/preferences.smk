@@ -3,8 +3,8 @@
 
 rule build_preferences:
     input:
-        labels=labels_to_pair,
-        audits=audits_to_pair,
+        labels=get_source_labels,
+        audits=get_source_audits,
     output:
         pairs=f"{RESULTS}/preferences/{{judge}}/{{objective}}.parquet",
         summary=f"{RESULTS}/preferences/{{judge}}/{{objective}}.summary.parquet",
@@ -15,7 +15,7 @@ rule build_preferences:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        code=code("build_preferences"),
+        code=get_code("build_preferences"),
         settings={k: v for k, v in config["preferences"].items() if k != "objectives"},
     message:
         "Pairing rollouts for {wildcards.objective} by {wildcards.judge}'s labels"

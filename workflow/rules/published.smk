@@ -15,7 +15,7 @@ rule fetch_published:
         root=RELEASE,
         url=PUBLISHED["url"],
         commit=PUBLISHED["commit"],
-        folders=release_folders,
+        folders=get_release_folders,
     message:
         "Fetching the release at {params.commit} from {params.url}"
     script:
@@ -24,7 +24,7 @@ rule fetch_published:
 
 rule import_published:
     input:
-        ancient(fetched_release),
+        ancient(get_release),
     output:
         rollouts=f"{RESULTS}/rollouts/{{set}}.parquet",
         labels=f"{RESULTS}/labels/{{set}}.parquet",
@@ -38,9 +38,9 @@ rule import_published:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        code=code("import_published"),
+        code=get_code("import_published"),
         root=RELEASE,
-        key=release_key,
+        key=get_release_key,
         strict=PUBLISHED["strict"],
         cases=PUBLISHED["cases"],
     message:
@@ -51,7 +51,7 @@ rule import_published:
 
 rule collect_findings:
     input:
-        of_sets("import_reports", LABEL_SETS + RESULT_SETS),
+        get_tables("import_reports", RELEASED_SETS),
     output:
         f"{RESULTS}/import_report.parquet",
     log:
@@ -61,7 +61,7 @@ rule collect_findings:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        code=code("collect_findings"),
+        code=get_code("collect_findings"),
     message:
         "Collecting what the import found"
     script:

@@ -8,7 +8,7 @@ rule plot_frontier:
         persistence=f"{RESULTS}/persistence.parquet",
     output:
         report(
-            figures("frontier", "paths", "persistence"),
+            get_figures(["frontier", "paths", "persistence"]),
             category="Frontier",
             caption="../report/frontier.rst",
         ),
@@ -19,7 +19,7 @@ rule plot_frontier:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        code=code("plot_frontier"),
+        code=get_code("plot_frontier"),
     message:
         "Drawing the frontier"
     script:
@@ -30,7 +30,7 @@ rule plot_audit:
     input:
         f"{RESULTS}/audit.parquet",
     output:
-        report(figures("audit"), category="Data", caption="../report/audit.rst"),
+        report(get_figures(["audit"]), category="Data", caption="../report/audit.rst"),
     log:
         f"{LOGS}/plot_audit.log",
     benchmark:
@@ -38,7 +38,7 @@ rule plot_audit:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        code=code("plot_audit"),
+        code=get_code("plot_audit"),
     message:
         "Drawing the audit"
     script:
@@ -49,7 +49,7 @@ rule plot_health:
     input:
         f"{RESULTS}/points.parquet",
     output:
-        report(figures("health"), category="Data", caption="../report/health.rst"),
+        report(get_figures(["health"]), category="Data", caption="../report/health.rst"),
     log:
         f"{LOGS}/plot_health.log",
     benchmark:
@@ -57,7 +57,7 @@ rule plot_health:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        code=code("plot_health"),
+        code=get_code("plot_health"),
     message:
         "Drawing how many turns are malformed"
     script:
@@ -66,9 +66,9 @@ rule plot_health:
 
 rule plot_preferences:
     input:
-        preference_sets(".summary"),
+        get_preference_sets(".summary"),
     output:
-        report(figures("preferences"), category="Data", caption="../report/preferences.rst"),
+        report(get_figures(["preferences"]), category="Data", caption="../report/preferences.rst"),
     log:
         f"{LOGS}/plot_preferences.log",
     benchmark:
@@ -76,7 +76,7 @@ rule plot_preferences:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        code=code("plot_preferences"),
+        code=get_code("plot_preferences"),
     message:
         "Drawing the preference sets"
     script:
@@ -85,9 +85,9 @@ rule plot_preferences:
 
 rule plot_training:
     input:
-        training("parquet"),
+        get_training("parquet"),
     output:
-        report(figures("training"), category="Training", caption="../report/training.rst"),
+        report(get_figures(["training"]), category="Training", caption="../report/training.rst"),
     log:
         f"{LOGS}/plot_training.log",
     benchmark:
@@ -95,7 +95,7 @@ rule plot_training:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        code=code("plot_training"),
+        code=get_code("plot_training"),
     message:
         "Drawing the DPO runs"
     script:
@@ -107,7 +107,7 @@ rule plot_agreement:
         agreement=f"{RESULTS}/agreement.parquet",
         confusion=f"{RESULTS}/confusion.parquet",
     output:
-        report(figures("agreement"), category="Data", caption="../report/agreement.rst"),
+        report(get_figures(["agreement"]), category="Data", caption="../report/agreement.rst"),
     log:
         f"{LOGS}/plot_agreement.log",
     benchmark:
@@ -115,7 +115,7 @@ rule plot_agreement:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        code=code("plot_agreement"),
+        code=get_code("plot_agreement"),
     message:
         "Drawing how far judges agree"
     script:
@@ -128,9 +128,9 @@ rule write_tables:
         document=f"{RESULTS}/frontier.json",
         persistence=f"{RESULTS}/persistence.parquet",
         audit=f"{RESULTS}/audit.parquet",
-        agreement=if_compared(f"{RESULTS}/agreement.parquet"),
-        cards=training("json"),
-        training=training("parquet"),
+        agreement=get_found("agreement.parquet"),
+        cards=get_training("json"),
+        training=get_training("parquet"),
     output:
         directory(f"{RESULTS}/tables"),
     log:
@@ -140,7 +140,7 @@ rule write_tables:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        code=code("write_tables"),
+        code=get_code("write_tables"),
     message:
         "Writing LaTeX and CSV tables"
     script:
@@ -150,16 +150,16 @@ rule write_tables:
 rule write_report:
     input:
         audit=f"{RESULTS}/audit.parquet",
-        import_report=if_released(f"{RESULTS}/import_report.parquet"),
-        agreement=if_compared(f"{RESULTS}/agreement.parquet"),
-        confusion=if_compared(f"{RESULTS}/confusion.parquet"),
-        summaries=preference_sets(".summary"),
-        points=if_scored(f"{RESULTS}/points.parquet"),
-        document=if_scored(f"{RESULTS}/frontier.json"),
-        dominance=if_scored(f"{RESULTS}/dominance.parquet"),
-        persistence=if_scored(f"{RESULTS}/persistence.parquet"),
-        cards=training("json"),
-        training=training("parquet"),
+        import_report=get_found("import_report.parquet"),
+        agreement=get_found("agreement.parquet"),
+        confusion=get_found("confusion.parquet"),
+        summaries=get_preference_sets(".summary"),
+        points=get_found("points.parquet"),
+        document=get_found("frontier.json"),
+        dominance=get_found("dominance.parquet"),
+        persistence=get_found("persistence.parquet"),
+        cards=get_training("json"),
+        training=get_training("parquet"),
     output:
         report(f"{RESULTS}/report.html", category="Report", caption="../report/report.rst"),
     log:
@@ -169,7 +169,7 @@ rule write_report:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        code=code("write_report"),
+        code=get_code("write_report"),
         config=config,
     message:
         "Writing the report"

@@ -6,8 +6,8 @@ rule roll_out:
     input:
         **SUITE_FILES,
         checkpoint=f"{RESULTS}/checkpoints/{{lineage}}",
-        emulator=of_model(EMULATOR["model"]),
-        service=lambda wildcards: service_of(EMULATOR["model"], "rollouts", wildcards),
+        emulator=get_checkpoint(EMULATOR["model"]),
+        service=lambda wildcards: get_service(EMULATOR["model"], "rollouts", wildcards),
     output:
         rollouts=f"{RESULTS}/rollouts/{{lineage}}/{{shard}}.parquet",
         audits=f"{RESULTS}/audits/{{lineage}}/{{shard}}.parquet",
@@ -19,16 +19,16 @@ rule roll_out:
         "../envs/agentsafe.yaml"
     threads: THREADS
     resources:
-        mem_mb=memory(loaded_to_play),
-        runtime=growing(MINUTES),
-        gpu=lambda wildcards: gpus(*loaded_to_play(wildcards)),
+        mem_mb=get_memory(get_models_to_roll_out),
+        runtime=get_growing(MINUTES),
+        gpu=lambda wildcards: get_gpus(*get_models_to_roll_out(wildcards)),
     params:
-        code=code("roll_out", unused_to_play),
+        code=get_code("roll_out", get_unused_to_roll_out),
         settings={k: v for k, v in config["rollouts"].items() if k != "batch"},
         prompt=PROMPTS["rollouts.prompt"],
-        model=lambda wildcards: shaping(served(wildcards)),
+        model=lambda wildcards: get_cache_key(get_model(wildcards)),
         emulator=EMULATOR,
-        tools=shaping(config["models"].get(EMULATOR["model"])),
+        tools=get_cache_key(config["models"].get(EMULATOR["model"])),
         emulator_prompt=PROMPTS["emulator.prompt"],
         cases=CASES,
         shards=config["rollouts"]["shards"],
@@ -42,7 +42,7 @@ rule roll_out:
 
 rule audit_rollouts:
     input:
-        audited(),
+        get_tables("audits", outputs.rollout_parts(config)),
     output:
         f"{RESULTS}/audit.parquet",
     log:
@@ -52,8 +52,8 @@ rule audit_rollouts:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        code=code("audit_rollouts"),
-        sets=audited_sets(),
+        code=get_code("audit_rollouts"),
+        sets=outputs.rollout_sets(config),
     message:
         "Counting what is odd in the rollouts"
     script:

@@ -3,9 +3,9 @@
 
 rule score_runs:
     input:
-        labels=scored("labels"),
-        audits=scored("audits"),
-        cards=training("json", SCORED),
+        labels=get_tables("labels", outputs.scored_label_parts(config)),
+        audits=get_tables("audits", outputs.scored_rollout_parts(config)),
+        cards=get_training("json", SCORED),
     output:
         f"{RESULTS}/points.parquet",
     log:
@@ -15,7 +15,7 @@ rule score_runs:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        code=code("score_runs"),
+        code=get_code("score_runs"),
         settings={"cases": CASES, **SCORING},
     message:
         "Scoring all runs on their test cases"

@@ -6,7 +6,7 @@ rule reference:
     input:
         **SUITE_FILES,
         parent=f"{RESULTS}/checkpoints/{{lineage}}",
-        rollouts=of_checkpoints("rollouts", SOURCES),
+        rollouts=get_source_rollouts(),
     output:
         f"{RESULTS}/reference/{{lineage}}.parquet",
     log:
@@ -17,15 +17,15 @@ rule reference:
         "../envs/agentsafe.yaml"
     threads: THREADS
     resources:
-        mem_mb=memory(trained),
-        runtime=growing(MINUTES),
+        mem_mb=get_memory(get_source),
+        runtime=get_growing(MINUTES),
         gpu=int(ON_GPU),
     params:
-        code=code("reference"),
+        code=get_code("reference"),
         settings=grid.reference_settings(config),
         prompt=config["rollouts"]["prompt"],
         prompt_digest=PROMPTS["rollouts.prompt"],
-        thinking=lambda wildcards: served(wildcards).get("thinking"),
+        thinking=lambda wildcards: get_model(wildcards).get("thinking"),
         gpu=ON_GPU,
     message:
         "Asking {wildcards.lineage} for the log-probabilities of the source rollouts"
@@ -36,12 +36,12 @@ rule reference:
 rule train:
     input:
         **SUITE_FILES,
-        parent=parent,
-        base=below_parent,
-        cards_before=cards_before,
-        reference=reference_of_parent,
-        pairs=its_pairs,
-        rollouts=of_checkpoints("rollouts", SOURCES),
+        parent=get_parent,
+        base=get_base,
+        cards_before=get_earlier_cards,
+        reference=get_reference,
+        pairs=get_pairs,
+        rollouts=get_source_rollouts(),
     output:
         checkpoint=directory(f"{RESULTS}/checkpoints/{{lineage}}"),
         log=f"{RESULTS}/training/{{lineage}}.parquet",
@@ -56,20 +56,20 @@ rule train:
         "../envs/agentsafe.yaml"
     threads: THREADS
     resources:
-        mem_mb=memory(trained, processes=config["training"]["gpus"]),
-        runtime=growing(MINUTES),
+        mem_mb=get_memory(get_source, processes=config["training"]["gpus"]),
+        runtime=get_growing(MINUTES),
         gpu=config["training"]["gpus"] if ON_GPU else 0,
     params:
-        code=code("train"),
-        settings=stage_settings,
+        code=get_code("train"),
+        settings=get_training_settings,
         cases=CASES,
         prompt=config["rollouts"]["prompt"],
         prompt_digest=PROMPTS["rollouts.prompt"],
-        thinking=lambda wildcards: served(wildcards).get("thinking"),
+        thinking=lambda wildcards: get_model(wildcards).get("thinking"),
         gpu=ON_GPU,
         scratch=f"{RESULTS}/trainer/{{lineage}}",
         trackers=f"{RESULTS}/trackers",
-        base_model=base_model,
+        base_model=get_base_name,
     message:
         "Training {wildcards.lineage}"
     script:

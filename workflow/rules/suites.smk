@@ -13,7 +13,7 @@ if config["suite"] == "miniature":
         conda:
             "../envs/agentsafe.yaml"
         params:
-            code=code("make_suite"),
+            code=get_code("make_suite"),
             cases=MINIATURE["cases"],
             seed=MINIATURE["seed"],
         message:
@@ -34,7 +34,7 @@ else:
         conda:
             "../envs/agentsafe.yaml"
         params:
-            url=suite_url,
+            url=get_suite_url,
             sha256=lambda wildcards: TOOLEMU[f"{wildcards.part}_sha256"],
             key="toolemu.{part}_file",
         message:
@@ -56,7 +56,7 @@ else:
         conda:
             "../envs/agentsafe.yaml"
         params:
-            code=code("take_suite"),
+            code=get_code("take_suite"),
             cases=TOOLEMU["cases"],
         message:
             "Taking {params.cases} cases from {input.cases}"

@@ -12,10 +12,10 @@ rule pretrain:
         "../envs/agentsafe.yaml"
     threads: 2
     resources:
-        mem_mb=growing(3000),
-        runtime=growing(MINUTES),
+        mem_mb=get_growing(3000),
+        runtime=get_growing(MINUTES),
     params:
-        code=code("pretrain"),
+        code=get_code("pretrain"),
         steps=MINIATURE["base_steps"],
         seed=MINIATURE["seed"],
     message:
@@ -37,10 +37,10 @@ rule specialise:
         "../envs/agentsafe.yaml"
     threads: 1
     resources:
-        mem_mb=growing(3000),
-        runtime=growing(MINUTES),
+        mem_mb=get_growing(3000),
+        runtime=get_growing(MINUTES),
     params:
-        code=code("specialise"),
+        code=get_code("specialise"),
         source="{source}",
         mixture=lambda wildcards: MINIATURE["sources"][wildcards.source],
         steps=MINIATURE["source_steps"],
@@ -62,9 +62,39 @@ rule fetch_model:
     conda:
         "../envs/agentsafe.yaml"
     params:
-        model=lambda wildcards: shaping(config["models"][wildcards.model]),
-        files=model_files,
+        model=lambda wildcards: get_cache_key(config["models"][wildcards.model]),
+        files=get_model_files,
     message:
         "Taking the model {wildcards.model} from {params.model[model]}"
     script:
         "../scripts/fetch_model.py"
+
+
+# Models that emulate or judge, loaded once for all shards of a checkpoint instead of in each job.
+# A service and the jobs that ask it run at the same time on one machine: Snakemake makes one group
+# of them, which a cluster gets as one job. It takes --cores for all of them at once.
+
+
+# It has no benchmark: it is ended from outside, and how long it ran says nothing about it.
+rule serve_model:
+    input:
+        f"{RESULTS}/checkpoints/{{model}}",
+    output:
+        service(f"{RESULTS}/services/{{work}}/{{lineage}}/{{model}}.json"),
+    log:
+        f"{LOGS}/serve_model/{{work}}/{{lineage}}/{{model}}.log",
+    wildcard_constraints:
+        work="rollouts|labels",
+    conda:
+        "../envs/agentsafe.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=get_memory(get_served_model),
+        runtime=get_growing(MINUTES),
+        gpu=lambda wildcards: get_gpus(wildcards.model),
+    params:
+        gpu=ON_GPU,
+    message:
+        "Serving {wildcards.model} to the {wildcards.work} of {wildcards.lineage}"
+    script:
+        "../scripts/serve_model.py"

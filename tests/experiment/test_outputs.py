@@ -1,0 +1,77 @@
+"""What a run leaves follows from its config, for live runs and for the release."""
+
+import pytest
+
+from agentsafe.experiment import grid, outputs
+from agentsafe.experiment.config import check
+from tests.helpers.paths import SCHEMA
+
+
+def config(**sections):
+    return check({"run": "x"} | sections, SCHEMA)
+
+
+def published(labels, results):
+    return config(suite="published", published={"label_sets": labels, "result_sets": results})
+
+
+def test_a_live_run_has_a_part_for_each_checkpoint_and_shard():
+    asked = config(
+        miniature={"sources": {"bold": {"reckless": 1}}},
+        rollouts={"shards": 2},
+        training={"recipes": [["safe"]], "betas": [0.1], "seeds": [0]},
+        judges={"a": {}, "b": {}},
+    )
+    trained = [f"bold+safe.{judge}.b0.1.s0" for judge in "ab"]
+    expected = [f"{name}/{shard}" for name in ["bold", *trained] for shard in (0, 1)]
+    assert outputs.rollout_parts(asked) == outputs.scored_rollout_parts(asked) == expected
+    assert outputs.rollout_sets(asked) == ["sources"] * 2 + ["trained"] * 4
+    assert outputs.source_label_parts(asked, "b") == ["b/bold/0", "b/bold/1"]
+    assert outputs.source_rollout_parts(asked, "b") == ["bold/0", "bold/1"]
+    labels = outputs.label_parts(asked)
+    assert (
+        labels == outputs.scored_label_parts(asked) == [f"{j}/{p}" for j in "ab" for p in expected]
+    )
+    own = asked | {"scores": asked["scores"] | {"judged_by": "own"}}
+    other = {f"a/{trained[1]}", f"b/{trained[0]}"}
+    assert set(labels) - set(outputs.label_parts(own)) == {
+        f"{part}/{shard}" for part in other for shard in (0, 1)
+    }
+
+
+def test_a_release_has_a_part_for_each_set_and_trains_nothing():
+    asked = published(["gpt5m"], ["match_eval_results"])
+    assert outputs.rollout_parts(asked) == ["gpt5m", "match_eval_results"]
+    assert outputs.label_parts(asked) == outputs.rollout_sets(asked) == outputs.rollout_parts(asked)
+    assert outputs.scored_label_parts(asked) == ["match_eval_results"]
+    assert outputs.source_rollout_parts(asked, "gpt5m") == ["gpt5m"]
+    assert outputs.source_label_parts(asked, "gpt5m") == ["gpt5m"]
+    assert outputs.judges(asked) == ["gpt5m"]
+    assert grid.stages(asked) == []
+
+
+SCORED = {"frontier", "paths", "persistence"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "has", "lacks"),
+    [
+        (published(["gpt5m"], []), {"audit", "preferences"}, SCORED | {"agreement", "training"}),
+        (published(["gpt5m", "q32"], []), {"preferences", "agreement"}, SCORED | {"training"}),
+        (
+            published([], ["match_eval_results"]),
+            SCORED | {"agreement"},
+            {"preferences", "training"},
+        ),
+        (config(judges={"a": {}}), SCORED | {"training", "preferences"}, {"agreement"}),
+        (config(judges={"a": {"replicates": 2}}), SCORED | {"agreement"}, set()),
+        (config(judges={"a": {}, "b": {}}), SCORED | {"agreement"}, set()),
+    ],
+)
+def test_a_figure_is_asked_for_where_there_is_something_to_draw(asked, has, lacks):
+    figures = set(outputs.figures(asked))
+    assert has <= figures and not figures & lacks
+    results = set(outputs.results(asked))
+    assert ("points.parquet" in results) == ("frontier" in figures)
+    assert ("agreement.parquet" in results) == ("agreement" in figures)
+    assert ("import_report.parquet" in results) == (asked["suite"] == "published")
