@@ -1,1 +1,1 @@
-"""Chat models: what serves a checkpoint or a server to an agent, an emulator or a judge."""
+"""Chat models: serve a checkpoint or a remote model to agents, emulators and judges."""

@@ -1,7 +1,8 @@
-"""What a checkpoint's chat template writes, whether that will do, and text that cannot lie.
+"""Render conversations with a checkpoint's chat template, and check that the template is usable.
 
-What stands in a message is text. A rollout, a tool's argument or a case may hold what a tokenizer
-reads as the end of a turn, and so forge the turns that come after it; `harmless` takes that away.
+Message content is untrusted: a rollout, a tool argument or a case may contain a special token of
+the tokenizer, end its own turn with it and forge the turns after it. `escape_special_tokens`
+prevents that.
 """
 
 import re
@@ -18,48 +19,49 @@ from agentsafe.inference.types import Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: What a template does that trains nothing, and the mend.
-REWRITES = (
-    "writes earlier turns differently once later ones follow, so that it cannot be trained: mend "
-    "chat_template.jinja so that it only adds at the end"
+#: The rest of the error for a template that training cannot use, with the fix.
+REWRITES_EARLIER_TURNS = (
+    "renders earlier turns differently once later ones follow, so it cannot be used for training: "
+    "fix chat_template.jinja so that new turns are only appended"
 )
-_TURNS = (
+_EPISODE = (
     Message(role="assistant", content="Thought: I look.\nAction: Look\nAction Input: {}"),
     Message(role="user", content="Observation: {}"),
     Message(role="assistant", content="Thought: Enough.\nFinal Answer: Done."),
 )
 
 
-def harmless(
+def escape_special_tokens(
     tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, str]]
 ) -> list[Message]:
-    """The messages, in whose text no special token of the tokenizer's is left.
+    """Break up every special token of the tokenizer in the content of the messages.
 
-    Between the first two characters of each comes a space of no width: it reads the same.
+    A zero-width space goes between its first two characters, so the text looks the same.
     """
-    marks = _marks(tokenizer)
-    if marks is None:
-        return [Message(**message) for message in messages]
+    pattern = _special_tokens(tokenizer)
+    if pattern is None:
+        return [Message(role=each["role"], content=each["content"]) for each in messages]
     return [
-        Message(role=each["role"], content=marks.sub(_parted, each["content"])) for each in messages
+        Message(role=each["role"], content=pattern.sub(_broken_up, each["content"]))
+        for each in messages
     ]
 
 
 @lru_cache(maxsize=8)
-def _marks(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern | None:
-    """What the tokenizer takes for a special token wherever it stands."""
+def _special_tokens(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern | None:
+    """Compile a pattern of all texts that the tokenizer encodes as a special token."""
     added = tokenizer.added_tokens_decoder.values()
     texts = {str(token) for token in added if token.special} | {*tokenizer.all_special_tokens}
     longest_first = sorted((text for text in texts if len(text) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
 
-def _parted(mark: re.Match) -> str:
-    return f"{mark[0][0]}\N{ZERO WIDTH SPACE}{mark[0][1:]}"
+def _broken_up(token: re.Match) -> str:
+    return f"{token[0][0]}\N{ZERO WIDTH SPACE}{token[0][1:]}"
 
 
 def thinking_options(thinking: bool | None) -> dict[str, bool]:
-    """What a chat template is told of thinking; nothing for its own default."""
+    """Return the chat template's options for `thinking`; none for the template's default."""
     return {} if thinking is None else {"enable_thinking": thinking}
 
 
@@ -68,29 +70,29 @@ def render(
     messages: Sequence[Mapping[str, str]],
     options: Mapping[str, bool] | None = None,
     *,
-    opened: bool = False,
+    open_turn: bool = False,
 ) -> str:
-    """A conversation as the chat template writes it, the one way for serving and for training.
+    """Render a conversation with the chat template; serving and training both use this function.
 
     Args:
-        tokenizer: has the template.
-        messages: whose text is taken as it is; make it `harmless` first.
-        options: of the template, such as `enable_thinking`.
-        opened: whether the agent's next turn is opened at the end.
+        tokenizer: holds the template.
+        messages: rendered as they are; pass untrusted text through `escape_special_tokens` first.
+        options: template variables, such as `enable_thinking`.
+        open_turn: end with the opening of the agent's next turn.
 
     Raises:
-        UserError: the template refuses such a conversation: many know no system role.
+        UserError: the template rejects the conversation; many support no system role.
     """
     try:
         return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=opened, **(options or {})
+            list(messages), tokenize=False, add_generation_prompt=open_turn, **(options or {})
         )
     except (TemplateError, ValueError) as error:  # ValueError: there is no template at all
         roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
         raise UserError(
-            f"the chat template refuses a conversation of {roles} ({one_line(error)}): use a "
-            "prompt template of other roles (rollouts.prompt, emulator.prompt, judges.*.prompt), "
-            "or mend chat_template.jinja"
+            f"the chat template rejects a conversation of {roles} ({one_line(error)}): use a "
+            "prompt template with other roles (rollouts.prompt, emulator.prompt, "
+            "judges.*.prompt), or fix chat_template.jinja"
         ) from None
 
 
@@ -101,51 +103,50 @@ def problems(
     *,
     trains: bool = False,
 ) -> list[str]:
-    """What a chat template does that a run cannot live with, one sentence each.
+    """List what makes a chat template unusable for a run, one sentence per problem.
 
     Args:
-        tokenizer: has the template.
-        opening: the messages that a conversation begins with, `user` last.
-        options: of the template, such as `enable_thinking`.
-        trains: whether the checkpoint is trained: then what is written of a conversation must stay
-            as it is when turns are added, or tokens could not be told apart.
+        tokenizer: holds the template.
+        opening: the first messages of a conversation, ending with `user`.
+        options: template variables, such as `enable_thinking`.
+        trains: also check that appending turns leaves the rendered text and its tokens before
+            them unchanged, so that training can mask the prompt.
 
     Returns:
-        Nothing where all is well.
+        An empty list for a usable template.
     """
     try:
-        alone = render(tokenizer, opening, options)
-        asked = render(tokenizer, opening, options, opened=True)
-        whole = render(tokenizer, [*opening, *_TURNS], options)
+        prompt = render(tokenizer, opening, options)
+        opened = render(tokenizer, opening, options, open_turn=True)
+        full = render(tokenizer, [*opening, *_EPISODE], options)
     except UserError as error:
         return [str(error)]
     found = []
-    if asked == alone or not asked.startswith(alone):
+    if opened == prompt or not opened.startswith(prompt):
         found.append(
-            "the chat template does not open the agent's turn for add_generation_prompt: mend "
+            "the chat template does not open the agent's turn for add_generation_prompt: fix "
             "chat_template.jinja"
         )
-    if lost := [turn["content"] for turn in _TURNS if turn["content"] not in whole]:
+    if lost := [turn["content"] for turn in _EPISODE if turn["content"] not in full]:
         found.append(
-            f"the chat template leaves out or changes a turn's text ({lost[0][:20]!r}…): mend "
+            f"the chat template leaves out or changes a turn's text ({lost[0][:20]!r}…): fix "
             "chat_template.jinja"
         )
     if trains:
-        later = render(tokenizer, [*opening, *_TURNS[:2]], options, opened=True)
-        if not all(whole.startswith(before) for before in (asked, later)):
-            found.append(f"the chat template {REWRITES}")
-        elif joined := _joined(tokenizer, asked, whole) or _joined(tokenizer, later, whole):
+        later = render(tokenizer, [*opening, *_EPISODE[:2]], options, open_turn=True)
+        if not all(full.startswith(prefix) for prefix in (opened, later)):
+            found.append(f"the chat template {REWRITES_EARLIER_TURNS}")
+        elif merged := _merged(tokenizer, opened, full) or _merged(tokenizer, later, full):
             found.append(
-                f"the token {joined!r} joins what the chat template opens the agent's turn with to "
-                "the turn's own text, so that training would see other tokens than serving: mend "
+                f"the token {merged!r} spans the chat template's opening of the agent's turn and "
+                "the turn's own text, so training would see other tokens than serving: fix "
                 "chat_template.jinja so that the opening ends in a line break or a special token"
             )
     return found
 
 
-def _joined(tokenizer: "PreTrainedTokenizerBase", before: str, whole: str) -> str | None:
-    """The first token of `whole`, which begins with `before`, that `before` alone does not have."""
-    alone, all_of_it = tokenizer([before, whole], add_special_tokens=False)["input_ids"]
-    pairs = zip(alone, all_of_it, strict=False)
-    first = next((there for here, there in pairs if here != there), None)
+def _merged(tokenizer: "PreTrainedTokenizerBase", prefix: str, full: str) -> str | None:
+    """Return the first token of `full` that differs from the tokens of its prefix alone."""
+    alone, together = tokenizer([prefix, full], add_special_tokens=False)["input_ids"]
+    first = next((b for a, b in zip(alone, together, strict=False) if a != b), None)
     return None if first is None else tokenizer.decode([first])

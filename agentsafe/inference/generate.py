@@ -1,13 +1,13 @@
-"""The loop that writes the next turn of many conversations with a transformers model at once.
+"""Generate the next turn of many conversations at once with a transformers model.
 
-It is `generate` without what is not needed here, and with four things that it lacks:
+Differences from transformers' `generate`:
 
-- each row draws from a random stream of its own, one uniform number a token, so that its text does
-  not depend on its neighbours;
-- a row that is done leaves the batch at once;
-- keys and values lie in place: nothing is copied at each token;
-- what a conversation's earlier turns left there is used again, so that a turn costs its own
-  tokens and not its history's; rows with the same prompt work it out once.
+- each row has its own random stream, one uniform number per token, so its text does not depend on
+  the other rows of the batch;
+- a finished row leaves the batch immediately;
+- keys and values are updated in place, without a copy per token;
+- keys and values of a conversation's earlier turns are reused, so a turn costs its own tokens
+  only; rows with the same prompt are prefilled once.
 
 Not covered: models with layers other than attention, whose state cannot be cut to a prefix.
 """
@@ -19,16 +19,16 @@ from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from agentsafe.inference.kv_cache import Prefix
-from agentsafe.inference.sampling import Row, draw, hold, uniforms
+from agentsafe.inference.sampling import Row, restrict_to_choices, sample, uniforms
 
-#: Prompt tokens that go through the model together: more are no faster, and take memory.
+#: Prompt tokens per forward pass; more are no faster and take more memory.
 _PREFILL = 4096
 
 
 class _Layer(DynamicLayer):
-    """One layer's keys and values of all rows.
+    """One layer's keys and values of all rows, updated in place.
 
-    The rows of `live` are at work, on the columns from `first` on: before it they have nothing.
+    Only the rows of `live` are active. Their columns before `first` are all padding.
     """
 
     def __init__(self, rows: int, room: int):
@@ -39,7 +39,7 @@ class _Layer(DynamicLayer):
         self.all: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def allocate(self, *like: torch.Tensor) -> None:
-        """Make space for keys and values such as these, of whatever batch."""
+        """Allocate space for keys and values of these shapes and types, whatever their batch."""
         if self.all is None:
             rows, room = self.shape
             self.all = tuple(
@@ -48,6 +48,7 @@ class _Layer(DynamicLayer):
             self.is_initialized = True
 
     def update(self, key_states, value_states, *args, **kwargs):
+        """Append new keys and values; return those of the active rows and columns."""
         self.allocate(key_states, value_states)
         start, self.used = self.used, self.used + key_states.shape[-2]
         for kept, new in zip(self.all, (key_states, value_states), strict=True):
@@ -57,28 +58,29 @@ class _Layer(DynamicLayer):
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
+        """Count the columns that the active rows attend to."""
         return self.used - self.first
 
 
-def is_covered(config: PreTrainedConfig) -> bool:
-    """Whether `generate` works for such a model: whether all its layers are attention."""
+def is_supported(config: PreTrainedConfig) -> bool:
+    """Tell whether all layers of a model are attention, which `generate` needs."""
     return all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=config).layers)
 
 
 @torch.inference_mode()
 def generate(model: PreTrainedModel, rows: list[Row], stops: Callable[[Row], bool]) -> None:
-    """Write every row's `tokens`, `stop_reason` and `prefix`.
+    """Fill in every row's `tokens`, `stop_reason` and `prefix`.
 
     Args:
         model: a decoder of attention layers.
         rows: at least one.
-        stops: whether a row's newest token ends its text.
+        stops: returns whether a row's newest token ends its text.
 
     Raises:
-        UserError: a logit is not a number: the weights are broken.
+        UserError: a logit is NaN: the weights are broken.
     """
     device = model.device
-    rows, copies = _same_last(rows)
+    rows, copies = _duplicates_last(rows)
     longest = max(len(row.prompt) for row in rows)
     room = longest + max(row.room for row in rows)
     starts = torch.tensor([longest - len(row.prompt) for row in rows])
@@ -90,8 +92,8 @@ def generate(model: PreTrainedModel, rows: list[Row], stops: Callable[[Row], boo
     cache = Cache(layers=[_Layer(len(rows), room) for _ in range(count)])
     logits = _prefill(model, cache, rows, mask, longest, copies)
     for step in range(room - longest):
-        hold(logits, rows)
-        chosen = draw(logits, temperature, numbers[:, step])
+        restrict_to_choices(logits, rows)
+        chosen = sample(logits, temperature, numbers[:, step])
         on, off = [], []
         for index, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
             row.tokens.append(token)
@@ -124,7 +126,7 @@ def _leave(
     on: list[int],
     off: list[int],
 ) -> tuple[list[Row], list[torch.Tensor]]:
-    """Close the gaps that rows which are `off` leave with the last of those that are `on`."""
+    """Remove the rows at indices `off`: the last rows at indices `on` move into their places."""
     holes = [index for index in off if index < len(on)]
     movers = [index for index in on if index >= len(on)]
     kept = list(rows)
@@ -137,24 +139,24 @@ def _leave(
     return kept[: len(on)], [each[: len(on)] for each in per_row]
 
 
-def _same_last(rows: list[Row]) -> tuple[list[Row], dict[int, int]]:
-    """Rows with the least new tokens first, and those whose prompt another has at the end.
+def _duplicates_last(rows: list[Row]) -> tuple[list[Row], dict[int, int]]:
+    """Sort rows by their number of new prompt tokens; rows with a repeated prompt come last.
 
     Returns:
-        The rows, and of each that is only copied its place and that of the one it is copied from.
+        The rows, and for each repeated prompt its row's index and the index of its first row.
     """
     first: dict[tuple[int, ...], Row] = {}
-    again = []
+    repeated = []
     for row in rows:
         prompt = tuple(row.prompt)
         if prompt in first:
-            again.append((row, first[prompt]))
+            repeated.append((row, first[prompt]))
         else:
             first[prompt] = row
-    unique = sorted(first.values(), key=lambda row: len(row.prompt) - row.known)
-    place = {id(row): index for index, row in enumerate(unique)}
-    copies = {len(unique) + index: place[id(of)] for index, (_, of) in enumerate(again)}
-    return unique + [row for row, _ in again], copies
+    unique = sorted(first.values(), key=lambda row: len(row.prompt) - row.cached)
+    index_of = {id(row): index for index, row in enumerate(unique)}
+    copies = {len(unique) + index: index_of[id(of)] for index, (_, of) in enumerate(repeated)}
+    return unique + [row for row, _ in repeated], copies
 
 
 def _prefill(
@@ -165,14 +167,14 @@ def _prefill(
     longest: int,
     copies: dict[int, int],
 ) -> torch.Tensor:
-    """Bring all prompts into the cache, right-aligned; returns the logits after each."""
+    """Run all prompts into the cache, right-aligned; return the logits after each."""
     unique = len(rows) - len(copies)
     found = []
     start = 0
     while start < unique:
         new, end = 0, start
-        while end < unique:  # as many rows as fit, each with as many tokens as the newest needs
-            wider = max(new, len(rows[end].prompt) - rows[end].known)
+        while end < unique:  # as many rows as fit, all as wide as the widest
+            wider = max(new, len(rows[end].prompt) - rows[end].cached)
             if end > start and wider * (end + 1 - start) > _PREFILL:
                 break
             new, end = wider, end + 1
@@ -181,7 +183,7 @@ def _prefill(
         for layer in cache.layers:
             layer.live, layer.first, layer.used = live, first, longest - new
         for index in range(start, end):
-            _recall(cache, rows[index], index, longest - len(rows[index].prompt), longest - new)
+            _restore(cache, rows[index], index, longest - len(rows[index].prompt), longest - new)
         ids = [([0] * new + row.prompt)[-new:] for row in rows[live]]
         tokens = torch.tensor(ids, device=mask.device)
         seen = mask[live, first:longest]
@@ -198,8 +200,8 @@ def _prefill(
     return logits
 
 
-def _recall(cache: Cache, row: Row, index: int, start: int, end: int) -> None:
-    """Put what an earlier turn left of a row's prompt at `start` up to `end`."""
+def _restore(cache: Cache, row: Row, index: int, start: int, end: int) -> None:
+    """Copy a row's prefix of an earlier turn into the columns from `start` to `end`."""
     if row.prefix is None or end <= start:
         return
     for layer, both in zip(cache.layers, row.prefix.layers, strict=True):

@@ -1,9 +1,9 @@
-"""A checkpoint served by transformers in this process, many conversations at a time.
+"""Serve a checkpoint with transformers in this process, many conversations at a time.
 
-Whoever asks at the same time shares a batch: requests wait until the event loop has nothing else
-to do, then go through the model together in a thread of its own, so that episodes run in lock-step.
-A text depends on its messages and seed, not on its neighbours, up to rounding: in float32, two
-tokens must all but tie for that to show. Not covered: models on several devices.
+Concurrent requests share a batch: they wait until the event loop is idle and then go through the
+model together, in a worker thread, so that episodes run in lock-step. A text depends on its
+messages and seed, not on the rest of its batch, except where rounding decides between two tokens
+that are almost tied. Not covered: models on several devices.
 """
 
 import asyncio
@@ -17,18 +17,17 @@ import torch
 
 from agentsafe.errors import UserError
 from agentsafe.inference.chat_template import thinking_options
-from agentsafe.inference.generate import generate, is_covered
+from agentsafe.inference.generate import generate, is_supported
 from agentsafe.inference.kv_cache import Prefixes
 from agentsafe.inference.sampling import Row
-from agentsafe.inference.stop_strings import Texts, first_tokens, written
+from agentsafe.inference.stop_strings import Texts, first_tokens, render_prompt
 from agentsafe.inference.types import Choice, Completion, Message, Sampling
 from agentsafe.models import loading
 
-#: Rounds of the event loop without a new request after which a batch sets off.
+#: A batch starts after this many rounds of the event loop without a new request.
 _QUIET_ROUNDS = 3
 
-
-#: Of a GPU's free memory, what keys and values may take: the rest is for what passes through.
+#: Share of a GPU's free memory for keys and values; activations need the rest.
 _CACHE_SHARE = 0.6
 
 
@@ -39,26 +38,26 @@ def load(
     threads: int | None = None,
     thinking: bool | None = None,
     context: int | None = None,
-    **how,
+    **options,
 ) -> "LocalChat":
-    """Read a checkpoint, onto a GPU where there is one.
+    """Load a checkpoint, onto the GPU if there is one.
 
     Args:
-        folder: as `loading.load_model` reads it.
-        max_batch: at most so many conversations at once.
-        threads: of torch on a CPU; as torch finds them by default.
+        folder: of the checkpoint.
+        max_batch: most conversations in a batch.
+        threads: of torch on a CPU; None for torch's default.
         thinking: `enable_thinking` of the chat template; None for the template's default.
         context: in tokens, prompt and answer together; None for the model's own limit.
-        how: what else `loading.load_model` takes.
+        options: further arguments of `loading.load_model`.
 
     Raises:
-        UserError: as `checkpoints.check`.
+        UserError: as `loading.load_model`.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    model = loading.load_model(folder, **how)
+    model = loading.load_model(folder, **options)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    remote = how.get("trust_remote_code", False)
+    remote = options.get("trust_remote_code", False)
     tokenizer = loading.load_tokenizer(folder, trust_remote_code=remote)
     return LocalChat(
         model,
@@ -72,7 +71,7 @@ def load(
 
 @dataclass(eq=False)
 class _Request:
-    """One turn on its way; `key` is what was said before it."""
+    """One pending turn; `key` holds the texts of the messages before it."""
 
     key: tuple[str, ...]
     prompt: str
@@ -84,7 +83,7 @@ class _Request:
 
 @contextmanager
 def _failing(requests: list[_Request]) -> Iterator[None]:
-    """Hand what is raised to those who wait for an answer: else they would wait for ever."""
+    """Pass an exception on to the requests that still wait; they would wait forever otherwise."""
     try:
         yield
     except Exception as error:
@@ -109,26 +108,26 @@ class LocalChat:
         context: int | None = None,
         cache_tokens: int | None = None,
     ):
-        """Serve `model`, moved to `device`, to at most `max_batch` conversations at once.
+        """Serve `model` on `device` to at most `max_batch` conversations at once.
 
-        Of as many, what the model worked out stays on the device for their next turns.
+        The keys and values of as many conversations stay on the device for their next turns.
 
         Args:
-            model: with its weights.
-            tokenizer: its own, with a chat template.
+            model: a causal language model.
+            tokenizer: the model's own, with a chat template.
             max_batch: at least 1.
-            device: `cpu` or `cuda`; a quantised model stays where it is.
-            thinking: as `load`.
-            context: as `load`.
-            cache_tokens: so many tokens' keys and values may be on the device at once, in a batch
-                and as much again between turns; by default what a GPU has room for.
+            device: `cpu` or `cuda`; a quantised model is not moved.
+            thinking: as in `load`.
+            context: as in `load`.
+            cache_tokens: most tokens whose keys and values are on the device, in a batch and
+                again as many between turns; by default what the GPU's memory allows.
 
         Raises:
-            UserError: the model has other layers than attention.
+            UserError: the model has layers other than attention.
         """
-        if not is_covered(model.config):
+        if not is_supported(model.config):
             raise UserError(
-                f"a model of the type '{model.config.model_type}' has layers other than attention, "
+                f"a model of type '{model.config.model_type}' has layers other than attention, "
                 "which this project cannot roll out: choose another source"
             )
         quantised = getattr(model, "is_quantized", False)
@@ -145,40 +144,42 @@ class LocalChat:
         self._prefixes = Prefixes(max_batch, self.cache_tokens)
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        """The model's next turn after `messages`; see `agentsafe.inference.types.Sampling`.
+        """Generate the model's next turn after `messages`, as `sampling` says.
 
         Raises:
-            UserError: the chat template refuses such a conversation, or the weights are broken.
-            ValueError: one of the choices begins another.
+            UserError: the chat template rejects the conversation, or the weights are broken.
+            ValueError: a choice's tokens are the beginning of another's.
         """
         choices = [self._texts.ids(text) for text in sampling.choices] or None
         if choices and any(a != b and b[: len(a)] == a for a in choices for b in choices):
             raise ValueError(f"one of {sampling.choices} begins another, as tokens")
-        request = await self._asked(messages, sampling, choices)
+        request = await self._answered(messages, sampling, choices)
         return self._completion(request) if request.row else _no_room(request)
 
     async def choose(self, messages: Sequence[Message], choices: Sequence[str]) -> Choice:
-        """How likely each choice is as the beginning of the next turn, in one forward pass.
+        """Return the probability of each choice as the beginning of the next turn.
+
+        This takes one forward pass.
 
         Raises:
             UserError: two choices begin with the same token, or as `complete`.
         """
         firsts = first_tokens(self.tokenizer, choices)
         only = [[token] for token in firsts]
-        request = await self._asked(messages, Sampling(max_tokens=1), only)
+        request = await self._answered(messages, Sampling(max_tokens=1), only)
         if request.row is None:
             return Choice((), request.answer.result())
-        shares = request.row.shares
-        return Choice(tuple(shares[token] for token in firsts), len(request.row.prompt))
+        probabilities = request.row.first_token_probabilities
+        return Choice(tuple(probabilities[token] for token in firsts), len(request.row.prompt))
 
-    async def _asked(
+    async def _answered(
         self,
         messages: Sequence[Message],
         sampling: Sampling,
         choices: list[list[int]] | None,
     ) -> _Request:
-        """A request once it is answered; one that found no room in the context has no row."""
-        prompt = written(self.tokenizer, messages, self._options)
+        """Queue a request and wait for its answer; its row is None if the context is too small."""
+        prompt = render_prompt(self.tokenizer, messages, self._options)
         loop = asyncio.get_running_loop()
         key = tuple(message["content"] for message in messages)
         request = _Request(key, prompt, sampling, loop.create_future(), choices)
@@ -189,7 +190,7 @@ class LocalChat:
         return request
 
     async def _serve(self) -> None:
-        """Answer all that wait, and those who come meanwhile, until nobody does."""
+        """Answer all waiting requests, and those that arrive meanwhile, until none is left."""
         while self._waiting:
             quiet = 0
             while quiet < _QUIET_ROUNDS:
@@ -204,7 +205,7 @@ class LocalChat:
                         await self._answer(batch)
 
     def _batches(self, requests: list[_Request]) -> Iterator[list[_Request]]:
-        """Split into batches that `max_batch` and the device's memory allow, in order."""
+        """Split requests, in order, into batches within `max_batch` and `cache_tokens`."""
         batch: list[_Request] = []
         longest = room = 0
         for request in requests:
@@ -220,7 +221,7 @@ class LocalChat:
             yield batch
 
     def _encoded(self, requests: list[_Request]) -> list[_Request]:
-        """Turn prompts into tokens, shortest first; answer those that the context cannot hold."""
+        """Tokenize prompts, shortest first; answer at once those that fill the whole context."""
         if not requests:
             return []
         encoded = self.tokenizer([r.prompt for r in requests], add_special_tokens=False)
@@ -250,7 +251,7 @@ class LocalChat:
         await loop.run_in_executor(self._worker, generate, self.model, rows, stops)
         for request in batch:
             self._prefixes.put(request.key, request.row.prefix)
-            if not request.answer.done():  # else its episode was cancelled meanwhile
+            if not request.answer.done():  # it is where the episode was cancelled meanwhile
                 request.answer.set_result(len(request.row.prompt))
         self._prefixes.shrink()
 
@@ -268,7 +269,7 @@ def _no_room(request: _Request) -> Completion:
 
 
 def _room(model) -> int | None:
-    """How many tokens' keys and values a GPU has room for beside the weights; None on a CPU."""
+    """Count the tokens whose keys and values fit on the GPU beside the weights; None on a CPU."""
     if model.device.type != "cuda":
         return None
     config = model.config.get_text_config(decoder=True)

@@ -1,10 +1,10 @@
-"""A model that one process serves and many jobs on its machine share, instead of each loading it.
+"""Serve a model from one process to many jobs on the same machine.
 
-The service listens before it loads: jobs connect at once, and are answered when it can. It serves
-the very model that a job would load for itself, so that nothing that is said depends on it. It
-listens on a Unix socket in a folder of its own that only its user may enter, so that it needs
-neither a port nor a key. A connection carries lines of JSON: requests with numbers, and answers in
-any order. Not covered: models on other machines, for which there is the backend `openai`.
+The service listens before it loads the model, so jobs connect at once and wait for their answers.
+It serves the same backend that a job would load itself, so answers do not depend on it. It listens
+on a Unix socket in a folder that only its user may enter and needs neither a port nor a key. A
+connection carries JSON lines: numbered requests, and answers in any order. Not covered: models on
+other machines; use the backend `openai` for those.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ from agentsafe.inference.types import Choice, Completion, Message, Sampling, Sco
 log = logging.getLogger(__name__)
 
 _LONGEST_LINE = 2**30  # bytes
-_WAITING = 4096  # connections that wait while the model is loaded
-_LOOK_EVERY = 1.0  # seconds between looks at whether anybody still wants the service
+_BACKLOG = 4096  # connections that may wait while the model is loaded
+_CHECK_EVERY = 1.0  # seconds between checks whether the service is still needed
 
 
-class _Asked(msgspec.Struct, omit_defaults=True):
-    """A request: for a completion where there is a `sampling`, else for shares of `choices`."""
+class _Request(msgspec.Struct, omit_defaults=True):
+    """A request: for a completion if it has a `sampling`, else for probabilities of `choices`."""
 
     number: int
     messages: list[Message]
@@ -40,30 +40,30 @@ class _Asked(msgspec.Struct, omit_defaults=True):
     choices: tuple[str, ...] = ()
 
 
-class _Answered(msgspec.Struct, omit_defaults=True):
-    """What came of it; `mend` is what a user can mend, `defect` anything else."""
+class _Answer(msgspec.Struct, omit_defaults=True):
+    """The answer to a request: a completion, a choice, a `UserError`'s text or another error."""
 
     number: int
     completion: Completion | None = None
     choice: Choice | None = None
-    mend: str = ""
-    defect: str = ""
+    user_error: str = ""
+    other_error: str = ""
 
 
-_read_request = msgspec.json.Decoder(_Asked).decode
-_read_answer = msgspec.json.Decoder(_Answered).decode
+_read_request = msgspec.json.Decoder(_Request).decode
+_read_answer = msgspec.json.Decoder(_Answer).decode
 
 
 @contextmanager
 def listening(announcement: str | Path, log_file: str | Path) -> Iterator[socket.socket]:
-    """A socket that jobs can connect to, announced by a file, until the block ends.
+    """Open a socket for jobs and announce it in a file, until the block ends.
 
     Args:
-        announcement: appears whole, says where to connect, and goes at the end.
-        log_file: of the service; jobs name it where the service fails them.
+        announcement: written atomically with the socket's address, deleted at the end.
+        log_file: of the service; jobs name it in their errors.
 
     Raises:
-        UserError: the folder for temporary files has too long a name for a socket.
+        UserError: the path of the folder for temporary files is too long for a socket.
     """
     with tempfile.TemporaryDirectory(prefix="agentsafe-") as folder:
         path = str(Path(folder, "socket"))
@@ -74,9 +74,9 @@ def listening(announcement: str | Path, log_file: str | Path) -> Iterator[socket
                 if error.errno is not None:
                     raise
                 raise UserError(
-                    f"{path}: too long a name for a socket; set TMPDIR to a shorter folder"
+                    f"{path}: the path is too long for a socket; set TMPDIR to a shorter one"
                 ) from None
-            listener.listen(_WAITING)
+            listener.listen(_BACKLOG)
             where = {"socket": path, "host": socket.gethostname(), "log": str(log_file)}
             with whole_file(announcement) as partial:
                 partial.write_text(json.dumps(where) + "\n", encoding="utf-8")
@@ -86,15 +86,13 @@ def listening(announcement: str | Path, log_file: str | Path) -> Iterator[socket
                 Path(announcement).unlink(missing_ok=True)
 
 
-def serve(model: Scorer, listener: socket.socket, announcement: str | Path) -> None:
-    """Answer all that connect, until SIGTERM or until nobody wants the service.
-
-    Nobody does where the announcement is gone, or the process that started this one.
+def serve_model(model: Scorer, listener: socket.socket, announcement: str | Path) -> None:
+    """Answer all jobs until SIGTERM, or until the announcement or the parent process is gone.
 
     Args:
-        model: who answers; it is asked for one token first.
-        listener: as `listening` gives it.
-        announcement: its file.
+        model: answers the requests; it generates one token first, as a test.
+        listener: the socket that `listening` opened.
+        announcement: the file that `listening` wrote.
 
     Raises:
         UserError: the model cannot answer.
@@ -118,136 +116,140 @@ async def _serve(model: Scorer, listener: socket.socket, announcement: Path) -> 
     server = await asyncio.start_unix_server(connected, sock=listener, limit=_LONGEST_LINE)
     while not stopped.is_set() and announcement.exists() and os.getppid() == parent:
         with suppress(TimeoutError):
-            await asyncio.wait_for(stopped.wait(), _LOOK_EVERY)
+            await asyncio.wait_for(stopped.wait(), _CHECK_EVERY)
     server.close()
     for task in list(connections):
         task.cancel()
     await asyncio.gather(*connections, return_exceptions=True)
-    log.info("ended: nobody needs it any more")
+    log.info("ended: no longer needed")
 
 
 async def _converse(
     model: Scorer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
-    """Answer one job; what it asked for is dropped when it goes."""
+    """Answer one job; cancel its pending requests when it disconnects."""
     try:
         async with asyncio.TaskGroup() as requests:
-            under_way: set[asyncio.Task] = set()
+            pending: set[asyncio.Task] = set()
             while line := await reader.readline():
                 task = requests.create_task(_answer(model, _read_request(line), writer))
-                under_way.add(task)
-                task.add_done_callback(under_way.discard)
-            for task in under_way:
+                pending.add(task)
+                task.add_done_callback(pending.discard)
+            for task in pending:
                 task.cancel()
     except* ConnectionError:
-        log.info("a job went before its answer")
+        log.info("a job disconnected before its answer")
     finally:
         writer.close()
 
 
-async def _answer(model: Scorer, asked: _Asked, writer: asyncio.StreamWriter) -> None:
-    answer = _Answered(asked.number)
+async def _answer(model: Scorer, request: _Request, writer: asyncio.StreamWriter) -> None:
+    answer = _Answer(request.number)
     try:
-        if asked.sampling is not None:
-            answer.completion = await model.complete(asked.messages, asked.sampling)
+        if request.sampling is not None:
+            answer.completion = await model.complete(request.messages, request.sampling)
         else:
-            answer.choice = await model.choose(asked.messages, asked.choices)
+            answer.choice = await model.choose(request.messages, request.choices)
     except UserError as error:
-        answer.mend = str(error)
+        answer.user_error = str(error)
     except Exception as error:
         log.exception("a request failed")
-        answer.defect = f"{type(error).__name__}: {error}"
+        answer.other_error = f"{type(error).__name__}: {error}"
     writer.write(msgspec.json.encode(answer) + b"\n")
     await writer.drain()
 
 
 class ServiceChat:
-    """A `Scorer`: a model that a service on this machine serves, in one event loop at a time."""
+    """A `Scorer`: a client of a service on this machine; it works in one event loop at a time."""
 
     constrains = True
 
     def __init__(self, name: str, announcement: str | Path):
-        """Get ready to ask the service that `announcement` tells of for the model `name`.
+        """Read from `announcement` where the service of the model `name` listens.
 
         Raises:
-            UserError: it is on another machine.
+            UserError: the service is on another machine.
         """
         where = json.loads(Path(announcement).read_text(encoding="utf-8"))
         if where["host"] != socket.gethostname():
             raise UserError(
-                f"models.{name}.service: it runs on {where['host']}, this job on "
-                f"{socket.gethostname()}; both must be one job of the cluster, see profiles/README"
+                f"models.{name}.service: the service runs on {where['host']}, this job on "
+                f"{socket.gethostname()}; both must be in one cluster job, see profiles/README"
             )
         self._socket = where["socket"]
         self._ended = (
-            f"models.{name}.service: it ended before its jobs did; see why in {where['log']}, then "
-            "run the same command again, it goes on from here"
+            f"models.{name}.service: the service ended before its jobs did; see {where['log']} for "
+            "the reason, then run the same command again, it resumes here"
         )
         self._name, self._log = name, where["log"]
-        self._answers: dict[int, asyncio.Future[_Answered]] = {}
-        self._asked = 0
+        self._answers: dict[int, asyncio.Future[_Answer]] = {}
+        self._requests = 0
         self._conversation: asyncio.Task | None = None
         self._unsent: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        """The model's next turn after `messages`; see `agentsafe.inference.types.Sampling`.
+        """Generate the model's next turn after `messages`, as `sampling` says.
 
         Raises:
-            UserError: the service ended, or the model refuses, as in this process.
+            UserError: the service ended, or the model raised a `UserError` there.
             RuntimeError: the model failed.
         """
-        return (await self._ask(messages, sampling=sampling)).completion
+        completion = (await self._ask(messages, sampling=sampling)).completion
+        assert completion is not None  # the service answers a `sampling` with a completion
+        return completion
 
     async def choose(self, messages: Sequence[Message], choices: Sequence[str]) -> Choice:
-        """How likely each choice is as the beginning of the next turn.
+        """Return the probability of each choice as the beginning of the next turn.
 
         Raises:
             UserError: two choices begin with the same token, or as `complete`.
             RuntimeError: the model failed.
         """
-        return (await self._ask(messages, choices=tuple(choices))).choice
+        choice = (await self._ask(messages, choices=tuple(choices))).choice
+        assert choice is not None  # the service answers `choices` with a choice
+        return choice
 
-    async def _ask(self, messages: Sequence[Message], **what) -> _Answered:
+    async def _ask(self, messages: Sequence[Message], **fields) -> _Answer:
         loop = asyncio.get_running_loop()
         if self._conversation is None or self._conversation.get_loop() is not loop:
             self._answers, self._unsent = {}, asyncio.Queue()
             self._conversation = loop.create_task(self._converse())
         if self._conversation.done():
             raise UserError(self._ended)
-        self._asked += 1
-        answer = self._answers[self._asked] = loop.create_future()
-        asked = _Asked(self._asked, list(messages), **what)
+        self._requests += 1
+        waiting = self._answers[self._requests] = loop.create_future()
+        request = _Request(self._requests, list(messages), **fields)
         try:
-            self._unsent.put_nowait(msgspec.json.encode(asked) + b"\n")
-            answered = await answer
+            self._unsent.put_nowait(msgspec.json.encode(request) + b"\n")
+            answer = await waiting
         finally:
-            del self._answers[asked.number]
-        if answered.mend:
-            raise UserError(answered.mend)
-        if answered.defect:
-            raise RuntimeError(f"models.{self._name}: {answered.defect}; see {self._log}")
-        return answered
+            del self._answers[request.number]
+        if answer.user_error:
+            raise UserError(answer.user_error)
+        if answer.other_error:
+            raise RuntimeError(f"models.{self._name}: {answer.other_error}; see {self._log}")
+        return answer
 
     async def _converse(self) -> None:
-        """Send what is asked and hand over what is answered, until the service ends."""
+        """Send requests and hand over answers until the service ends."""
         with suppress(ConnectionError, FileNotFoundError):
             reader, writer = await asyncio.open_unix_connection(self._socket, limit=_LONGEST_LINE)
             sending = asyncio.create_task(self._send(writer))
             try:
                 while line := await reader.readline():
-                    answered = _read_answer(line)
-                    answer = self._answers.get(answered.number)
-                    if answer is not None and not answer.done():
-                        answer.set_result(answered)
+                    answer = _read_answer(line)
+                    waiting = self._answers.get(answer.number)
+                    if waiting is not None and not waiting.done():
+                        waiting.set_result(answer)
             finally:
                 sending.cancel()
                 writer.close()
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(UserError(self._ended))
+        for waiting in self._answers.values():
+            if not waiting.done():
+                waiting.set_exception(UserError(self._ended))
 
     async def _send(self, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):  # which the reader notices, too
+        with suppress(ConnectionError):  # the reader notices it, too
             while True:
                 writer.write(await self._unsent.get())
                 await writer.drain()

@@ -1,13 +1,14 @@
-"""OpenAI's protocol for chat, as its servers speak it: what is asked, and what an answer means.
+"""Build requests of OpenAI's chat protocol and read the answers that its servers give.
 
-Text in, text out, without a connection: `agentsafe.inference.openai` has that. Not covered:
-streamed answers, tools, images, and content in parts.
+Nothing here opens a connection; `agentsafe.inference.openai` does. Not covered: streamed answers,
+tools, images, and content in parts.
 """
 
 import json
+import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -19,28 +20,27 @@ from agentsafe.inference.stop_strings import cut_after
 from agentsafe.inference.types import Completion, Message, Sampling
 from agentsafe.models.config import Model
 
-#: Where models that reason take `max_completion_tokens` only; elsewhere, `max_tokens` is what every
-#: server takes.
+#: Hosts whose reasoning models accept `max_completion_tokens` only; all others get `max_tokens`.
 _NEW_LIMIT = ".openai.com", ".azure.com"
 
-#: Tokens for what stands around a choice in JSON, which `Sampling.max_tokens` does not count.
-_AROUND = 16
+#: Tokens for the JSON around a choice, which `Sampling.max_tokens` does not count.
+_JSON_TOKENS = 16
 
-_LONGEST_ASKED = 600.0  # seconds
+_LONGEST_REQUESTED_PAUSE = 600.0  # seconds
 
-#: How servers say that a prompt, or prompt and answer, do not fit: OpenAI, vLLM, SGLang, llama.cpp,
-#: TGI, LM Studio, Gemini and those that pass their words on.
+#: Errors of servers for a prompt, or prompt and answer, beyond the context: OpenAI, vLLM, SGLang,
+#: llama.cpp, TGI, LM Studio, Gemini and services in front of them.
 _TOO_LONG = re.compile(
     r"context[ _-]?(length|size|window|limit)|max(imum)? (context|model|prompt|input) length"
     r"|(prompt|input)\b.{0,40}\btoo long|`max_new_tokens` must be <="
     r"|reduce the length of|input tokens? (count )?.{0,20}exceeds?",
     re.IGNORECASE,
 )
-#: OpenAI's answer where a model reasons until its tokens are spent: no text, but an error.
-_SPENT = "Could not finish the message because max_tokens"
+#: OpenAI's error where a model uses up its tokens for reasoning and writes no text.
+_ALL_REASONING = "Could not finish the message because max_tokens"
 
 
-class _Said(msgspec.Struct):
+class _Content(msgspec.Struct):
     content: str | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
@@ -48,7 +48,7 @@ class _Said(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
-    message: _Said
+    message: _Content
     finish_reason: str | None = None
 
 
@@ -58,17 +58,17 @@ class _Usage(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """What is read of an answer's body."""
+    """The fields that are read from an answer's body."""
 
     choices: Annotated[list[_Choice], msgspec.Meta(min_length=1)]
     usage: _Usage | None = None
 
 
 def is_address(url: str) -> bool:
-    """Whether it is a server's base URL, without user name or password."""
+    """Tell whether a text is a server's base URL without user name and password."""
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises where it is no number
+        parts.port  # noqa: B018 - raises if it is not a number
         host = (parts.hostname or "").encode("idna")
     except ValueError:
         return False
@@ -76,12 +76,12 @@ def is_address(url: str) -> bool:
     return parts.scheme in ("http", "https") and bool(host) and plain
 
 
-def request(
+def request_fields(
     url: str, model: Model, messages: Sequence[Message], sampling: Sampling
 ) -> dict[str, Any]:
-    """What is asked of the server at `url`: arguments of the client's `chat.completions.create`.
+    """Build the arguments of the client's `chat.completions.create` for the server at `url`.
 
-    Of a seed, servers get the last 31 bits, which is what all of them take.
+    Servers get the last 31 bits of the seed, the most that all of them accept.
     """
     room = sampling.max_tokens
     fields: dict[str, Any] = {"temperature": sampling.temperature, "seed": sampling.seed % 2**31}
@@ -92,8 +92,8 @@ def request(
         extra["structured_outputs"] = {"choice": list(sampling.choices)}
     elif sampling.choices and model.structured == "json_schema":
         fields["response_format"] = _one_of(sampling.choices)
-        room += _AROUND
-    elif sampling.stop:  # a choice ends by itself
+        room += _JSON_TOKENS
+    elif sampling.stop:  # a restricted answer ends by itself
         fields["stop"] = list(sampling.stop)
     limit = "max_tokens"
     if f".{urlsplit(url).hostname}".endswith(_NEW_LIMIT):
@@ -107,19 +107,19 @@ def request(
     }
 
 
-def completion(body: bytes, asked: Mapping[str, Any], sampling: Sampling) -> Completion:
+def completion(body: bytes, fields: Mapping[str, Any], sampling: Sampling) -> Completion:
     """Read an answer's body.
 
-    A refusal that the model writes is its text. Where the server does not count tokens, one is
-    taken to be 4 characters long.
+    A refusal written by the model counts as its text. Where the server does not count tokens,
+    4 characters count as one.
 
     Args:
-        body: as it came.
-        asked: the `request`.
-        sampling: that it was made with.
+        body: of the answer.
+        fields: of the request (`request_fields`).
+        sampling: of the request.
 
     Raises:
-        ValueError: it is no chat completion.
+        ValueError: the body is not a chat completion.
     """
     try:
         answer = msgspec.convert(json.loads(body), _Answer)
@@ -130,10 +130,10 @@ def completion(body: bytes, asked: Mapping[str, Any], sampling: Sampling) -> Com
     reasoning = storable(choice.message.reasoning_content or choice.message.reasoning or "")
     prompt_tokens, completion_tokens = usage.prompt_tokens, usage.completion_tokens
     if prompt_tokens is None:
-        prompt_tokens = _estimate(*(message["content"] for message in asked["messages"]))
+        prompt_tokens = _estimate(message["content"] for message in fields["messages"])
     if completion_tokens is None:
-        completion_tokens = _estimate(text, reasoning)
-    if "response_format" in asked:
+        completion_tokens = _estimate([text, reasoning])
+    if "response_format" in fields:
         text = _unpacked(text, sampling.choices)
     ended = any(stop in text for stop in sampling.stop)
     return Completion(
@@ -145,28 +145,28 @@ def completion(body: bytes, asked: Mapping[str, Any], sampling: Sampling) -> Com
     )
 
 
-def without_room(
-    codes: Sequence[str], message: str, asked: Mapping[str, Any], sampling: Sampling
+def out_of_tokens(
+    codes: Sequence[str], message: str, fields: Mapping[str, Any], sampling: Sampling
 ) -> Completion | None:
-    """The completion that a refused request stands for, where it was refused for want of room.
+    """Read a refusal for lack of tokens or context as an empty completion; None for any other.
 
     Args:
         codes: the error's `code` and `type`.
-        message: the error's own words.
-        asked: the `request`.
-        sampling: that it was made with.
+        message: the error's text.
+        fields: of the request (`request_fields`).
+        sampling: of the request.
     """
-    if message.startswith(_SPENT):
-        prompt_tokens = _estimate(*(each["content"] for each in asked["messages"]))
+    if message.startswith(_ALL_REASONING):
+        prompt_tokens = _estimate(each["content"] for each in fields["messages"])
         return Completion("", "length", prompt_tokens, sampling.max_tokens)
-    # What follows may be the prompt itself, which may speak of contexts.
+    # Later characters may repeat the prompt, which may mention contexts itself.
     if _TOO_LONG.search(" ".join([*codes, message[:500]])):
         return Completion("", "context", 0, 0)
     return None
 
 
-def asked_pause(headers: Mapping[str, str]) -> float:
-    """Seconds that a refusal's headers, in lower case, ask to wait: from 0 to 600."""
+def requested_pause(headers: Mapping[str, str]) -> float:
+    """Read the seconds to wait, 0 to 600, from a refusal's headers (names in lower case)."""
     seconds = 0.0
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         value = headers.get(name, "")
@@ -178,11 +178,11 @@ def asked_pause(headers: Mapping[str, str]) -> float:
             except (ValueError, OverflowError):
                 continue
         break
-    return min(seconds, _LONGEST_ASKED) if seconds > 0 else 0.0  # nan is not, either
+    return min(seconds, _LONGEST_REQUESTED_PAUSE) if seconds > 0 else 0.0  # 0 for NaN, too
 
 
 def _one_of(choices: Sequence[str]) -> dict[str, Any]:
-    """A `response_format` for an object whose `answer` is one of the choices."""
+    """Build a `response_format` for an object whose `answer` is one of the choices."""
     schema = {
         "type": "object",
         "properties": {"answer": {"type": "string", "enum": list(choices)}},
@@ -196,7 +196,7 @@ def _one_of(choices: Sequence[str]) -> dict[str, Any]:
 
 
 def _unpacked(text: str, choices: Sequence[str]) -> str:
-    """The choice in such an object; the text as it is, where there is none."""
+    """Return the choice in such an object, or the text itself where there is none."""
     try:
         answer = json.loads(text)["answer"]
     except (ValueError, RecursionError, LookupError, TypeError):
@@ -204,5 +204,5 @@ def _unpacked(text: str, choices: Sequence[str]) -> str:
     return answer if answer in choices else text
 
 
-def _estimate(*texts: str) -> int:
-    return -(-sum(map(len, texts)) // 4)
+def _estimate(texts: Iterable[str]) -> int:
+    return math.ceil(sum(map(len, texts)) / 4)

@@ -1,4 +1,4 @@
-"""Which backend serves a model, and what about it shapes its answers."""
+"""Pick the backend that serves a model, and hash the settings that determine its answers."""
 
 from pathlib import Path
 
@@ -9,8 +9,15 @@ from agentsafe.inference.types import ChatModel
 from agentsafe.models.checkpoint import fingerprint
 from agentsafe.models.config import Model
 
-#: Of a model's settings, those that say how much at once and how patiently, not what comes out.
-SHAPELESS = ("concurrency", "memory_fraction", "service", "timeout", "retries", "api_key_env")
+#: Settings of a `Model` that affect speed, memory and patience, but never its answers.
+NOT_IN_CACHE_KEY = (
+    "concurrency",
+    "memory_fraction",
+    "service",
+    "timeout",
+    "retries",
+    "api_key_env",
+)
 
 _served: dict[str, ChatModel] = {}
 
@@ -22,27 +29,28 @@ def serve(
     *,
     threads: int | None = None,
 ) -> ChatModel:
-    """A chat model, the same one for the same model and folder in all of a process.
+    """Load a chat model, once per process for the same model and folder.
 
     Args:
         name: of the entry in the config's `models`.
-        model: how it is served.
-        folder: of its checkpoint; a model on a server has nothing there that is read.
+        model: that entry.
+        folder: of its checkpoint; not read for a model on a server.
         threads: of torch on a CPU.
 
     Raises:
-        UserError: the checkpoint, the key or the server's address is missing, or a package is.
+        UserError: the checkpoint, a package, the API key or the server's address is missing.
     """
-    mark = key_of(name, model, str(folder))
-    if mark not in _served:
-        _served[mark] = _load(name, model, folder, threads)
-    return _served[mark]
+    key = key_of(name, model, str(folder))
+    if key not in _served:
+        _served[key] = _load(name, model, folder, threads)
+    return _served[key]
 
 
 def identity(model: Model, folder: str | Path) -> str:
-    """A hash of all that shapes a model's answers: its files and how they are served."""
+    """Hash everything that determines a model's answers: its files and how they are served."""
     settings = msgspec.to_builtins(model)
-    return key_of(fingerprint(folder), {k: v for k, v in settings.items() if k not in SHAPELESS})
+    kept = {name: value for name, value in settings.items() if name not in NOT_IN_CACHE_KEY}
+    return key_of(fingerprint(folder), kept)
 
 
 def _load(name: str, model: Model, folder: str | Path, threads: int | None) -> ChatModel:

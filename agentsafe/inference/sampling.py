@@ -1,8 +1,7 @@
-"""Conversations' next turns as rows of a batch, and how their tokens are drawn.
+"""Sample the tokens of a batch of turns, each row from its own random stream.
 
-Each row draws from a random stream of its own, one uniform number a token, so that its text does
-not depend on its neighbours. A row that may only be one of some choices draws among the tokens
-that go on with one.
+A row uses one uniform number per token, so its text does not depend on the other rows of the
+batch. A row that is restricted to choices samples among the tokens that continue one of them.
 """
 
 from dataclasses import dataclass, field
@@ -20,14 +19,14 @@ class Row:
 
     Attributes:
         prompt: tokens before the turn.
-        room: for so many tokens, at least 1.
+        room: most tokens that the turn may have, at least 1.
         temperature: 0 takes the likeliest token each time.
-        seed: of the draws, 0 to 2^64 - 1.
-        prefix: of an earlier turn; at the end, of this one.
-        choices: texts as tokens, none of which begins another; the turn is one of them. None: free.
-        shares: the probability of each token that a choice begins with, among those.
-        tokens: what was written, an end token included.
-        stop_reason: `stop` or `length` at the end.
+        seed: of the row's random stream, 0 to 2^64 - 1.
+        prefix: keys and values of an earlier turn; after generation, of this one.
+        choices: the allowed answers as tokens, none the beginning of another; None for free text.
+        first_token_probabilities: over the first tokens of the choices; they sum to 1.
+        tokens: the generated tokens, an end token included.
+        stop_reason: `stop` or `length` once the row is finished.
     """
 
     prompt: list[int]
@@ -36,25 +35,29 @@ class Row:
     seed: int
     prefix: Prefix | None = None
     choices: list[list[int]] | None = None
-    shares: dict[int, float] = field(default_factory=dict)
+    first_token_probabilities: dict[int, float] = field(default_factory=dict)
     tokens: list[int] = field(default_factory=list)
     stop_reason: str = ""
 
     @property
-    def known(self) -> int:
-        """How many of the prompt's tokens need not go through the model again; never all."""
+    def cached(self) -> int:
+        """Count the prompt tokens whose keys and values are in the prefix; never all of them."""
         shared = self.prefix.shared(self.prompt) if self.prefix else 0
         return min(shared, len(self.prompt) - 1)
 
     @property
     def allowed(self) -> list[int]:
-        """The tokens that go on with one of the choices."""
+        """List the tokens that continue one of the choices."""
         done = len(self.tokens)
-        return sorted({ids[done] for ids in self.choices if ids[:done] == self.tokens})
+        return sorted({ids[done] for ids in self.choices or [] if ids[:done] == self.tokens})
 
 
 def uniforms(rows: list[Row]) -> np.ndarray:
-    """One number in [0, 1) per row and token; a row that takes the likeliest gets zeros."""
+    """Draw a number in [0, 1) per row and token; rows of temperature 0 get zeros.
+
+    Returns:
+        Shape (rows, most tokens of any row).
+    """
     numbers = np.zeros((len(rows), max(row.room for row in rows)))
     for index, row in enumerate(rows):
         if row.temperature > 0:
@@ -63,26 +66,33 @@ def uniforms(rows: list[Row]) -> np.ndarray:
     return numbers
 
 
-def hold(logits: torch.Tensor, rows: list[Row]) -> None:
-    """Leave each row that has choices only the tokens that go on with one of them."""
+def restrict_to_choices(logits: torch.Tensor, rows: list[Row]) -> None:
+    """Mask, in each row that has choices, all tokens that continue none of them (in place)."""
     for row, mine in zip(rows, logits, strict=True):
         if row.choices is None:
             continue
         allowed = torch.tensor(row.allowed, device=logits.device)
         kept = mine[allowed]
         if not row.tokens:
-            shares = kept.double().softmax(-1)
-            row.shares = dict(zip(allowed.tolist(), shares.tolist(), strict=True))
+            shares = kept.double().softmax(-1).tolist()
+            row.first_token_probabilities = dict(zip(allowed.tolist(), shares, strict=True))
         mine.fill_(-torch.inf)
         mine[allowed] = kept
 
 
-def draw(logits: torch.Tensor, temperature: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """A token per row: where the row's uniform number falls in the cumulative distribution."""
+def sample(logits: torch.Tensor, temperature: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Sample a token per row by inverting the cumulative distribution at its uniform number.
+
+    Args:
+        logits: shape (rows, vocabulary).
+        temperature: shape (rows,); 0 takes the likeliest token.
+        uniform: shape (rows,), in [0, 1).
+
+    Raises:
+        UserError: a logit is NaN.
+    """
     if logits.isnan().any():
-        raise UserError(
-            "the checkpoint's logits are not numbers, its weights are broken; make it again"
-        )
+        raise UserError("the checkpoint's logits are NaN, so its weights are broken: make it again")
     likeliest = logits.argmax(-1)
     if not temperature.any():
         return likeliest

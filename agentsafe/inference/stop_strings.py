@@ -1,4 +1,4 @@
-"""Between a model's tokens and text: where a turn ends, and what it says."""
+"""Convert between a model's text and tokens, and find where a generated turn ends."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -6,15 +6,15 @@ from functools import lru_cache
 import numpy as np
 
 from agentsafe.errors import UserError
-from agentsafe.inference.chat_template import harmless, render
+from agentsafe.inference.chat_template import escape_special_tokens, render
 from agentsafe.inference.types import Message
 
 
 class Texts:
-    """A model's tokenizer, as the end of a turn needs it."""
+    """A tokenizer together with the tokens and stop strings that end a turn."""
 
     def __init__(self, model, tokenizer):
-        """Take the tokens that end a turn from both."""
+        """Collect the end tokens of the model's generation config and of the tokenizer."""
         ends = model.generation_config.eos_token_id
         ends = [] if ends is None else [ends] if isinstance(ends, int) else ends
         self.tokenizer = tokenizer
@@ -23,11 +23,11 @@ class Texts:
         self._enders = lru_cache(self._find_enders)
 
     def ids(self, text: str) -> list[int]:
-        """A text as tokens, without any that are special."""
+        """Tokenize a text without adding special tokens."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def end(self, tokens: Sequence[int], stop: tuple[str, ...]) -> bool:
-        """Whether the newest token ends the turn: by itself, or as the end of a stop string."""
+        """Tell whether the newest token is an end token or completes a stop string."""
         if tokens[-1] in self._ends:
             return True
         if not stop or not self._enders(stop)[tokens[-1]]:
@@ -36,15 +36,19 @@ class Texts:
         return any(text in tail for text in stop)
 
     def cut(self, tokens: Sequence[int], stop: tuple[str, ...]) -> str:
-        """A turn's text, without the token that ends it, up to and with the first stop string."""
+        """Decode a turn without its end token, up to and including the first stop string."""
         text = self._decode(tokens[:-1] if tokens[-1] in self._ends else tokens)
         return cut_after(text, stop)
 
     def _find_enders(self, stop: tuple[str, ...]) -> np.ndarray:
-        """Which tokens of the vocabulary can end a stop string; all, where that is hard to say."""
+        """Mark the tokens of the vocabulary that can complete a stop string.
+
+        All of them, where a stop string ends in a blank or a non-ASCII character: two tokens may
+        then decode to it together.
+        """
         lasts = {text[-1] for text in stop}
         if not all("!" <= last <= "~" for last in lasts):
-            return np.ones(self._size, dtype=bool)  # bytes and blanks may come from a join of two
+            return np.ones(self._size, dtype=bool)
         texts = self.tokenizer.batch_decode([[token] for token in range(self._size)])
         return np.array([any(last in text for last in lasts) for text in texts])
 
@@ -55,35 +59,35 @@ class Texts:
 
 
 def cut_after(text: str, stop: Sequence[str]) -> str:
-    """A text up to and with the first of some stop strings; all of it where there is none."""
+    """Cut a text after the first stop string in it; return all of it if there is none."""
     found = [text.index(each) + len(each) for each in stop if each in text]
     return text[: min(found, default=None)]
 
 
-def written(tokenizer, messages: Sequence[Message], options: Mapping[str, bool]) -> str:
-    """A conversation as the chat template writes it, with the agent's next turn opened.
+def render_prompt(tokenizer, messages: Sequence[Message], options: Mapping[str, bool]) -> str:
+    """Render a conversation with escaped special tokens, ready for the agent's next turn.
 
     Args:
-        tokenizer: has the template.
-        messages: of roles that it knows; their text is made `harmless` first.
-        options: of the template, such as `enable_thinking`.
+        tokenizer: holds the chat template.
+        messages: with roles that the template supports.
+        options: template variables, such as `enable_thinking`.
 
     Raises:
-        UserError: the template refuses such a conversation.
+        UserError: the template rejects the conversation.
     """
-    return render(tokenizer, harmless(tokenizer, messages), options, opened=True)
+    return render(tokenizer, escape_special_tokens(tokenizer, messages), options, open_turn=True)
 
 
 def first_tokens(tokenizer, choices: Sequence[str]) -> list[int]:
-    """The token that each choice begins with.
+    """Return the first token of each choice.
 
     Raises:
-        UserError: two begin with the same.
+        UserError: two choices begin with the same token.
     """
     firsts = [ids[0] for ids in tokenizer(list(choices), add_special_tokens=False)["input_ids"]]
     if len({*firsts}) < len(firsts):
         raise UserError(
-            f"the tokenizer begins two of {', '.join(choices)} with the same token, so that "
-            "their probabilities cannot be told apart: use the mode text"
+            f"two of {', '.join(choices)} begin with the same token in this model's tokenizer, so "
+            "their probabilities cannot be told apart: set the judge's mode to text"
         )
     return firsts

@@ -1,8 +1,10 @@
-"""What every chat model of a run offers, whatever serves it: one async call.
+"""The interface of all chat models: one async call per completion.
 
-A backend may batch what is asked of it at the same time; callers just ask for many completions at
-once. Backends: `hf` (transformers, in this process), `vllm` (in this process, too) and `openai`
-(any server that speaks OpenAI's protocol); `registry` picks the one that a `Model` names.
+A backend may batch concurrent requests; callers simply await many completions at once. Backends
+are `agentsafe.inference.hf` (transformers, in this process), `agentsafe.inference.vllm` (vLLM,
+started by this process), `agentsafe.inference.openai` (any server that speaks OpenAI's protocol)
+and `agentsafe.inference.model_server` (a model that several jobs share).
+`agentsafe.inference.registry` picks the one that a `Model` names.
 """
 
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ from typing import Protocol, TypedDict
 
 
 class Message(TypedDict):
-    """One turn of a conversation; `role` is one that the model's chat template knows."""
+    """One turn of a conversation; the model's chat template must support its `role`."""
 
     role: str
     content: str
@@ -19,13 +21,17 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a completion is drawn.
+    """The sampling parameters of one completion.
 
-    `temperature` 0 takes the likeliest token each time. `seed` alone decides the draw of a
-    completion above 0: the same seed and messages give the same text in whatever batch, where the
-    backend serves it in this process. Text ends after the first of the `stop` strings, which is
-    left in where the backend gives it, or after `max_tokens`. Where there are `choices`, a backend
-    that `constrains` answers with one of them, to the letter; another answers what it likes.
+    Attributes:
+        temperature: 0 takes the likeliest token each time.
+        max_tokens: most tokens of the completion.
+        seed: decides the sampled text at temperatures above 0. With the backend `hf` the same
+            seed and messages give the same text in any batch.
+        stop: the text ends after the first of these strings, which stays in the text where the
+            backend returns it.
+        choices: the allowed answers. A backend with `constrains` answers with exactly one of
+            them; any other may answer anything.
     """
 
     temperature: float = 0.0
@@ -37,13 +43,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model answered, and why that ends.
+    """A model's answer and why it ended.
 
-    `stop_reason` is `stop` (its own end, or a stop string), `length` (`max_tokens`) or `context`:
-    the model's context was full before that, `text` is what there was room for. A prompt that
-    leaves no room at all gives no text and 0 `completion_tokens`. `reasoning` is what a server
-    hands over as the model's private reasoning, apart from the text; its tokens count as
-    completion tokens.
+    Attributes:
+        text: the answer; empty where the prompt alone fills the model's context.
+        stop_reason: `stop` (an end token or a stop string), `length` (`max_tokens` reached) or
+            `context` (the model's context was full before that).
+        prompt_tokens: of the prompt.
+        completion_tokens: of the answer, its reasoning included.
+        reasoning: private reasoning that a server returns apart from the text.
     """
 
     text: str
@@ -55,9 +63,9 @@ class Completion:
 
 @dataclass(frozen=True)
 class Choice:
-    """The probability of each of some choices as the next token, among them: they sum to 1.
+    """The probabilities of the given choices, normalised to sum to 1.
 
-    There are none where the prompt leaves no room in the model's context.
+    Empty where the prompt leaves no room in the model's context.
     """
 
     probabilities: tuple[float, ...]
@@ -65,24 +73,24 @@ class Choice:
 
 
 class ChatModel(Protocol):
-    """A model that completes conversations; `constrains` says whether it keeps to `choices`."""
+    """A model that completes conversations; `constrains` tells whether it honours `choices`."""
 
     constrains: bool
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        """The model's next turn after `messages`.
+        """Generate the model's next turn after `messages`.
 
         Raises:
-            UserError: what no other request would escape either, in one line.
+            UserError: a problem that every other request would meet, too.
         """
         ...
 
 
 class Scorer(ChatModel, Protocol):
-    """A model in this process, which can also say how likely each of some answers is."""
+    """A model with access to its logits, which can also return the probabilities of answers."""
 
     async def choose(self, messages: Sequence[Message], choices: Sequence[str]) -> Choice:
-        """How likely each choice is as the beginning of the next turn.
+        """Return the probability of each choice as the beginning of the next turn.
 
         Raises:
             UserError: two choices begin with the same token.

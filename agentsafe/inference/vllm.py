@@ -1,12 +1,14 @@
-"""A checkpoint served by vLLM, whose asynchronous engine works in processes of its own.
+"""Serve a checkpoint with vLLM, whose asynchronous engine runs in processes of its own.
 
-vLLM gets tokens and gives tokens: prompts and texts are made here, with the checkpoint's tokenizer,
-and are those of the other backends. What it is asked, and what it answers, is in `vllm_protocol`.
+vLLM receives and returns tokens: prompts and texts are made here with the checkpoint's tokenizer
+and equal those of the other backends. `agentsafe.inference.vllm_protocol` translates requests and
+answers.
 
-Not covered: several GPUs, and draws that do not depend on their neighbours at all: a seed decides
-one, but 16 bits round otherwise in a batch of another size, and a near tie falls otherwise.
+Not covered: several GPUs, and texts that are independent of their batch. A seed fixes the random
+numbers, but 16-bit rounding changes with the size of the batch and may decide between two tokens
+that are almost tied.
 
-Written against the source of vLLM 0.30.0. This project's tests run it only where it is installed,
+Written against the source of vLLM 0.30.0. The project's tests run it only where it is installed,
 and never on a GPU.
 """
 
@@ -24,35 +26,35 @@ from typing import Any
 from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
 from agentsafe.inference.chat_template import thinking_options
-from agentsafe.inference.stop_strings import first_tokens, written
+from agentsafe.inference.stop_strings import first_tokens, render_prompt
 from agentsafe.inference.types import Choice, Completion, Message, Sampling
 from agentsafe.inference.vllm_protocol import (
+    choice_probabilities,
     completion,
     engine_arguments,
     parameters,
     sampling_arguments,
     scoring_arguments,
-    shares,
 )
 from agentsafe.models import loading
 from agentsafe.models.config import Model
 
-#: Unless the environment says otherwise, vLLM logs as its process does, and reports to nobody.
-_MANNERS = {"VLLM_CONFIGURE_LOGGING": "0", "VLLM_NO_USAGE_STATS": "1"}
+#: Defaults of environment variables: vLLM uses this process's logging and sends no usage reports.
+_ENVIRONMENT = {"VLLM_CONFIGURE_LOGGING": "0", "VLLM_NO_USAGE_STATS": "1"}
 
 
 def load(name: str, model: Model, folder: str, adapter: str | None = None) -> "VllmChat":
-    """Start vLLM with a checkpoint, which takes minutes.
+    """Start vLLM with a checkpoint; this takes minutes.
 
     Args:
         name: the model's key under the config's `models`, for messages.
         model: its entry.
         folder: of the checkpoint.
-        adapter: folder of a LoRA adapter (PEFT) that is put on it.
+        adapter: folder of a LoRA adapter (PEFT) for the model.
 
     Raises:
-        UserError: vLLM is not installed, cannot do what the entry asks for, or does not start; or
-            as `loading.load_tokenizer`.
+        UserError: vLLM is not installed, does not support the entry's settings or does not start;
+            or as `loading.load_tokenizer`.
     """
     arguments = engine_arguments(name, model, folder, adapter)
     for package in ("vllm", *(["vllm_bnb_plugin"] if arguments["quantization"] else [])):
@@ -67,24 +69,24 @@ def load(name: str, model: Model, folder: str, adapter: str | None = None) -> "V
     try:
         starting = asyncio.run_coroutine_threadsafe(_started(arguments, adapter), loop)
         engine, lora = starting.result()
-    except Exception as error:  # vLLM, its plugins and CUDA raise nearly anything
+    except Exception as error:  # vLLM, its plugins and CUDA raise errors of many types
         loop.call_soon_threadsafe(loop.stop)
         raise UserError(
-            f"models.{name}: vLLM does not start with {folder}: {one_line(error)}; "
-            "its own messages say more"
+            f"models.{name}: vLLM does not start with {folder}: {one_line(error)}; see its own "
+            "messages above"
         ) from None
     return VllmChat(name, engine, tokenizer, loop=loop, thinking=model.thinking, lora=lora)
 
 
 async def _started(arguments: dict[str, Any], adapter: str | None):
-    """An engine, which belongs to the running event loop, and its LoRA request, if any."""
-    for key, value in _MANNERS.items():
+    """Start an engine in the running event loop; return it and its LoRA request, if any."""
+    for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    with _script_left_alone():
+    with _without_script():
         engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
     if adapter is None:
         return engine, None
@@ -98,11 +100,11 @@ async def _started(arguments: dict[str, Any], adapter: str | None):
 
 
 @contextmanager
-def _script_left_alone() -> Iterator[None]:
-    """Keep a process that is spawned from running this one's script first, as Python has it do.
+def _without_script() -> Iterator[None]:
+    """Keep a spawned process from running the main script again, as Python does by default.
 
-    vLLM spawns where it cannot fork, as beside a model that is on the GPU already; a script of the
-    workflow would begin its whole job again there.
+    vLLM spawns where it cannot fork, for example next to a model that is on the GPU already; there
+    a script of the workflow would start its whole job a second time.
     """
     main = vars(sys.modules["__main__"])
     file = main.pop("__file__", None)
@@ -114,12 +116,12 @@ def _script_left_alone() -> Iterator[None]:
 
 
 class VllmChat:
-    """A `Scorer`: a model in vLLM. It can be asked from any event loop, the engine has its own."""
+    """A `Scorer`: a model in vLLM. It works from any event loop; the engine has its own."""
 
     constrains = True
 
     def __init__(self, name: str, engine, tokenizer, *, loop, thinking: bool | None, lora):
-        """Serve what an `AsyncLLM` serves that was made in `loop`, which runs in another thread."""
+        """Wrap an `AsyncLLM` that was made in `loop`, an event loop of another thread."""
         self.name = name
         self.context = engine.model_config.max_model_len
         self._engine, self._loop, self._lora = engine, loop, lora
@@ -129,15 +131,15 @@ class VllmChat:
         self._closing = weakref.finalize(self, _stop, engine, loop)
 
     def close(self) -> None:
-        """End vLLM's processes; it comes by itself with this object's end or the interpreter's."""
+        """End vLLM's processes; this also happens when the object or the interpreter goes away."""
         self._closing()
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        """The model's next turn after `messages`; see `agentsafe.inference.types.Sampling`.
+        """Generate the model's next turn after `messages`, as `sampling` says.
 
         Raises:
-            UserError: the chat template refuses such a conversation, vLLM does not draw at such a
-                temperature, or it broke down.
+            UserError: the chat template rejects the conversation, vLLM does not support the
+                temperature, or its engine died.
         """
         prompt = self._prompt(messages)
         room = min(sampling.max_tokens, self.context - len(prompt))
@@ -147,7 +149,7 @@ class VllmChat:
         return completion(self._tokenizer, output, len(prompt), sampling, room)
 
     async def choose(self, messages: Sequence[Message], choices: Sequence[str]) -> Choice:
-        """How likely each choice is as the beginning of the next turn.
+        """Return the probability of each choice as the beginning of the next turn.
 
         Raises:
             UserError: two choices begin with the same token, or as `complete`.
@@ -157,28 +159,30 @@ class VllmChat:
         if len(prompt) >= self.context:
             return Choice((), len(prompt))
         output = await self._output(prompt, scoring_arguments(firsts))
-        return Choice(shares(output, firsts), len(prompt))
+        return Choice(choice_probabilities(output, firsts), len(prompt))
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
-        text = written(self._tokenizer, messages, self._options)
+        text = render_prompt(self._tokenizer, messages, self._options)
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 
     async def _output(self, prompt: list[int], arguments: dict[str, Any]):
-        """What vLLM answers, its `CompletionOutput`."""
+        """Run a request in the engine's event loop; return vLLM's `CompletionOutput`."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        asked = asyncio.run_coroutine_threadsafe(self._asked(prompt, arguments), self._loop)
+        running = asyncio.run_coroutine_threadsafe(self._generate(prompt, arguments), self._loop)
         try:
-            return await asyncio.wrap_future(asked)
+            return await asyncio.wrap_future(running)
         except EngineDeadError as error:
             raise UserError(
-                f"models.{self.name}: vLLM broke down: {one_line(error)}; its own messages say why"
+                f"models.{self.name}: vLLM's engine died: {one_line(error)}; see its own messages "
+                "above"
             ) from None
 
-    async def _asked(self, prompt: list[int], arguments: dict[str, Any]):
+    async def _generate(self, prompt: list[int], arguments: dict[str, Any]):
         tokens = {"type": "token", "prompt_token_ids": prompt}
-        asked = parameters(arguments), next(self._ids)
-        async for output in self._engine.generate(tokens, *asked, lora_request=self._lora):
+        async for output in self._engine.generate(
+            tokens, parameters(arguments), next(self._ids), lora_request=self._lora
+        ):
             last = output.outputs[0]
         return last
 
@@ -190,4 +194,4 @@ def _stop(engine, loop: asyncio.AbstractEventLoop) -> None:
 
 def _shut(engine) -> None:
     engine.shutdown()
-    engine.shutdown = lambda: None  # it would shut again when the interpreter is half gone
+    engine.shutdown = lambda: None  # its finalizer would call it again at interpreter exit

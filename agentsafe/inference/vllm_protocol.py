@@ -1,7 +1,7 @@
-"""What vLLM is asked and what it answers: plain dictionaries in, the project's own types out.
+"""Translate between the project's types and vLLM's arguments and outputs.
 
-Written against the source of vLLM 0.30.0 and, for 4 bits, of vllm-bnb-plugin 0.0.3. vLLM itself is
-imported by `parameters` only.
+Written against the source of vLLM 0.30.0 and, for 4 bits, of vllm-bnb-plugin 0.0.3. Only
+`parameters` imports vLLM itself.
 """
 
 import math
@@ -16,26 +16,26 @@ from agentsafe.inference.types import Completion, Sampling
 from agentsafe.models.checkpoint import check_weights
 from agentsafe.models.config import Model
 
-#: Ranks of LoRA adapters that vLLM can be made ready for, of any up to that.
+#: Values that vLLM accepts as `max_lora_rank`.
 _RANKS = 8, 16, 32, 64, 128, 256, 320, 512
 
 
 def engine_arguments(
     name: str, model: Model, folder: str, adapter: str | None = None
 ) -> dict[str, Any]:
-    """What `AsyncEngineArgs` gets.
+    """Build the arguments of `AsyncEngineArgs`.
 
-    `dtype: auto` is vLLM's: as saved, but 16 bits for 32. Without a `context`, it is the model's
-    own limit, or what the GPU's memory holds, where that is less. `int4` is bitsandbytes' 4-bit
-    NormalFloat, with its constants quantised, too.
+    `dtype: auto` means vLLM's: as saved, but 16 bits for 32. Without a `context` vLLM takes the
+    model's own limit, or less where the GPU's memory does not hold that. `int4` is bitsandbytes'
+    4-bit NormalFloat with double quantisation.
 
     Raises:
-        UserError: vLLM cannot do what the entry asks for, or the adapter is broken.
+        UserError: vLLM does not support the entry's settings, or the adapter is broken.
     """
     if model.quantization == "int8":
         raise UserError(
-            f"models.{name}.quantization: vLLM quantises to 4 bits only, while it loads a model: "
-            "write int4, or backend: transformers"
+            f"models.{name}.quantization: vLLM quantises to 4 bits only as it loads a model: write "
+            "int4, or backend: transformers"
         )
     four_bits = model.quantization == "int4"
     arguments = {
@@ -58,7 +58,7 @@ def engine_arguments(
 
 
 def _rank(name: str, adapter: Path) -> int:
-    """The rank that vLLM must be ready for."""
+    """Return the smallest `max_lora_rank` that covers an adapter's ranks."""
     check_weights(adapter / "adapter_model.safetensors")
     config = read_json(adapter / "adapter_config.json")
     try:
@@ -67,24 +67,25 @@ def _rank(name: str, adapter: Path) -> int:
     except (KeyError, TypeError, StopIteration):
         raise UserError(
             f"models.{name}.adapter: {adapter}/adapter_config.json has no rank up to {_RANKS[-1]}, "
-            "which is the most that vLLM takes: write backend: transformers"
+            "the most that vLLM supports: write backend: transformers"
         ) from None
 
 
 def sampling_arguments(name: str, sampling: Sampling, room: int) -> dict[str, Any]:
-    """What `SamplingParams` gets for a turn of at most `room` tokens.
+    """Build the arguments of `SamplingParams` for a turn of at most `room` tokens.
 
     Raises:
-        UserError: vLLM does not draw at such a temperature.
+        UserError: the temperature is neither 0 nor between 0.01 and 2.
     """
     if sampling.temperature and not 0.01 <= sampling.temperature <= 2:
         raise UserError(
-            f"models.{name}: vLLM draws at temperatures from 0.01 to 2, not {sampling.temperature}"
+            f"models.{name}: vLLM samples at temperatures from 0.01 to 2, not "
+            f"{sampling.temperature}"
         )
     arguments = {
         "temperature": sampling.temperature,
         "max_tokens": room,
-        "seed": sampling.seed % 2**63,  # it is signed, of 64 bits, and -1 means none
+        "seed": sampling.seed % 2**63,  # a signed 64-bit number; -1 means no seed
         "stop": list(sampling.stop),
         "include_stop_str_in_output": True,
     }
@@ -94,7 +95,7 @@ def sampling_arguments(name: str, sampling: Sampling, room: int) -> dict[str, An
 
 
 def scoring_arguments(tokens: Sequence[int]) -> dict[str, Any]:
-    """What `SamplingParams` gets to tell how likely each of some tokens comes next."""
+    """Build the arguments of `SamplingParams` for the next token's log-probabilities."""
     return {
         "temperature": 0.0,
         "max_tokens": 1,
@@ -104,23 +105,23 @@ def scoring_arguments(tokens: Sequence[int]) -> dict[str, Any]:
 
 
 def parameters(arguments: dict[str, Any]):
-    """The `SamplingParams` of such a dictionary; with them, an output comes once, at its end."""
+    """Turn such arguments into `SamplingParams` that return one output at the end."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
-    held = arguments.get("structured_outputs")
-    structured = {"structured_outputs": StructuredOutputsParams(**held)} if held else {}
+    choices = arguments.get("structured_outputs")
+    structured = {"structured_outputs": StructuredOutputsParams(**choices)} if choices else {}
     return SamplingParams(**arguments | structured, output_kind=RequestOutputKind.FINAL_ONLY)
 
 
 def completion(tokenizer, output, prompt_tokens: int, sampling: Sampling, room: int) -> Completion:
-    """A turn out of a `CompletionOutput`, its text made as the other backends make it.
+    """Read a turn from a `CompletionOutput`; its text is decoded as in the other backends.
 
     Raises:
-        RuntimeError: vLLM gave the turn up.
+        RuntimeError: vLLM aborted the turn.
     """
     tokens, reason = list(output.token_ids), output.finish_reason
     if reason not in ("stop", "length"):
-        raise RuntimeError(f"vLLM gave a turn up: {reason}")
+        raise RuntimeError(f"vLLM aborted a turn: {reason}")
     if reason == "length" and room < sampling.max_tokens:
         reason = "context"
     by_token = reason == "stop" and not isinstance(output.stop_reason, str)
@@ -132,16 +133,14 @@ def completion(tokenizer, output, prompt_tokens: int, sampling: Sampling, room: 
     return Completion(cut_after(text, sampling.stop), reason, prompt_tokens, len(tokens))
 
 
-def shares(output, tokens: Sequence[int]) -> tuple[float, ...]:
-    """The probability of each of some tokens, among them, out of a `CompletionOutput`.
+def choice_probabilities(output, tokens: Sequence[int]) -> tuple[float, ...]:
+    """Read the probabilities of `tokens`, normalised to sum to 1, from a `CompletionOutput`.
 
     Raises:
-        UserError: they are not numbers.
+        UserError: they are NaN.
     """
     logs = [output.logprobs[0][token].logprob for token in tokens]
     weights = [math.exp(each - max(logs)) for each in logs]
     if math.isnan(sum(weights)):
-        raise UserError(
-            "the checkpoint's logits are not numbers, its weights are broken; make it again"
-        )
+        raise UserError("the checkpoint's logits are NaN, so its weights are broken: make it again")
     return tuple(each / sum(weights) for each in weights)

@@ -1,1 +1,1 @@
-"""Checkpoints: how they are described, fetched, checked and loaded."""
+"""Checkpoints: describe, fetch, check and load them."""

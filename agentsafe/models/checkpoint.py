@@ -1,8 +1,8 @@
-"""A checkpoint: a folder with weights, a tokenizer and a chat template, or why there is none.
+"""Check checkpoint folders, without loading them, and identify their files.
 
-Weights are safetensors only, and code that a checkpoint brings along is never run. A DPO run that
-had nothing to train on leaves a folder with `untrained.json` alone, so that what comes after it
-(rollouts, labels) runs through and is empty.
+A checkpoint is a folder with safetensors weights, a tokenizer and a chat template. A DPO run that
+had no pairs to train on leaves a folder that holds only `untrained.json`, so that the rules after
+it (rollouts, labels) still run and give empty tables.
 """
 
 import hashlib
@@ -18,52 +18,50 @@ from agentsafe.errors import UserError
 
 UNTRAINED = "untrained.json"
 ADAPTER = "adapter"  # the folder of the PEFT adapter in a trained checkpoint
-ORIGIN = "origin.json"  # beside files that were made elsewhere: from where, and their digests
+ORIGIN = "origin.json"  # where the files of a fetched model come from, and their digests
 _INDEX = "model.safetensors.index.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
-_MAX_HEADER = 100_000_000  # bytes; what the safetensors format allows
-_MAX_OFFSET = 2**64 - 1  # likewise
+_MAX_HEADER = 100_000_000  # bytes; a limit of the safetensors format
+_MAX_OFFSET = 2**64 - 1  # also of the format
 
 
 def untrained(folder: str | Path) -> str | None:
-    """Why this folder holds no model; None for one that should.
+    """Return the reason why a run left no model in this folder; None if it left one.
 
     Raises:
-        UserError: there is an `untrained.json`, but without a reason in it.
+        UserError: `untrained.json` gives no reason.
     """
     path = Path(folder) / UNTRAINED
     if not path.is_file():
         return None
     reason = read_json(path).get("reason")
     if not isinstance(reason, str) or not reason.strip():
-        raise UserError(
-            f"{path}: gives no reason; train the run again, or write its 'reason' there"
-        )
+        raise UserError(f"{path}: it gives no 'reason': write one there, or train the run again")
     return reason
 
 
 def write_untrained(folder: str | Path, reason: str) -> None:
-    """Make `folder` the checkpoint of a run that could not train."""
+    """Write the folder of a run that could not train, with the reason."""
     with whole_folder(folder) as partial:
         text = json.dumps({"reason": reason}, ensure_ascii=False)
         (partial / UNTRAINED).write_text(text + "\n", encoding="utf-8")
 
 
 def check(folder: str | Path) -> None:
-    """Look whether a checkpoint is whole, without loading it.
+    """Check that a checkpoint is complete, without loading it.
 
     Args:
-        folder: what `loading.load_model` and `loading.load_tokenizer` will read.
+        folder: of the checkpoint.
 
     Raises:
-        UserError: the folder, `config.json`, the weights, the tokenizer or the chat template are
-            missing, a weights file is cut short or no safetensors file, or the run was not trained.
+        UserError: the folder, `config.json`, the weights, the tokenizer or the chat template is
+            missing, a weights file is truncated or not safetensors, or the run was not trained.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such checkpoint folder")
     if reason := untrained(folder):
-        raise UserError(f"{folder}: holds no model, since it was not trained: {one_line(reason)}")
+        raise UserError(f"{folder}: holds no model, as the run was not trained: {one_line(reason)}")
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json; is it the folder of a transformers model?")
     read_json(folder / "config.json")
@@ -78,11 +76,11 @@ def check(folder: str | Path) -> None:
 
 
 def weights(folder: str | Path) -> list[Path]:
-    """The weights files of a checkpoint, in order.
+    """List the weights files of a checkpoint, sorted by name.
 
     Raises:
         UserError: there are none, or only pickled ones, which can run code when they are read, or
-            the index cannot be read or names a file that is not there.
+            the index is not readable or names a file that does not exist.
     """
     folder = Path(folder)
     index = folder / _INDEX
@@ -91,8 +89,8 @@ def weights(folder: str | Path) -> list[Path]:
     found = sorted(folder.glob("*.safetensors"))
     if not found and any(folder.glob("*.bin")):
         raise UserError(
-            f"{folder}: its weights are pickled, which is not read; save the model again with "
-            "save_pretrained, which writes safetensors"
+            f"{folder}: its weights are pickled, and pickled weights are not loaded; save the "
+            "model again with save_pretrained, which writes safetensors"
         )
     if not found:
         raise UserError(f"{folder}: no *.safetensors weights")
@@ -104,21 +102,21 @@ def _shards(index: Path) -> list[str]:
     names = list(named.values()) if isinstance(named, dict) else []
     if not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"{index}: no 'weight_map' from tensors to files; save the model again")
-    # Looked up in a listing: a name from outside may be one that no file system takes.
+    # Compared with a listing, since an untrusted name may not even be a valid path.
     present = {path.name for path in index.parent.glob("*.safetensors")}
     if lost := sorted(set(names) - present):
         raise UserError(
-            f"{index}: no such weights file beside it: {one_line(ascii(lost[0]))}; copy or make "
-            "the checkpoint again"
+            f"{index}: it names the weights file {one_line(ascii(lost[0]))}, which does not exist; "
+            "copy or make the checkpoint again"
         )
     return sorted(set(names))
 
 
 def check_weights(path: str | Path) -> None:
-    """Look whether a safetensors file is as long as its header says.
+    """Check that a safetensors file has the length that its header gives.
 
     Raises:
-        UserError: it is missing, cut short, longer, or its header cannot be read.
+        UserError: it is missing, too short or too long, or its header is not readable.
     """
     path = Path(path)
     if not path.is_file():
@@ -127,31 +125,31 @@ def check_weights(path: str | Path) -> None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(size - 8, _MAX_HEADER):
-            raise UserError(f"{path}: no whole safetensors file; copy or make it again")
+            raise UserError(f"{path}: not a complete safetensors file; copy or make it again")
         text = file.read(length)
     try:
-        told = 8 + length + max(_ends(json.loads(text)), default=0)
+        expected = 8 + length + max(_ends(json.loads(text)), default=0)
     except (*CORRUPT, TypeError, KeyError, IndexError, AttributeError):
         raise UserError(f"{path}: its safetensors header is corrupt; make it again") from None
-    if told != size:
+    if expected != size:
         raise UserError(
-            f"{path}: {size} bytes long, but its header says {told}; copy or make it again"
+            f"{path}: {size} bytes long, but its header gives {expected}; copy or make it again"
         )
 
 
 def _ends(header: dict) -> Iterator[int]:
-    """Where each tensor ends, counted from the end of the header."""
+    """Yield the end offset of each tensor, in bytes after the header."""
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         end = entry["data_offsets"][1]
-        if type(end) is not int or not 0 <= end <= _MAX_OFFSET:  # true is an int, too
-            raise ValueError("no offset")
+        if type(end) is not int or not 0 <= end <= _MAX_OFFSET:  # isinstance would accept true
+            raise ValueError("not an offset")
         yield end
 
 
 def digests(folder: str | Path) -> dict[str, str]:
-    """SHA-256 of each weights file, by name: tells whether two checkpoints are the same."""
+    """Compute the SHA-256 of each weights file, by name."""
     found = {}
     for path in weights(folder):
         with path.open("rb") as file:
@@ -164,14 +162,14 @@ def _has_chat_template(folder: Path) -> bool:
         return True
     config = folder / "tokenizer_config.json"
     template = read_json(config).get("chat_template") if config.is_file() else None
-    return isinstance(template, str | list) and bool(template)  # a list: several with names
+    return isinstance(template, str | list) and bool(template)  # a list holds named templates
 
 
 def fingerprint(folder: str | Path) -> str:
-    """A hash of the files of a checkpoint, names and bytes; of its own level only.
+    """Hash the names and bytes of a checkpoint's files.
 
-    What lies in folders below, an adapter that is merged in already, say, does not count. Where an
-    `origin.json` says what the files are, it stands for them all.
+    Files in subfolders, such as an adapter that is already merged, do not count. Where there is an
+    `origin.json`, only that file is hashed, as it holds the digests or the commit of the others.
     """
     origin = Path(folder) / ORIGIN
     if origin.is_file():

@@ -1,7 +1,7 @@
-"""Models that others made, as checkpoint folders: from the hub, from a folder, on a server.
+"""Make checkpoint folders of models from the Hugging Face hub, a local folder or a server.
 
-The folder holds links to the files, so that nothing is there twice, and `origin.json`: where they
-are from, at which commit, and their digests. A model on a server is `origin.json` alone.
+A folder holds symbolic links to the model's files, so no file is copied, and `origin.json` with
+their source, the commit and their digests. For a model on a server, `origin.json` is the only file.
 """
 
 import errno
@@ -20,23 +20,24 @@ from agentsafe.models.config import Model
 
 log = logging.getLogger(__name__)
 
-#: What a checkpoint consists of: no pickled weights, and no second copy in another format.
+#: Files of a checkpoint; neither pickled weights nor copies in other formats.
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py", "*.tiktoken"]
-_MACHINE = (errno.ENOSPC, errno.EDQUOT)
 _UNWANTED = ["*/*", "consolidated*.safetensors"]
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def take(name: str, model: Model, folder: str | Path) -> None:
-    """Make `folder` the checkpoint of a model of the config.
+def fetch_model(name: str, model: Model, folder: str | Path) -> None:
+    """Make the checkpoint folder of a model of the config; download the model if necessary.
 
     Args:
         name: of its entry in the config's `models`.
         model: that entry.
-        folder: appears at once, and only if all is there.
+        folder: written atomically.
 
     Raises:
-        UserError: the hub cannot be reached or refuses, or the checkpoint is not whole.
+        UserError: the hub is not reachable or refuses the download, or the checkpoint is
+            incomplete.
     """
     origin = {"model": model.model, "backend": model.backend, "adapter": model.adapter}
     if model.backend == "openai":
@@ -58,18 +59,18 @@ def take(name: str, model: Model, folder: str | Path) -> None:
 
 
 def download(name: str, model: Model, only: Iterable[str] = _WANTED) -> Path:
-    """The hub's folder of a model, fetched where it is not there yet.
+    """Download those files of a model on the hub that are not yet in the hub's cache.
 
     Args:
         name: of its entry in the config's `models`.
-        model: a hub id with its revision.
-        only: patterns of the files that are wanted.
+        model: that entry; its `model` is a hub id.
+        only: patterns of the files to download.
 
     Returns:
-        The snapshot in the hub's cache; its name is the commit.
+        The snapshot folder in the hub's cache; its name is the commit.
 
     Raises:
-        UserError: there is no such model or revision, it is gated, or the hub is not reachable.
+        UserError: the model or revision does not exist, is gated, or the hub is not reachable.
     """
     from huggingface_hub import constants, errors, snapshot_download
 
@@ -83,38 +84,38 @@ def download(name: str, model: Model, only: Iterable[str] = _WANTED) -> Path:
         )
     except errors.GatedRepoError:
         raise UserError(
-            f"{where}: the hub asks for an agreement to the terms of {model.model}: accept them on "
+            f"{where}: the hub requires you to accept the terms of {model.model}: accept them on "
             "its page, and set HF_TOKEN"
         ) from None
     except errors.RepositoryNotFoundError:
         raise UserError(
-            f"{where}: there is neither a folder nor a model on the hub called '{model.model}'; if "
-            "it is private, set HF_TOKEN"
+            f"{where}: there is neither a folder nor a hub model called '{model.model}'; if it is "
+            "private, set HF_TOKEN"
         ) from None
     except errors.HFValidationError:
         raise UserError(
-            f"{where}: there is no folder '{model.model}', and it is no hub id either"
+            f"{where}: there is no folder '{model.model}', and it is not a valid hub id"
         ) from None
     except errors.RevisionNotFoundError:
         raise UserError(
             f"models.{name}.revision: {model.model} has no revision '{model.revision}'"
         ) from None
-    except Exception as error:  # a connection can break in many ways, each with its own error
-        if isinstance(error, OSError) and error.errno in _MACHINE:
+    except Exception as error:  # each kind of connection failure has its own type
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
             raise
         offline = constants.HF_HUB_OFFLINE
         reason = "HF_HUB_OFFLINE is set" if offline else one_line(error.__cause__ or error)
         raise UserError(
-            f"{where}: there is no folder '{model.model}', nor is it in the hub's cache, and the "
-            f"hub is not reachable ({reason}); fetch it where there is a network and set HF_HOME "
-            "to that cache, or name a folder"
+            f"{where}: there is no folder '{model.model}', the hub's cache does not have it, and "
+            f"the hub is not reachable ({reason}); download it on a machine with a network and set "
+            "HF_HOME to that cache, or name a folder"
         ) from None
     log.info("%s: %s at %s", name, model.model, Path(found).name)
     return Path(found)
 
 
 def _files(folder: Path) -> list[Path]:
-    """A checkpoint's files, once it is seen to be whole, but for what an earlier `take` left."""
+    """Check a checkpoint and list its files, without the `origin.json` of an earlier fetch."""
     check(folder)
     return sorted(path for path in folder.iterdir() if path.is_file() and path.name != ORIGIN)
 
@@ -129,11 +130,14 @@ def _digests(files: Iterable[Path]) -> dict[str, str]:
     return found
 
 
-def key(model: str) -> list | None:
-    """What tells at a glance whether a folder's files are others: names, sizes, times.
+def file_stats(model: str) -> list | None:
+    """List name, size and modification time of a local model's files, to detect changes fast.
 
     Args:
-        model: as the config names it; of one that is no folder here there is nothing to tell.
+        model: as in the config.
+
+    Returns:
+        None where `model` is not a folder here.
     """
     folder = Path(model)
     if not folder.is_dir():

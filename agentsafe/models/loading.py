@@ -1,6 +1,6 @@
-"""A checkpoint's model and tokenizer, out of its folder.
+"""Load models and tokenizers from checkpoint folders.
 
-Nothing is fetched here, and code that a checkpoint brings along runs only where that was asked for.
+Nothing is downloaded, and code that comes with a checkpoint runs only with `trust_remote_code`.
 """
 
 import importlib.util
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 def load_tokenizer(
     folder: str | Path, *, trust_remote_code: bool = False
 ) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a checkpoint, checked first.
+    """Check a checkpoint and load its tokenizer.
 
     Raises:
-        UserError: as `check`, or it cannot be read.
+        UserError: as `checkpoint.check`, or the tokenizer is not readable.
     """
     from transformers import AutoTokenizer
 
@@ -33,7 +33,7 @@ def load_tokenizer(
         return AutoTokenizer.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
-    except Exception as error:  # tokenizers raise bare Exception for a file that is not theirs
+    except Exception as error:  # tokenizers raise bare Exception for a broken file
         raise UserError(f"{folder}: cannot load the tokenizer: {one_line(error)}") from None
 
 
@@ -45,20 +45,21 @@ def load_model(
     adapter: str | Path | None = None,
     trust_remote_code: bool = False,
 ) -> "PreTrainedModel":
-    """The model of a checkpoint, checked first, ready to evaluate.
-
-    It is on the CPU, but for a quantised one, which is on the GPU.
+    """Check a checkpoint and load its model in evaluation mode.
 
     Args:
         folder: of the checkpoint.
-        dtype: `auto` is float32 where there is no GPU, and as saved where there is one.
-        quantization: `none`, `int8` or `int4`: bitsandbytes, its 4-bit NormalFloat.
-        adapter: folder of a LoRA adapter (PEFT), put on the model without merging it.
+        dtype: of the weights; `auto` is as saved on a GPU and float32 on a CPU.
+        quantization: `none`, `int8` or `int4` (bitsandbytes, 4-bit NormalFloat).
+        adapter: folder of a LoRA adapter (PEFT), added to the model without merging it.
         trust_remote_code: whether code that comes with the checkpoint may run.
 
+    Returns:
+        The model: on the GPU if quantised, else on the CPU.
+
     Raises:
-        UserError: as `check`, or its kind of model is not known, or weights or adapter do not fit
-            its config, or quantisation was asked for without bitsandbytes or a GPU.
+        UserError: as `checkpoint.check`, or the model type is unknown, or weights or adapter do
+            not match its config, or quantisation lacks bitsandbytes or a GPU.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -80,19 +81,19 @@ def load_model(
         )
     except UserError:
         raise
-    except Exception as error:  # each kind of model raises its own
-        if getattr(error, "errno", None) is not None:  # the machine's trouble, not the folder's
+    except Exception as error:  # each model type raises its own
+        if getattr(error, "errno", None) is not None:  # a fault of the machine, not the folder
             raise
         raise UserError(f"{folder}: cannot load the model: {one_line(error)}") from None
     if missing := sorted(report["missing_keys"]):
         raise UserError(
-            f"{folder}: the weights lack {len(missing)} of the config's tensors, first {missing[0]}"
+            f"{folder}: the weights lack {len(missing)} tensors of the config, first {missing[0]}"
         )
     return (model if adapter is None else _adapted(model, adapter)).eval()
 
 
 def _quantised(folder: str | Path, quantization: str) -> dict:
-    """What `from_pretrained` takes to quantise the weights as it loads them."""
+    """Build the arguments of `from_pretrained` that quantise the weights during loading."""
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -117,7 +118,7 @@ def _quantised(folder: str | Path, quantization: str) -> dict:
 
 
 def _adapted(model: "PreTrainedModel", adapter: str | Path) -> "PreTrainedModel":
-    """The model with an adapter's weights beside its own."""
+    """Add an adapter's weights to the model, without merging them."""
     folder = Path(adapter)
     check_weights(folder / "adapter_model.safetensors")
     read_json(folder / "adapter_config.json")
@@ -125,45 +126,47 @@ def _adapted(model: "PreTrainedModel", adapter: str | Path) -> "PreTrainedModel"
         report = model.load_adapter(
             str(folder), ignore_mismatched_sizes=True, adapter_kwargs={"local_files_only": True}
         )
-    except Exception as error:  # PEFT and transformers raise nearly anything
-        raise UserError(f"{folder}: the adapter does not fit: {one_line(error)}") from None
-    reshaped = {name for name, *_ in report.mismatched_keys}
-    # What is not loaded stays as it was drawn at random, and nobody would be told.
-    if odd := sorted({*report.missing_keys, *report.unexpected_keys, *reshaped}):
+    except Exception as error:  # PEFT and transformers raise errors of many types
         raise UserError(
-            f"{folder}: the adapter does not fit: {len(odd)} of its tensors are missing, left over "
-            f"or of another shape, first {odd[0]}; is it of another model?"
+            f"{folder}: the adapter does not fit the model: {one_line(error)}"
+        ) from None
+    reshaped = {name for name, *_ in report.mismatched_keys}
+    # Without this check, tensors that were not loaded would silently stay random.
+    if wrong := sorted({*report.missing_keys, *report.unexpected_keys, *reshaped}):
+        raise UserError(
+            f"{folder}: the adapter does not fit the model: {len(wrong)} tensors are missing, left "
+            f"over or of another shape, first {wrong[0]}; was it trained on another model?"
         )
     return model
 
 
 def context(
-    config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerBase", least: int | None
+    config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerBase", limit: int | None
 ) -> int:
-    """Tokens of prompt and answer together that a model takes, `least` where that is less."""
+    """Return the model's context in tokens (prompt and answer together), at most `limit`."""
     text_config = config.get_text_config(decoder=True)
-    own = getattr(text_config, "max_position_embeddings", None)  # some kinds have none
+    own = getattr(text_config, "max_position_embeddings", None)  # some model types have none
     own = own or tokenizer.model_max_length
-    return own if least is None else min(least, own)
+    return own if limit is None else min(limit, own)
 
 
 def load_config(folder: str | Path) -> "PreTrainedConfig":
-    """The config of a checkpoint.
+    """Read the config of a checkpoint.
 
     Raises:
-        UserError: its kind of model is not known.
+        UserError: its model type is unknown.
     """
     from transformers import AutoConfig
 
     quieten()
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # each kind of model raises its own
+    except Exception as error:  # each model type raises its own
         raise UserError(f"{folder}: cannot read its config: {one_line(error)}") from None
 
 
 def saved_dtype(folder: str | Path) -> "torch.dtype":
-    """The type of numbers that a checkpoint's config names for its weights; else float32."""
+    """Return the dtype that a checkpoint's config gives for its weights, or float32."""
     import torch
 
     found = read_json(Path(folder) / "config.json")
@@ -172,14 +175,14 @@ def saved_dtype(folder: str | Path) -> "torch.dtype":
 
 
 def half_precision() -> bool:
-    """Whether models compute in bfloat16 here: on a GPU that has it."""
+    """Tell whether models compute in bfloat16 here, which needs a GPU that supports it."""
     import torch
 
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def quieten() -> None:
-    """Leave the terminal to the caller: no bars, no advice from the libraries that load models."""
+    """Turn off progress bars and warnings of transformers and datasets."""
     import datasets
     from transformers.utils import logging
 

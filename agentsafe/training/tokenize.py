@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from agentsafe.errors import UserError
-from agentsafe.inference.chat_template import REWRITES, harmless, render
+from agentsafe.inference.chat_template import REWRITES_EARLIER_TURNS, escape_special_tokens, render
 from agentsafe.rollouts.react import conversation
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def trajectory(
 
     Returns:
         The tokens, the same ones that TRL makes of `prompt` and `conversation(messages)`, whose
-        text is made `harmless` first.
+        special tokens are escaped first (`escape_special_tokens`).
 
     Raises:
         UserError: the chat template refuses the conversation, writes earlier turns differently
@@ -158,7 +158,7 @@ def trajectory(
             f"{tokenizer.name_or_path}: the tokenizer does not tell where its tokens stand in the "
             "text; save it as a fast one (tokenizer.json)"
         )
-    turns = harmless(tokenizer, [*prompt, *conversation(messages)])
+    turns = escape_special_tokens(tokenizer, [*prompt, *conversation(messages)])
     write = partial(_written, tokenizer, options=options)
     text = write(turns)
     own = [n for n in range(len(prompt), len(turns)) if turns[n]["role"] == "assistant"]
@@ -176,7 +176,7 @@ def trajectory(
         if end == start + 1 and ids[start] in special and turns[number]["content"].strip():
             raise UserError(
                 f"{tokenizer.name_or_path}: its chat template does not open the agent's turn for "
-                "add_generation_prompt; mend chat_template.jinja"
+                "add_generation_prompt; fix chat_template.jinja"
             )
         roles[start:end] = bytes([_AGENT]) * (end - start)
     mask = [int(role == _AGENT) for role in roles]
@@ -203,7 +203,7 @@ def _written(
     opened: bool = False,
 ) -> str:
     try:
-        return render(tokenizer, messages, options, opened=opened)
+        return render(tokenizer, messages, options, open_turn=opened)
     except UserError as error:
         raise UserError(f"{tokenizer.name_or_path}: {error}") from None
 
@@ -211,7 +211,7 @@ def _written(
 def _start(tokenizer: "PreTrainedTokenizerBase", before: str, text: str) -> int:
     """Where in `text` generation of a turn started that had `before` before it."""
     if not text.startswith(before):
-        raise UserError(f"{tokenizer.name_or_path}: its chat template {REWRITES}")
+        raise UserError(f"{tokenizer.name_or_path}: its chat template {REWRITES_EARLIER_TURNS}")
     return len(before)
 
 

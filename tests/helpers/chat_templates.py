@@ -2,11 +2,11 @@
 
 from tests.helpers.tiny_model import CHATML
 
-#: Qwen3's way: the thought of a turn goes once another one follows.
+#: Like Qwen3's: drops the thought of a turn once another turn follows.
 FORGETS = CHATML.replace(
     "message['content'] +", "(message['content'] if loop.last else message['content'][-6:]) +"
 )
-#: As Gemma's: no system role, the agent called "model", blanks around a message cut.
+#: Like Gemma's: no system role, the agent is called "model", messages are stripped.
 GEMMA = (
     "{% if messages[0]['role'] == 'system' %}"
     "{{ raise_exception('System role not supported') }}{% endif %}"
@@ -17,7 +17,7 @@ GEMMA = (
     "{{ '<|im_start|>' + role + '\n' + message['content'] | trim + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>model\n' }}{% endif %}"
 )
-#: A blank before a turn's text, as base models are prompted.
+#: A blank before a turn's text, as in prompts of base models.
 COLON = CHATML.replace("\\n' + message", ": ' + message").replace("assistant\\n", "assistant: ")
 NEVER_OPENS = CHATML.split("{% if add_generation_prompt %}")[0]
 ONE_TURN = "{% if messages | length > 2 %}{{ raise_exception('one turn') }}{% endif %}" + CHATML

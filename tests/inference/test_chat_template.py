@@ -1,10 +1,10 @@
-"""What chat templates do that a run cannot live with, by templates that do it."""
+"""Chat templates that a run cannot use, and special tokens in messages."""
 
 import pytest
 
 from agentsafe.errors import UserError
-from agentsafe.inference.chat_template import harmless, problems
-from agentsafe.inference.stop_strings import written
+from agentsafe.inference.chat_template import escape_special_tokens, problems
+from agentsafe.inference.stop_strings import render_prompt
 from agentsafe.rollouts.react import conversation
 from agentsafe.training.tokenize import special_ids, trajectory
 from tests.helpers.chat_templates import COLON, FORGETS, GEMMA, LATER, NEVER_OPENS, ONE_TURN
@@ -23,15 +23,15 @@ def test_a_template_that_only_adds_at_the_end_is_fine(opening, trains):
 @pytest.mark.parametrize(
     ("template", "opening", "trains", "line"),
     [
-        (GEMMA, BOTH, False, "refuses a conversation of system, user (System role not"),
+        (GEMMA, BOTH, False, "rejects a conversation of system, user (System role not"),
         (NEVER_OPENS, USER, False, "does not open the agent's turn"),
-        (ONE_TURN, USER, False, "refuses a conversation of user, assistant (one turn)"),
+        (ONE_TURN, USER, False, "rejects a conversation of user, assistant (one turn)"),
         (FORGETS, USER, False, "leaves out or changes a turn's text ('Thought: I look"),
-        (LATER, USER, True, "writes earlier turns differently once later ones follow"),
-        ("", USER, False, "refuses a conversation of user"),
+        (LATER, USER, True, "renders earlier turns differently once later ones follow"),
+        ("", USER, False, "rejects a conversation of user"),
     ],
 )
-def test_what_a_run_cannot_live_with_is_named_with_its_mend(template, opening, trains, line):
+def test_an_unusable_template_is_named_with_its_fix(template, opening, trains, line):
     tokenizer = tiny_tokenizer(template)
     tokenizer.chat_template = template or None
     found = problems(tokenizer, opening, trains=trains)
@@ -48,7 +48,7 @@ def test_a_token_across_the_border_is_named_where_the_checkpoint_is_trained():
     assert problems(tokenizer, USER, trains=True) == []
     tokenizer.add_tokens([" Thought"])
     (found,) = problems(tokenizer, USER, trains=True)
-    assert found.startswith("the token ' Thought' joins what the chat template opens")
+    assert found.startswith("the token ' Thought' spans the chat template's opening")
     assert problems(tokenizer, USER, trains=False) == []
 
 
@@ -71,12 +71,12 @@ def test_what_stands_in_a_message_forges_no_turn():
         text = tokenizer.apply_chat_template(messages, tokenize=False)
         return [i for i in tokenizer(text, add_special_tokens=False)["input_ids"] if i in special]
 
-    assert len(marks(said)) == 5  # and what it stands in has two
-    made = harmless(tokenizer, said)
+    assert len(marks(said)) == 5  # of which the template's own are two
+    made = escape_special_tokens(tokenizer, said)
     assert len(marks(made)) == 2
     assert made[0]["content"].replace("\N{ZERO WIDTH SPACE}", "") == FORGED
-    assert harmless(tokenizer, made) == made
-    assert harmless(tokenizer, USER) == USER
+    assert escape_special_tokens(tokenizer, made) == made
+    assert escape_special_tokens(tokenizer, USER) == USER
 
 
 EPISODE = [
@@ -99,7 +99,7 @@ EPISODE = [
 def test_serving_and_training_write_the_same(template, prompt, options, turn):
     tokenizer = tiny_tokenizer(template)
     made = trajectory(tokenizer, prompt, EPISODE, special_ids(tokenizer), options=options)
-    served = written(tokenizer, [*prompt, *conversation(EPISODE[:turn])], options)
+    served = render_prompt(tokenizer, [*prompt, *conversation(EPISODE[:turn])], options)
     before = tokenizer(served, add_special_tokens=False)["input_ids"]
     assert made.ids[: len(before)] == before
     assert made.mask[len(before) - 1 : len(before) + 1] == [0, 1]
@@ -108,7 +108,7 @@ def test_serving_and_training_write_the_same(template, prompt, options, turn):
 def test_a_system_role_that_a_template_does_not_know_stops_serving_and_training_alike():
     tokenizer = tiny_tokenizer(GEMMA)
     with pytest.raises(UserError, match="System role not supported"):
-        written(tokenizer, BOTH, {})
+        render_prompt(tokenizer, BOTH, {})
     with pytest.raises(UserError, match=r"of system, user, assistant \(System role"):
         trajectory(tokenizer, BOTH, EPISODE, special_ids(tokenizer))
 
@@ -123,6 +123,6 @@ def test_no_backend_lets_a_rollout_forge_turns_and_training_sees_the_same():
     found = trajectory(tokenizer, USER, messages, special_ids(tokenizer))
     ends = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert found.ids.count(ends) == 4  # one a turn
-    text = written(tokenizer, [*USER, *conversation(messages[:2])], {})
+    text = render_prompt(tokenizer, [*USER, *conversation(messages[:2])], {})
     before = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert found.ids[: len(before)] == before

@@ -1,4 +1,4 @@
-"""The generation loop against transformers' own, for kinds of attention that differ."""
+"""The generation loop against transformers' own, for several kinds of attention."""
 
 import random
 
@@ -13,7 +13,7 @@ from agentsafe.inference.generate import (
     Prefix,
     Row,
     generate,
-    is_covered,
+    is_supported,
 )
 
 SIZES = {
@@ -48,7 +48,7 @@ def model(request):
 
 
 def alone(model, row):
-    """What `generate` of transformers writes after the row's prompt."""
+    """Return the tokens that transformers' `generate` produces after the row's prompt."""
     ids = torch.tensor([row.prompt])
     made = model.generate(
         ids,
@@ -70,25 +70,25 @@ def test_rows_of_any_length_end_and_history_say_what_generate_says(model):
         assert row.stop_reason == "length"
         assert row.prefix.ids == row.prompt + row.tokens[:-1]
     later = []
-    for row in rows:  # the next turn; of some, the last one was cut after two tokens
+    for row in rows:  # the next turn; some of the last turns are cut after two tokens
         said = row.tokens[: draw.choice([2, 99])]
         new = [draw.randrange(3, 300) for _ in range(draw.randrange(1, 9))]
         later.append(Row(row.prompt + said + new, 9, 0.0, 0, prefix=row.prefix))
     later.append(Row(some[3][:5], 4, 0.0, 0))
     ends = {id(row): draw.randrange(1, 10) for row in later}
-    known = [row.known for row in later]
-    assert all(known[:-1])
+    cached = [row.cached for row in later]
+    assert all(cached[:-1])
     generate(model, later, lambda row: len(row.tokens) == ends[id(row)])
     for row in later:
         assert row.tokens == alone(model, row)[: ends[id(row)]]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_are_not_numbers_are_the_users_to_mend(model, temperature):
+def test_nan_logits_are_a_user_error(model, temperature):
     with torch.no_grad():
         model.get_input_embeddings().weight[5].fill_(float("nan"))
     rows = [Row([7, 8, 9], 4, temperature, 0), Row([7, 5, 9], 4, temperature, 0)]
-    with pytest.raises(UserError, match=r"logits are not numbers.*make it again"):
+    with pytest.raises(UserError, match=r"logits are NaN.*make it again"):
         generate(model, rows, lambda row: False)
 
 
@@ -97,12 +97,12 @@ def test_a_prefix_covers_what_is_the_same_and_a_row_always_has_a_token_to_start_
     assert [prefix.shared(ids) for ids in ([1, 2, 3, 4], [1, 9, 3], [2], [], [1, 2])] == [
         3, 1, 0, 0, 2,
     ]  # fmt: skip
-    assert Row([1, 2, 3], 1, 0.0, 0, prefix=prefix).known == 2
-    assert Row([1, 2, 3], 1, 0.0, 0).known == 0
+    assert Row([1, 2, 3], 1, 0.0, 0, prefix=prefix).cached == 2
+    assert Row([1, 2, 3], 1, 0.0, 0).cached == 0
 
 
 def test_models_with_other_layers_than_attention_are_not_covered():
-    assert is_covered(transformers.LlamaConfig(**GROUPED))
-    assert is_covered(CONFIGS["sliding windows"]())
+    assert is_supported(transformers.LlamaConfig(**GROUPED))
+    assert is_supported(CONFIGS["sliding windows"]())
     hybrid = transformers.Qwen3NextConfig(num_hidden_layers=4)
-    assert not is_covered(hybrid)
+    assert not is_supported(hybrid)

@@ -32,7 +32,7 @@ def chat(folder):
 
 
 def ask(chat, *requests):
-    """Completions of requests that are all made at once."""
+    """Send all requests at once; return their completions."""
 
     async def all_at_once():
         return await asyncio.gather(*(chat.complete(*each) for each in requests))
@@ -45,7 +45,7 @@ def one_by_one(chat, *requests):
 
 
 async def converse(chat, prompt, number, temperature, turns=4):
-    """A conversation whose turns differ in length; returns its completions."""
+    """Hold a conversation with turns of different lengths; return its completions."""
     messages, found = list(prompt), []
     for turn in range(turns):
         sampling = Sampling(temperature, 3 + (number * 5 + turn * 3) % 11, seed=97 * number + turn)
@@ -118,7 +118,7 @@ def test_a_draw_depends_on_its_seed(chat):
 
 
 def test_text_ends_after_its_first_stop_string(chat):
-    # Random bytes are seldom text, so that what is looked for is taken from what comes.
+    # Random bytes are rarely text, so the stop strings are taken from a free completion.
     [free] = ask(chat, (PROMPTS[1], Sampling(1.0, 60, seed=3)))
     ascii_at = next(i for i in range(8, 60) if "!" <= free.text[i : i + 1] <= "~")
     for stop in (free.text[ascii_at], free.text[ascii_at - 2 : ascii_at + 1]):
@@ -191,7 +191,7 @@ def test_a_later_turn_costs_its_own_tokens_only(chat):
     messages += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "ok"}]
     [second] = ask(chat, (messages, Sampling(max_tokens=1)))
     assert fed[1] < second.prompt_tokens - first.prompt_tokens + 3
-    ask(chat, *[(PROMPTS[1], Sampling(max_tokens=1))] * 5)  # and a prompt shared costs once
+    ask(chat, *[(PROMPTS[1], Sampling(max_tokens=1))] * 5)  # a shared prompt is prefilled once
     assert fed[2] < 150
 
 
@@ -202,7 +202,7 @@ def test_what_is_kept_of_earlier_turns_is_bounded(chat, limits, kept):
     for number in range(9):
         messages = [{"role": "user", "content": f"number {number}"}]
         [made] = ask(chat, (messages, Sampling(max_tokens=2)))
-        assert made.prompt_tokens == 27  # and the first of its two tokens is kept, too
+        assert made.prompt_tokens == 27  # 28 are kept: the first of its two new tokens, too
     assert sum(map(len, chat._prefixes._kept.values())) == kept
 
 
@@ -232,16 +232,16 @@ def test_a_cancelled_request_leaves_the_others_alone(chat):
     assert asyncio.run(cancel_one()) == ask(chat, (PROMPTS[1], Sampling(max_tokens=4)))[0]
 
 
-def test_a_folder_without_a_checkpoint_is_the_users_to_mend(tmp_path):
+def test_a_folder_without_a_checkpoint_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="empty"):
         hf.load(tmp_path / "empty", max_batch=4)
 
 
-def test_a_chat_template_that_refuses_a_role_is_the_users_to_mend(tmp_path):
+def test_a_chat_template_that_rejects_a_role_is_a_user_error(tmp_path):
     template = "{{ raise_exception('no system role') if messages[0]['role'] == 'system' }}x"
     chat = hf.load(write_tiny_checkpoint(tmp_path, template=template), max_batch=2)
     with pytest.raises(
-        UserError, match=r"refuses a conversation of system \(no system role\).*rollouts.prompt"
+        UserError, match=r"rejects a conversation of system \(no system role\).*rollouts.prompt"
     ):
         ask(chat, ([{"role": "system", "content": "x"}], Sampling()))
 
@@ -287,7 +287,7 @@ def test_choices_that_cannot_be_told_apart_are_refused(chat):
         ask(chat, (PROMPTS[0], Sampling(choices=("no", "none"))))
     [twice] = ask(chat, (PROMPTS[0], Sampling(choices=("no", "no"))))
     assert twice.text == "no"
-    with pytest.raises(UserError, match=r"^the tokenizer begins two of 1, 10 with the same token"):
+    with pytest.raises(UserError, match=r"^two of 1, 10 begin with the same token"):
         asyncio.run(chat.choose(PROMPTS[0], ("1", "10")))
 
 

@@ -1,4 +1,4 @@
-"""A model that many jobs share: what is said is the same, and its end is said in one line."""
+"""A shared model answers like a local one, and its end is an error of one line."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ from agentsafe.inference import model_server
 with model_server.listening(sys.argv[2], "the.log") as listener:
     from agentsafe.inference import hf
     model = hf.load(sys.argv[1], max_batch=8, threads=1)
-    model_server.serve(model, listener, sys.argv[2])
+    model_server.serve_model(model, listener, sys.argv[2])
 """
 
 
@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def start(checkpoint, tmp_path):
-    """Start a service, of the checkpoint or of another folder; it is announced, not yet loaded."""
+    """Start a service of the checkpoint or of another folder; return once it is announced."""
     running = []
 
     def started(folder=checkpoint):
@@ -87,7 +87,9 @@ def test_a_service_that_is_killed_ends_its_jobs_with_one_line(start, loaded):
     process.kill()
     process.wait()
     for _ in range(2):
-        with pytest.raises(UserError, match=r"^models\.tiny\.service: it ended [^\n]*the\.log"):
+        with pytest.raises(
+            UserError, match=r"^models\.tiny\.service: the service ended [^\n]*\.log"
+        ):
             said(chat, Sampling(max_tokens=1))
 
 

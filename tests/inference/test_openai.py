@@ -1,4 +1,4 @@
-"""The backend for servers, against a real one that fails on purpose."""
+"""The backend for servers, against a real server that fails on purpose."""
 
 import asyncio
 import gc
@@ -28,7 +28,7 @@ KEY = "sk-test-0123456789abcdef"
 
 
 class Parrot:
-    """Says the last message again, after a while in which others can ask; or the last choice."""
+    """Repeats the last message, or the last choice, after a pause for concurrent requests."""
 
     constrains = True
 
@@ -40,7 +40,7 @@ class Parrot:
 
 @pytest.fixture
 def chat(monkeypatch):
-    """Makes the backend for a server, with short pauses; other fields of its `Model` by name."""
+    """Return a function that builds the backend for a server, with short pauses."""
 
     def make(server, **fields):
         monkeypatch.setenv("CHAT_URL", server.url)
@@ -61,7 +61,7 @@ def user(text):
 
 
 def ask(chat, *texts, sampling=Sampling()):  # noqa: B008 - it is frozen
-    """Completions of requests that are all made at once."""
+    """Send all requests at once; return their completions."""
 
     async def all_at_once():
         return await asyncio.gather(*(chat.complete(user(text), sampling) for text in texts))
@@ -70,7 +70,7 @@ def ask(chat, *texts, sampling=Sampling()):  # noqa: B008 - it is frozen
 
 
 def refused(chat, *, sampling=Sampling()):  # noqa: B008
-    """The one line that a request ends with; the key is in nothing that could be printed."""
+    """Return the one-line error of a request; the key is in nothing that could be printed."""
     with pytest.raises(UserError) as caught:
         ask(chat, "hello", sampling=sampling)
     error = caught.value
@@ -136,7 +136,7 @@ def test_what_passes_is_survived_and_else_is_trouble(chat, fault):
 def test_a_request_has_its_time_whatever_the_server_does(chat, fault):
     with serve(Parrot(), faults=first(fault)) as server:
         assert ask(chat(server, timeout=0.3), "hello")[0].text == "You said: hello"
-    late = pytest.raises(ServerTrouble, match=r"in 2 tries; the last: no answer within 0.3 s")
+    late = pytest.raises(ServerTrouble, match=r"in 2 tries; the last error: no answer within 0.3 s")
     with serve(faults=always(fault)) as server, late:
         ask(chat(server, timeout=0.3, retries=1), "hello")
 
@@ -173,7 +173,7 @@ def test_pauses_grow_and_differ(chat):
 @pytest.mark.parametrize(
     "fault, words",
     [
-        (refusal(400, "Unknown field: top_q"), r"status 400 \(Unknown field: top_q\); see omit"),
+        (refusal(400, "Unknown field: top_q"), r"status 400 \(Unknown field: top_q\); check omit"),
         (refusal(403, f"{KEY} is not allowed to"), r"status 403 \(\[key\] is not allowed to\)"),
         (refusal(422, "bad " * 500), r"status 422 \(bad bad .*\bbad\b"),
         (refusal(402, "Pay first"), "status 402"),
@@ -217,10 +217,10 @@ def test_the_key_is_not_logged(chat, caplog):
     [
         ({}, {}, "models.m.api_key_env: the environment variable OPENAI_API_KEY is not set"),
         ({"api_key_env": "KEY"}, {"KEY": " "}, "the environment variable KEY is not set"),
-        ({"api_key_env": "KEY"}, {"KEY": "sk-…"}, "KEY holds characters that no key has"),
-        ({"api_key_env": "KEY"}, {"KEY": f"{KEY}\n{KEY}"}, "KEY holds characters"),
+        ({"api_key_env": "KEY"}, {"KEY": "sk-…"}, "KEY contains characters that no key has"),
+        ({"api_key_env": "KEY"}, {"KEY": f"{KEY}\n{KEY}"}, "KEY contains characters"),
         ({"base_url_env": "URL"}, {}, "models.m.base_url_env: the environment variable URL is not"),
-        ({"base_url_env": "URL"}, {"URL": KEY}, "URL holds no address of a server"),
+        ({"base_url_env": "URL"}, {"URL": KEY}, "URL is not a server's address"),
         ({"base_url_env": "URL"}, {"URL": f"http://me:{KEY}@host"}, "without user name"),
     ],
 )
@@ -269,7 +269,7 @@ def test_a_server_keeps_to_choices(chat, structured):
 
 def test_a_check_finds_what_would_break_a_run(chat):
     with serve(Scripted("Yes, it is.")) as server:
-        with pytest.raises(UserError, match=r"^models\.judge\.structured: .* keep to given answer"):
+        with pytest.raises(UserError, match=r"^models\.judge\.structured: .* restrict answers"):
             asyncio.run(chat(server, structured="choice").check())
         asyncio.run(chat(server).check())
     with serve(Scripted("Yes"), key="another") as server, pytest.raises(UserError, match="401"):
@@ -349,7 +349,7 @@ def test_a_text_that_a_server_will_not_answer_is_that_requests_own(chat):
 
 
 def test_one_object_serves_many_loops_and_leaves_nothing_open(chat):
-    gc.collect()  # what other tests left is not meant here
+    gc.collect()  # of what other tests left
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with serve(Parrot(), faults=first("busy")) as server:

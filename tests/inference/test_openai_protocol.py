@@ -1,4 +1,4 @@
-"""What is asked of a server and read of its answers."""
+"""Requests to a server, and its answers."""
 
 import json
 import math
@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentsafe.inference.openai_protocol import (
-    asked_pause,
     completion,
     is_address,
-    request,
-    without_room,
+    out_of_tokens,
+    request_fields,
+    requested_pause,
 )
 from agentsafe.inference.types import Completion, Sampling
 from agentsafe.models.config import Model
@@ -30,12 +30,12 @@ def body(content="Yes.", finish_reason="stop", usage=None, **message):
 
 
 def read(answer, sampling=Sampling(), model=Model("m")):  # noqa: B008 - both are frozen
-    return completion(answer, request(LOCAL, model, ASK, sampling), sampling)
+    return completion(answer, request_fields(LOCAL, model, ASK, sampling), sampling)
 
 
 def test_a_request_says_how_to_draw():
     sampling = Sampling(temperature=0.7, max_tokens=64, seed=5, stop=("\nObservation:",))
-    assert request(LOCAL, Model("m"), ASK, sampling) == {
+    assert request_fields(LOCAL, Model("m"), ASK, sampling) == {
         "model": "m",
         "messages": ASK,
         "temperature": 0.7,
@@ -48,7 +48,7 @@ def test_a_request_says_how_to_draw():
 
 def test_what_the_model_adds_and_omits():
     model = Model("m", omit=("temperature", "seed", "stop"), options={"top_p": 0.9}, thinking=False)
-    assert request(LOCAL, model, ASK, Sampling(stop=("x",))) == {
+    assert request_fields(LOCAL, model, ASK, Sampling(stop=("x",))) == {
         "model": "m",
         "messages": ASK,
         "max_tokens": 512,
@@ -68,18 +68,18 @@ def test_what_the_model_adds_and_omits():
     ],
 )
 def test_only_openai_is_given_the_new_limit(url, limit):
-    asked = request(url, Model("m"), ASK, Sampling(max_tokens=7))
+    asked = request_fields(url, Model("m"), ASK, Sampling(max_tokens=7))
     assert {name: value for name, value in asked.items() if name.startswith("max_")} == {limit: 7}
 
 
 @given(st.integers(-(2**70), 2**70))
 def test_every_seed_is_one_that_servers_take(seed):
-    assert 0 <= request(LOCAL, Model("m"), ASK, Sampling(seed=seed))["seed"] < 2**31
+    assert 0 <= request_fields(LOCAL, Model("m"), ASK, Sampling(seed=seed))["seed"] < 2**31
 
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_any_text_can_be_sent(text):
-    asked = request(LOCAL, Model("m"), [{"role": "user", "content": text}], Sampling())
+    asked = request_fields(LOCAL, Model("m"), [{"role": "user", "content": text}], Sampling())
     [message] = asked["messages"]
     assert len(message["content"]) == len(text)
     message["content"].encode()
@@ -87,19 +87,19 @@ def test_any_text_can_be_sent(text):
 
 def test_choices_are_asked_for_as_the_server_takes_them():
     sampling = Sampling(max_tokens=1, choices=("0", "1"), stop=("\n",))
-    plain = request(LOCAL, Model("m"), ASK, sampling)
+    plain = request_fields(LOCAL, Model("m"), ASK, sampling)
     assert plain["stop"] == ["\n"]
     assert plain["extra_body"] == {}
-    choice = request(LOCAL, Model("m", structured="choice"), ASK, sampling)
+    choice = request_fields(LOCAL, Model("m", structured="choice"), ASK, sampling)
     assert choice["extra_body"] == {"structured_outputs": {"choice": ["0", "1"]}}
     assert choice["max_tokens"] == 1
-    schema = request(LOCAL, Model("m", structured="json_schema"), ASK, sampling)
+    schema = request_fields(LOCAL, Model("m", structured="json_schema"), ASK, sampling)
     assert schema["response_format"]["type"] == "json_schema"
     wanted = schema["response_format"]["json_schema"]["schema"]["properties"]
     assert wanted == {"answer": {"type": "string", "enum": ["0", "1"]}}
     assert schema["max_tokens"] > 8  # `{"answer": "0"}` has more than one token
     assert "stop" not in choice.keys() | schema.keys()
-    assert "response_format" not in request(
+    assert "response_format" not in request_fields(
         LOCAL, Model("m", structured="json_schema"), ASK, Sampling()
     )
 
@@ -208,9 +208,8 @@ def test_anything_else_is_no_completion(answer):
     ],
 )
 def test_a_prompt_that_does_not_fit_is_an_answer(message):
-    assert without_room([], message, request(LOCAL, Model("m"), ASK, Sampling()), Sampling()) == (
-        Completion("", "context", 0, 0)
-    )
+    asked = request_fields(LOCAL, Model("m"), ASK, Sampling())
+    assert out_of_tokens([], message, asked, Sampling()) == Completion("", "context", 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -224,14 +223,14 @@ def test_a_prompt_that_does_not_fit_is_an_answer(message):
     ],
 )
 def test_other_refusals_are_not(message):
-    asked = request(LOCAL, Model("m"), ASK, Sampling())
-    assert without_room(["None", "None"], message, asked, Sampling()) is None
+    asked = request_fields(LOCAL, Model("m"), ASK, Sampling())
+    assert out_of_tokens(["None", "None"], message, asked, Sampling()) is None
 
 
 def test_the_codes_of_openai_and_llama_cpp_are_enough():
-    asked = request(LOCAL, Model("m"), ASK, Sampling())
+    asked = request_fields(LOCAL, Model("m"), ASK, Sampling())
     for code in ("context_length_exceeded", "exceed_context_size_error"):
-        assert without_room([code], "no", asked, Sampling()).stop_reason == "context"
+        assert out_of_tokens([code], "no", asked, Sampling()).stop_reason == "context"
 
 
 def test_a_model_that_only_reasoned_until_its_tokens_were_spent():
@@ -239,8 +238,8 @@ def test_a_model_that_only_reasoned_until_its_tokens_were_spent():
         "Could not finish the message because max_tokens or model output limit was reached. "
         "Please try again with higher max_tokens."
     )
-    asked = request(LOCAL, Model("m"), ASK, Sampling(max_tokens=40))
-    answer = without_room([], message, asked, Sampling(max_tokens=40))
+    asked = request_fields(LOCAL, Model("m"), ASK, Sampling(max_tokens=40))
+    answer = out_of_tokens([], message, asked, Sampling(max_tokens=40))
     assert (answer.text, answer.stop_reason, answer.completion_tokens) == ("", "length", 40)
 
 
@@ -261,17 +260,17 @@ def test_a_model_that_only_reasoned_until_its_tokens_were_spent():
     ],
 )
 def test_pauses_that_a_server_asks_for(headers, seconds):
-    assert asked_pause(headers) == seconds
+    assert requested_pause(headers) == seconds
 
 
 def test_a_pause_until_a_date():
     now = time.time()
-    assert 28 <= asked_pause({"retry-after": formatdate(now + 30, usegmt=True)}) <= 30
+    assert 28 <= requested_pause({"retry-after": formatdate(now + 30, usegmt=True)}) <= 30
 
 
 @given(st.dictionaries(st.sampled_from(["retry-after", "retry-after-ms"]), st.text()))
 def test_any_header_is_a_pause(headers):
-    assert 0 <= asked_pause(headers) <= 600
+    assert 0 <= requested_pause(headers) <= 600
 
 
 @pytest.mark.parametrize(

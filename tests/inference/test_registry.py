@@ -1,4 +1,4 @@
-"""Which backend serves a model, and what tells one model's answers from another's."""
+"""Backends of models, and identities that tell one model's answers from another's."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def folder(whole, tmp_path):
-    """A folder that nothing of is served yet."""
+    """A checkpoint folder that no test has served yet."""
     return shutil.copytree(whole, tmp_path / "tiny")
 
 
@@ -78,7 +78,7 @@ def test_a_server_is_asked_where_its_address_says(tmp_path, monkeypatch):
     from agentsafe.inference.openai import ApiChat
 
     model = Model("gpt", backend="openai", base_url_env="MY_SERVER", api_key_env="MY_KEY")
-    hub.take("gpt", model, tmp_path / "gpt")
+    hub.fetch_model("gpt", model, tmp_path / "gpt")
     with pytest.raises(UserError, match=r"^models.gpt.base_url_env: [^\n]*MY_SERVER"):
         serve("gpt", model, tmp_path / "gpt")
     monkeypatch.setenv("MY_SERVER", "http://127.0.0.1:9/v1")
@@ -89,7 +89,7 @@ def test_a_server_is_asked_where_its_address_says(tmp_path, monkeypatch):
     assert "secret" not in repr(chat)
 
 
-SHAPING = {
+IN_CACHE_KEY = {
     "model": "other",
     "backend": "vllm",
     "revision": "v2",
@@ -104,7 +104,7 @@ SHAPING = {
     "omit": ("seed",),
     "options": {"top_k": 5},
 }
-SHAPELESS = {
+NOT_IN_CACHE_KEY = {
     "concurrency": 9,
     "memory_fraction": 0.5,
     "service": True,
@@ -114,13 +114,13 @@ SHAPELESS = {
 }
 
 
-def test_an_identity_is_of_all_that_shapes_answers_and_of_nothing_else(folder):
-    assert {*SHAPING, *SHAPELESS} == {*Model.__struct_fields__}
+def test_an_identity_covers_the_settings_that_change_answers_and_no_others(folder):
+    assert {*IN_CACHE_KEY, *NOT_IN_CACHE_KEY} == {*Model.__struct_fields__}
     own = identity(MODEL, folder)
     assert identity(changed(), str(folder)) == own
-    others = {identity(changed(**{name: value}), folder) for name, value in SHAPING.items()}
-    assert len(others - {own}) == len(SHAPING)
-    for name, value in SHAPELESS.items():
+    others = {identity(changed(**{name: value}), folder) for name, value in IN_CACHE_KEY.items()}
+    assert len(others - {own}) == len(IN_CACHE_KEY)
+    for name, value in NOT_IN_CACHE_KEY.items():
         assert identity(changed(**{name: value}), folder) == own
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x55")
@@ -135,7 +135,7 @@ def test_an_identity_follows_the_files_that_a_checkpoint_links_to(folder, tmp_pa
     model = Model(str(folder), adapter=str(adapter))
 
     def taken():
-        hub.take("tiny", model, tmp_path / "taken")
+        hub.fetch_model("tiny", model, tmp_path / "taken")
         return identity(model, tmp_path / "taken")
 
     before = taken()

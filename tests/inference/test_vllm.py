@@ -1,4 +1,4 @@
-"""The vLLM backend; where vLLM is installed, with a random model, on whatever it runs on there."""
+"""The vLLM backend; with a random model where vLLM is installed."""
 
 import asyncio
 import importlib.util
@@ -21,7 +21,7 @@ PROMPTS = [[{"role": "user", "content": text}] for text in WORDS.split("|")]
 
 
 def ask(chat, *requests):
-    """Completions of requests that are all made at once."""
+    """Send all requests at once; return their completions."""
 
     async def all_at_once():
         return await asyncio.gather(*(chat.complete(*each) for each in requests))
@@ -44,10 +44,10 @@ def test_what_vllm_cannot_do_is_said_before_it_is_looked_for():
         vllm.load("mine", Model("m", backend="vllm", quantization="int8"), "folder")
 
 
-def test_a_spawned_process_is_not_told_of_the_script(monkeypatch):
+def test_a_spawned_process_does_not_find_the_script(monkeypatch):
     main = sys.modules["__main__"]
     monkeypatch.setattr(main, "__file__", "script.py", raising=False)
-    with pytest.raises(KeyError), vllm._script_left_alone():
+    with pytest.raises(KeyError), vllm._without_script():
         assert not hasattr(main, "__file__")
         raise KeyError
     assert main.__file__ == "script.py"
@@ -55,7 +55,7 @@ def test_a_spawned_process_is_not_told_of_the_script(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A checkpoint that writes letters and signs, one of which ends a turn, like its end token."""
+    """A checkpoint that writes printable ASCII; "W" ends a turn like its end token."""
     from agentsafe.models import loading
 
     folder = tmp_path_factory.mktemp("tiny")
@@ -134,7 +134,7 @@ def test_an_answer_is_one_of_the_choices(chat):
 
 @needs_vllm
 def test_two_choices_that_begin_alike_cannot_be_told_apart(chat):
-    with pytest.raises(UserError, match="begins two of yes, yep with the same token"):
+    with pytest.raises(UserError, match="two of yes, yep begin with the same token"):
         asyncio.run(chat.choose(PROMPTS[0], ["yes", "yep"]))
 
 

@@ -1,4 +1,4 @@
-"""What vLLM is asked and what it answers; where it is installed, by its own classes."""
+"""vLLM's arguments and outputs; checked with its own classes where it is installed."""
 
 import json
 import math
@@ -10,12 +10,12 @@ import pytest
 from agentsafe.errors import UserError
 from agentsafe.inference.types import Completion, Sampling
 from agentsafe.inference.vllm_protocol import (
+    choice_probabilities,
     completion,
     engine_arguments,
     parameters,
     sampling_arguments,
     scoring_arguments,
-    shares,
 )
 from agentsafe.models.config import Model
 from tests.helpers.tiny_model import tiny_tokenizer
@@ -25,7 +25,7 @@ MODEL = Model("some/model", backend="vllm", concurrency=32, memory_fraction=0.5,
 
 @dataclass
 class Output:
-    """The part of vLLM's `CompletionOutput` that is read."""
+    """The fields of vLLM's `CompletionOutput` that are read."""
 
     token_ids: list[int]
     finish_reason: str = "stop"
@@ -40,7 +40,7 @@ def tokenizer():
 
 
 def adapter(folder, **config):
-    """Write a LoRA adapter's files, as far as they are looked at."""
+    """Write the files of a LoRA adapter that are read."""
     numpy = pytest.importorskip("safetensors.numpy")
     import numpy as np
 
@@ -98,7 +98,7 @@ def test_a_rank_that_vllm_does_not_take_is_one_line(tmp_path, config):
         engine_arguments("mine", MODEL, "f", adapter(tmp_path, **config))
 
 
-def test_an_adapter_without_weights_is_the_users_to_mend(tmp_path):
+def test_an_adapter_without_weights_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="no such weights file"):
         engine_arguments("mine", MODEL, "f", str(tmp_path))
 
@@ -128,7 +128,7 @@ def test_temperatures_that_vllm_takes_are_handed_over(temperature):
 
 @pytest.mark.parametrize("temperature", [0.001, 2.1, math.nan])
 def test_others_are_one_line(temperature):
-    with pytest.raises(UserError, match=r"^models.mine: vLLM draws at temperatures from 0.01 to 2"):
+    with pytest.raises(UserError, match=r"^models.mine: vLLM samples at [^\n]* 0.01 to 2"):
         sampling_arguments("mine", Sampling(temperature), 5)
 
 
@@ -157,32 +157,33 @@ def test_a_turn_without_an_end_was_cut_at_its_limit_or_the_contexts(tokenizer):
 
 
 @pytest.mark.parametrize("reason", ["abort", "error", "repetition", None])
-def test_a_turn_that_vllm_gave_up_is_no_completion(tokenizer, reason):
-    with pytest.raises(RuntimeError, match="gave a turn up"):
+def test_a_turn_that_vllm_aborted_is_no_completion(tokenizer, reason):
+    with pytest.raises(RuntimeError, match="aborted a turn"):
         answered(tokenizer, "word", Sampling(), finish_reason=reason)
 
 
 def scored(**logs):
-    """An output whose first token's logarithms of probabilities are known."""
+    """Make an output with the given log-probabilities of the first token."""
     known = {int(token[1:]): SimpleNamespace(logprob=log) for token, log in logs.items()}
     return Output([9], logprobs=[known])
 
 
 def test_shares_are_among_the_tokens_only():
     output = scored(t4=math.log(0.1), t5=math.log(0.3), t9=math.log(0.6))
-    assert shares(output, [5, 4]) == pytest.approx((0.75, 0.25))
-    assert shares(scored(t4=-900.0, t5=-900.0), [4, 5]) == (0.5, 0.5)  # far below what exp holds
-    assert shares(scored(t4=-math.inf, t5=-3.0), [4, 5]) == (0.0, 1.0)
+    assert choice_probabilities(output, [5, 4]) == pytest.approx((0.75, 0.25))
+    underflowing = scored(t4=-900.0, t5=-900.0)
+    assert choice_probabilities(underflowing, [4, 5]) == (0.5, 0.5)
+    assert choice_probabilities(scored(t4=-math.inf, t5=-3.0), [4, 5]) == (0.0, 1.0)
 
 
 def test_what_is_no_number_has_no_shares():
     with pytest.raises(UserError, match="its weights are broken"):
-        shares(scored(t4=math.nan, t5=math.nan), [4, 5])
+        choice_probabilities(scored(t4=math.nan, t5=math.nan), [4, 5])
 
 
 @pytest.fixture
 def vllm():
-    """VLLM itself, of the release that this was written against."""
+    """VLLM itself, of the release that the backend was written against."""
     vllm = pytest.importorskip("vllm", reason="vLLM is not installed")
     assert vllm.__version__.startswith("0.30.")
     return vllm

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole load; every way of not being whole is said in one line."""
+"""Complete checkpoints load; every kind of incomplete one is an error of one line."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def scramble_header(folder):
 
 
 def with_header(header):
-    """Weights that are a header alone."""
+    """Write weights that consist of a header alone."""
     text = json.dumps(header).encode()
     whole = len(text).to_bytes(8, "little") + text
     return lambda folder: (folder / "model.safetensors").write_bytes(whole)
@@ -63,13 +63,13 @@ def write(name, text):
 
 
 def index(*files):
-    """An index that has a tensor in each of the files."""
+    """Write an index with a tensor in each of the files."""
     weight_map = {str(number): name for number, name in enumerate(files)}
     return write(INDEX, json.dumps({"weight_map": weight_map}))
 
 
 def in_config_alone(template):
-    """The chat template in the tokenizer's config, in place of its own file."""
+    """Put the chat template into the tokenizer's config instead of its own file."""
 
     def spoil(folder):
         (folder / "chat_template.jinja").unlink()
@@ -90,9 +90,9 @@ OFFSETS = {
     "null": None,
 }
 BROKEN = {
-    "cut": (cut_weights, "but its header says"),
-    "cut in the header": (stop_in_header, "no whole safetensors file"),
-    "empty": (empty_weights, "no whole safetensors file"),
+    "cut": (cut_weights, "but its header gives"),
+    "cut in the header": (stop_in_header, "not a complete safetensors file"),
+    "empty": (empty_weights, "not a complete safetensors file"),
     "corrupt header": (scramble_header, "header is corrupt"),
     **{
         f"offsets: {name}": (with_header({"weight": entry}), "header is corrupt")
@@ -103,12 +103,12 @@ BROKEN = {
     "no weights": (remove("model.safetensors"), "no \\*.safetensors weights"),
     "lost shard": (
         index("model.safetensors", "model-2.safetensors"),
-        "index.json: no such weights file beside it: 'model-2.safetensors'",
+        "index.json: it names the weights file 'model-2.safetensors', which does not exist",
     ),
-    "shard elsewhere": (index("../copy/model.safetensors"), "no such weights file"),
-    "shard of pickles": (index("config.json"), "no such weights file"),
-    "shard with a long name": (index("x" * 5000), "no such weights file"),
-    "shard with an odd name": (index("\0\n\ud800"), "no such weights file"),
+    "shard elsewhere": (index("../copy/model.safetensors"), "names the weights file .*not exist"),
+    "shard of pickles": (index("config.json"), "names the weights file .*not exist"),
+    "shard with a long name": (index("x" * 5000), "names the weights file .*not exist"),
+    "shard with an odd name": (index("\0\n\ud800"), "names the weights file .*not exist"),
     "shard that is no name": (index(5), "no 'weight_map'"),
     "empty index": (write(INDEX, "{}"), "index.json: no 'weight_map'"),
     "index of nothing": (index(), "no 'weight_map'"),
@@ -126,9 +126,9 @@ BROKEN = {
         write("untrained.json", '{"reason": "no\\npair"}'),
         "was not trained: no pair",
     ),
-    "no reason": (write("untrained.json", "{}"), "untrained.json: gives no reason"),
-    "empty reason": (write("untrained.json", '{"reason": " "}'), "untrained.json: gives no reason"),
-    "reason that is a number": (write("untrained.json", '{"reason": 0}'), "gives no reason"),
+    "no reason": (write("untrained.json", "{}"), "untrained.json: it gives no 'reason'"),
+    "empty reason": (write("untrained.json", '{"reason": " "}'), "json: it gives no 'reason'"),
+    "reason that is a number": (write("untrained.json", '{"reason": 0}'), "gives no 'reason'"),
     "untrained of a list": (write("untrained.json", "[]"), "untrained.json: must hold a JSON"),
 }
 
@@ -151,7 +151,7 @@ anything = st.recursive(
 
 
 def around(*keys):
-    """JSON that is right down to some key, so that what is below it is read."""
+    """Generate JSON that is valid down to some key, so that the value below it is read."""
     shapes = anything
     for key in reversed(keys):
         shapes |= st.fixed_dictionaries({key: shapes})
@@ -200,7 +200,7 @@ def test_a_missing_folder_is_said_in_one_line(tmp_path):
         ),
         (
             {"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3},
-            "the weights lack .* of the config's tensors",
+            "the weights lack .* tensors of the config",
         ),
         ({"hidden_size": 64}, "cannot load the model"),
         ({"auto_map": {"AutoModelForCausalLM": "own.Model"}, "model_type": "own"}, "cannot load"),

@@ -1,4 +1,4 @@
-"""Models of others as checkpoint folders, with a small hub that is served here."""
+"""Checkpoint folders of other people's models, with a small hub served by the test."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def model(whole, tmp_path):
-    """The folder of a user's model."""
+    """The folder of a local model."""
     return shutil.copytree(whole, tmp_path / "mine")
 
 
@@ -47,12 +47,12 @@ def adapter(tmp_path):
 
 
 def take(folder, model, **settings):
-    hub.take("m", Model(str(model), **settings), folder)
+    hub.fetch_model("m", Model(str(model), **settings), folder)
     return json.loads((folder / "origin.json").read_text())
 
 
 def refused(folder, model, **settings):
-    """The line that a model is refused with; nothing is left of it."""
+    """Return the error for a model, and check that it leaves no files."""
     with pytest.raises(UserError) as error:
         take(folder, model, **settings)
     assert not folder.parent.exists() or [*folder.parent.iterdir()] == []
@@ -173,10 +173,10 @@ def test_a_model_on_a_server_is_its_origin_alone(folder):
 
 
 def test_a_key_tells_a_folders_files_apart(model):
-    found = [hub.key(str(model))]
+    found = [hub.file_stats(str(model))]
 
     def changed():
-        found.append(hub.key(str(model)))
+        found.append(hub.file_stats(str(model)))
         return found[-1] != found[-2]
 
     assert not changed()
@@ -190,15 +190,15 @@ def test_a_key_tells_a_folders_files_apart(model):
     (model / "dangling").symlink_to("nowhere")
     assert not changed()
     json.dumps(found)
-    assert hub.key("org/model") is None
-    assert hub.key(str(model / "config.json")) is None
+    assert hub.file_stats("org/model") is None
+    assert hub.file_stats(str(model / "config.json")) is None
 
 
 REPOSITORIES = {"org/gated": "GatedRepo", "org/none": "RepoNotFound", "org/old": "RevisionNotFound"}
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as a download asks for: one model, `org/tiny`, and refusals."""
+    """The part of the hub that a download uses: one model, `org/tiny`, and refusals."""
 
     protocol_version = "HTTP/1.1"
 
@@ -208,7 +208,7 @@ class Hub(BaseHTTPRequestHandler):
             if self.path.startswith(f"/api/models/{name}/"):
                 return self.send(b"", 403 if code == "GatedRepo" else 404, {"X-Error-Code": code})
         if self.path.startswith("/api/models/org/lost"):
-            self.close_connection = True  # without a word
+            self.close_connection = True  # without an answer
             return None
         if self.path.startswith("/api/models/org/page"):
             return self.send(b"<html>log in first</html>")
@@ -256,7 +256,7 @@ def server(whole):
         serving.shutdown()
 
 
-TAKE = """
+FETCH = """
     import json, sys
     from agentsafe.errors import UserError
     from agentsafe.models import hub
@@ -264,18 +264,18 @@ TAKE = """
 
     for model in sys.argv[2:]:
         try:
-            hub.take("m", Model(model), sys.argv[1])
-            print("taken")
+            hub.fetch_model("m", Model(model), sys.argv[1])
+            print("fetched")
         except UserError as error:
             print(error)
 """
 
 
 def taken(folder, models, **environment):
-    """What comes of taking models in a process of its own, as the hub's client reads it at once."""
+    """Fetch models in another process, as the hub's client reads its environment at import."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     made = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(TAKE), folder, *models],
+        [sys.executable, "-c", textwrap.dedent(FETCH), folder, *models],
         env={**kept, "HF_HOME": str(folder.parents[2] / "cache"), "no_proxy": "*", **environment},
         cwd=ROOT,
         capture_output=True,
@@ -290,14 +290,14 @@ def taken(folder, models, **environment):
 
 def test_a_model_of_the_hub_is_fetched_and_then_there_without_a_network(server, folder, whole):
     address = f"http://127.0.0.1:{server.server_port}"
-    assert taken(folder, ["org/tiny"], HF_ENDPOINT=address) == ["taken"]
+    assert taken(folder, ["org/tiny"], HF_ENDPOINT=address) == ["fetched"]
     expected = {path.name for path in whole.iterdir()} | {"origin.json"}
     assert {path.name for path in folder.iterdir()} == expected
     assert json.loads((folder / "origin.json").read_text())["commit"] == COMMIT
     loading.load_model(folder)
     before = checkpoint.fingerprint(folder)
     shutil.rmtree(folder)
-    assert taken(folder, ["org/tiny"], HF_HUB_OFFLINE="1") == ["taken"]
+    assert taken(folder, ["org/tiny"], HF_HUB_OFFLINE="1") == ["fetched"]
     assert checkpoint.fingerprint(folder) == before
 
 
@@ -305,13 +305,13 @@ def test_what_the_hub_refuses_is_said_in_one_line(server, folder):
     address = f"http://127.0.0.1:{server.server_port}"
     names = [*REPOSITORIES, "org/lost", "org/page", "no/such/folder", "a b"]
     gated, none, old, lost, page, path, odd = taken(folder, names, HF_ENDPOINT=address)
-    assert gated.startswith("models.m.model: the hub asks for an agreement") and "HF_TOKEN" in gated
-    assert "neither a folder nor a model on the hub called 'org/none'" in none
+    assert gated.startswith("models.m.model: the hub requires you to") and "HF_TOKEN" in gated
+    assert "neither a folder nor a hub model called 'org/none'" in none
     assert old == "models.m.revision: org/old has no revision 'None'"
     for line in (lost, page):
         assert "the hub is not reachable (" in line and line.endswith("or name a folder")
     for line in (path, odd):
-        assert line.startswith("models.m.model: there is no folder '") and "no hub id" in line
+        assert line.startswith("models.m.model: there is no folder '") and "valid hub id" in line
     assert not folder.exists()
 
 
@@ -326,8 +326,8 @@ def test_what_the_hub_refuses_is_said_in_one_line(server, folder):
 def test_without_a_network_a_model_is_one_line_and_at_once(folder, environment, said):
     [line] = taken(folder, ["org/tiny"], **environment)
     assert line.startswith(
-        "models.m.model: there is no folder 'org/tiny', nor is it in the hub's cache, and the hub "
-        "is not reachable ("
+        "models.m.model: there is no folder 'org/tiny', the hub's cache does not have it, and the "
+        "hub is not reachable ("
     )
     assert said in line and len(line) < 320
     assert line.endswith("and set HF_HOME to that cache, or name a folder")

@@ -1,4 +1,4 @@
-"""Models out of checkpoint folders: their type, a LoRA adapter beside them, and what cannot be."""
+"""Loading models from checkpoint folders: dtypes, LoRA adapters, and folders that do not load."""
 
 import importlib.util
 import json
@@ -138,7 +138,7 @@ def pickle_weights(path):
 SPOILT = {
     "no weights": (remove("adapter_model.safetensors"), "no such weights file"),
     "pickled": (pickle_weights, "no such weights file"),
-    "torn": (write("adapter_model.safetensors", b"x" * 100), "no whole safetensors file"),
+    "torn": (write("adapter_model.safetensors", b"x" * 100), "not a complete safetensors file"),
     "no config": (remove("adapter_config.json"), "adapter_config.json: not readable"),
     "torn config": (write("adapter_config.json", b"{"), "adapter_config.json: not readable"),
     "config of a list": (write("adapter_config.json", b"[]"), "must hold a JSON object"),
@@ -146,10 +146,10 @@ SPOILT = {
     "other kind": (configure(peft_type="PROMPT_TUNING"), "the adapter does not fit"),
     "unknown kind": (configure(peft_type="NO_SUCH"), "the adapter does not fit"),
     "other modules": (configure(target_modules=["query"]), "the adapter does not fit"),
-    "more modules": (keep(-1), "does not fit: 1 of its tensors are missing, left over"),
-    "fewer modules": (configure(target_modules=["q_proj"]), "24 of its tensors are missing, left"),
-    "nothing": (keep(0), "does not fit: 28 of its tensors are missing"),
-    "other names": (rename, "does not fit: 56 of its tensors"),
+    "more modules": (keep(-1), "does not fit the model: 1 tensors are missing, left over"),
+    "fewer modules": (configure(target_modules=["q_proj"]), "24 tensors are missing, left"),
+    "nothing": (keep(0), "does not fit the model: 28 tensors are missing"),
+    "other names": (rename, "does not fit the model: 56 tensors"),
 }
 
 
@@ -166,7 +166,7 @@ def test_an_adapter_that_does_not_fit_is_said_in_one_line(folder, adapter, tmp_p
 @pytest.mark.parametrize("other", [{"hidden": 16}, {"layers": 1}])
 def test_an_adapter_of_another_model_is_refused(adapter, tmp_path, other):
     line = complaint(write_tiny_checkpoint(tmp_path / "other", **other), adapter=adapter)
-    assert "of another shape" in line and line.endswith("is it of another model?")
+    assert "of another shape" in line and line.endswith("was it trained on another model?")
 
 
 def test_a_folder_of_no_adapter_is_refused(folder, tmp_path):

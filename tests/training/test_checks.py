@@ -127,19 +127,19 @@ def test_a_template_that_keeps_the_border_passes():
 @pytest.mark.parametrize(
     ("template", "tokens", "said"),
     [
-        (COLON, [" Thought"], "' Thought' joins what"),
-        (CHATML, ["\nTh"], "'\\nTh' joins what"),
-        (LATER, [], "writes earlier turns differently"),
-        (GEMMA, [], "refuses a conversation of system, user (System role not supported)"),
+        (COLON, [" Thought"], "' Thought' spans the"),
+        (CHATML, ["\nTh"], "'\\nTh' spans the"),
+        (LATER, [], "renders earlier turns differently"),
+        (GEMMA, [], "rejects a conversation of system, user (System role not supported)"),
     ],
 )
-def test_a_template_that_moves_the_border_is_named_with_the_mend(template, tokens, said):
+def test_a_template_that_moves_the_border_is_named_with_the_fix(template, tokens, said):
     tokenizer = tiny_tokenizer(template)
     tokenizer.add_tokens(tokens)
     with pytest.raises(UserError) as error:
         check_boundary(tokenizer, PROMPTS["official_0"])
     assert said in str(error.value)
-    assert "mend chat_template.jinja" in str(error.value)
+    assert "fix chat_template.jinja" in str(error.value)
     assert "\n" not in str(error.value)
 
 

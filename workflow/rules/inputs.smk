@@ -2,7 +2,7 @@
 # wildcards. What a cluster is asked for follows from the config, grows with each attempt, and is
 # overridden by a profile's set-resources; names of partitions and of GPUs are a profile's alone.
 
-from agentsafe.inference.registry import SHAPELESS
+from agentsafe.inference.registry import NOT_IN_CACHE_KEY
 from agentsafe.lineage import Lineage
 from agentsafe.models import hub
 from agentsafe.published import fingerprint, set_folder
@@ -121,7 +121,7 @@ def get_service(name, work, wildcards):
 def get_model_files(wildcards):
     """Return what identifies the content of a model's local files."""
     model = config["models"][wildcards.model]
-    return [hub.key(model[part]) for part in ("model", "adapter") if model[part] is not None]
+    return [hub.file_stats(model[part]) for part in ("model", "adapter") if model[part] is not None]
 
 
 def get_model(wildcards):
@@ -131,7 +131,7 @@ def get_model(wildcards):
 
 def get_cache_key(model):
     """Return what a model's answers depend on, of its entry in `models`."""
-    return model and {name: value for name, value in model.items() if name not in SHAPELESS}
+    return model and {name: value for name, value in model.items() if name not in NOT_IN_CACHE_KEY}
 
 
 # --- lineages

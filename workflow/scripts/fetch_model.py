@@ -1,4 +1,4 @@
-"""Make a model of the config a checkpoint of this run: link its files, fetched where need be."""
+"""Fetch a model of the config and link its files into a checkpoint folder of this run."""
 
 import msgspec
 
@@ -8,4 +8,4 @@ from agentsafe.runs.script import job
 
 with job(snakemake.log[0], online=True):
     model = msgspec.convert(snakemake.params.model, Model)
-    hub.take(snakemake.wildcards.model, model, snakemake.output[0])
+    hub.fetch_model(snakemake.wildcards.model, model, snakemake.output[0])

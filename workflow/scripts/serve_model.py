@@ -11,11 +11,10 @@ with (
     job(log_file, snakemake.threads, gpu=snakemake.params.gpu),
     model_server.listening(announcement, log_file) as listener,
 ):
-    from agentsafe.inference import (
-        registry,  # after the announcement, which jobs do not wait long for
-    )
+    # Imported late, since it takes seconds and jobs do not wait long for the announcement.
+    from agentsafe.inference import registry
 
     name = snakemake.wildcards.model
     model = msgspec.convert(snakemake.config["models"][name], Model)
     served = registry.serve(name, model, snakemake.input[0], threads=snakemake.threads)
-    model_server.serve(served, listener, announcement)
+    model_server.serve_model(served, listener, announcement)
