@@ -78,7 +78,7 @@ def figures(config: Mapping) -> list[str]:
         *(["preferences"] if judges(config) else []),
         *(["agreement"] if _has_several_labels(config) else []),
         *(["training"] if grid.stages(config) else []),
-        *(["frontier", "paths", "persistence", "health"] if scored_label_parts(config) else []),
+        *(_OF_SCORES if scored_label_parts(config) else []),
     ]
 
 
@@ -91,6 +91,7 @@ def results(config: Mapping) -> list[str]:
     ]
 
 
+_OF_SCORES = ("frontier", "paths", "persistence", "format_validity")
 _SCORED = ("points.parquet", "frontier.json", "dominance.parquet", "persistence.parquet")
 
 

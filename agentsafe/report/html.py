@@ -7,17 +7,19 @@ and interval, or a dash beside the reason why there is none.
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import polars as pl
-from altair.typing import ChartType
 from markupsafe import Markup
 
 from agentsafe import __version__
 from agentsafe._util import format as fmt
+from agentsafe._util.atomic_write import whole_file
 from agentsafe._util.jinja import environment
 from agentsafe.frontier.dominance import CHORD, MIXTURE, OVER_RUN, OVER_SOURCE
 from agentsafe.report import tables as paper
 from agentsafe.report.figures import export
+from agentsafe.report.inputs import ReportInputs
 from agentsafe.schemas import ALL
 from agentsafe.scores.points import ALARMING_SHARE
 
@@ -45,68 +47,50 @@ _PAIR_COLUMNS = {
 }
 
 
-def report(
-    document: dict | None,
-    points: pl.DataFrame | None,
-    dominance: pl.DataFrame | None,
-    persistence: pl.DataFrame | None,
-    summary: pl.DataFrame | None,
-    audit: pl.DataFrame | None,
-    import_report: pl.DataFrame | None,
-    charts: Mapping[str, ChartType],
-    config: Mapping | None = None,
-    training: pl.DataFrame | None = None,
-    agreement: pl.DataFrame | None = None,
-) -> str:
-    """The whole page as HTML.
+def write_report(inputs: ReportInputs, path: str | Path) -> None:
+    """Write the whole page as HTML, atomically."""
+    with whole_file(path) as partial:
+        partial.write_text(render_report(inputs), encoding="utf-8")
 
-    Args:
-        document: what `frontier.frontier` returns as its document; None where nothing is scored.
-        points: rows of `schemas.POINTS`.
-        dominance: rows of `schemas.DOMINANCE`.
-        persistence: rows of `schemas.PERSISTENCE`.
-        summary: rows of `schemas.PREFERENCE_SUMMARY`.
-        audit: what `audits.audit_summary` returns.
-        import_report: rows of `schemas.IMPORT_REPORT`.
-        charts: by the names of the functions of `charts`, all or some.
-        config: the run's settings, to be listed; those of the document where there are none.
-        training: what `training_summary.training_summary` returns; None where nothing is trained.
-        agreement: rows of `schemas.AGREEMENT`; None where no rollout has two labels of a metric.
 
-    Returns:
-        The page. What there is no data for is left out with a sentence.
-    """
-    template = environment().get_template("report/html.j2")
-    made = paper.tables(points, document, persistence, audit, training, agreement)
-    settings = (document or {}).get("settings", {})
-    return template.render(
-        run=(document or {}).get("run") or (config or {}).get("run") or "",
-        verdicts=_verdicts(document),
-        key_sentence=_key_sentence(document),
-        by_judge={
-            name: _by_judge(table) for name, table in made.items() if "judge" in table.columns
-        },
-        left_out=_left_out(document),
-        plain={name: _shown(table) for name, table in made.items()},
-        captions=paper.CAPTIONS,
-        dominance=_dominance(dominance, document),
-        counts=_counts(document),
-        preferences=_preferences(summary),
-        notes=[] if training is None else training.select("lineage", "notes").rows(),
-        untrained=0 if training is None else (training["status"] == "untrained").sum(),
-        alarming=_alarming(made.get("health")),
-        findings=_findings(import_report),
-        settings=_flat(config or settings),
-        drawn=_DRAWN.get(settings.get("resample"), ""),
-        draws=fmt.number(settings.get("resamples"), 0),
-        confidence=fmt.percent(settings.get("confidence")),
-        charts={
-            name: Markup(export.script_json(chart.to_dict())) for name, chart in charts.items()
-        },
-        javascript=Markup(export.javascript()) if charts else "",
-        embed_options=Markup(export.script_json(export.EMBED_OPTIONS)),
-        policy=export.CONTENT_SECURITY_POLICY,
-        version=__version__,
+def render_report(inputs: ReportInputs) -> str:
+    """Render the whole page as HTML; a section without data is a sentence that says so."""
+    document = inputs.document or {}
+    settings = document.get("settings", {})
+    tables = paper.make_tables(inputs)
+    training = inputs.training
+    return (
+        environment()
+        .get_template("report/html.j2")
+        .render(
+            run=document.get("run") or inputs.config.get("run") or "",
+            verdicts=_verdicts(inputs.document),
+            key_sentence=_key_sentence(inputs.document),
+            by_judge={
+                name: _by_judge(table) for name, table in tables.items() if "judge" in table.columns
+            },
+            left_out=_left_out(inputs.document),
+            plain={name: _shown(table) for name, table in tables.items()},
+            captions=paper.CAPTIONS,
+            dominance=_dominance(inputs.dominance, inputs.document),
+            counts=_counts(inputs.document),
+            preferences=_preferences(inputs.preferences),
+            notes=[] if training is None else training.select("lineage", "notes").rows(),
+            untrained=0 if training is None else (training["status"] == "untrained").sum(),
+            alarming=_alarming(tables.get("format_validity")),
+            findings=_findings(inputs.import_report),
+            settings=_flat(inputs.config or settings),
+            drawn=_DRAWN.get(settings.get("resample"), ""),
+            draws=fmt.number(settings.get("resamples"), 0),
+            confidence=fmt.percent(settings.get("confidence")),
+            charts={
+                name: Markup(export.script_json(chart)) for name, chart in inputs.charts.items()
+            },
+            javascript=Markup(export.javascript()) if inputs.charts else "",
+            embed_options=Markup(export.script_json(export.EMBED_OPTIONS)),
+            policy=export.CONTENT_SECURITY_POLICY,
+            version=__version__,
+        )
     )
 
 
@@ -245,13 +229,13 @@ def _left_out(document: dict | None) -> dict[str, list[str]]:
     return made
 
 
-def _alarming(health: pl.DataFrame | None) -> dict | None:
-    """The runs whose malformed turns are too many for their scores to be taken as they are."""
-    if health is None:
+def _alarming(validity: pl.DataFrame | None) -> dict | None:
+    """List the runs with so many malformed turns that their scores need care."""
+    if validity is None:
         return None
-    marked = health.filter("alarming")
+    marked = validity.filter("alarming")
     names = [f"{row['source']}, {row['recipe']}" for row in marked.iter_rows(named=True)]
-    counted = health["turns"].drop_nulls()
+    counted = validity["turns"].drop_nulls()
     return {"limit": fmt.percent(ALARMING_SHARE), "of": len(counted), "names": names}
 
 

@@ -14,6 +14,7 @@ from agentsafe._util.atomic_write import whole_file
 from agentsafe.labels.agreement import STATISTICS
 from agentsafe.lineage import SOURCE
 from agentsafe.report import latex
+from agentsafe.report.inputs import ReportInputs
 from agentsafe.rollouts.audit import FLAGS
 from agentsafe.schemas import ALL
 from agentsafe.scores.points import ALARMING_SHARE
@@ -39,8 +40,8 @@ CAPTIONS = {
     "training": "DPO runs: their pairs, those dropped for their length, what they took, where the "
     "loss, the reward margin and the reward accuracy of the last step ended, and how often the "
     "chosen side gained on the rejected one in pairs of the test half.",
-    "health": "How far a run's turns can be read: the share of turns that were malformed, and of "
-    "rollouts that did nothing because of that. Alarming: one of them is above 5%.",
+    "format_validity": "Format validity: the share of a run's turns that were malformed, and of "
+    "its rollouts that did nothing because of that. Alarming: one of them is above 5%.",
     "audit": "Share of rollouts with each oddity; the last column is the share of the agent's "
     "characters that follow an observation it made up.",
 }
@@ -85,54 +86,26 @@ _LINES = {
 }
 
 
-def tables(
-    points: pl.DataFrame | None,
-    document: dict | None,
-    persistence: pl.DataFrame | None,
-    audit: pl.DataFrame | None,
-    training: pl.DataFrame | None = None,
-    agreement: pl.DataFrame | None = None,
-) -> dict[str, pl.DataFrame]:
-    """Every table there is data for, by the names of `CAPTIONS`.
-
-    Args:
-        points: rows of `schemas.POINTS`.
-        document: the frontier's, see `frontier.frontier`.
-        persistence: rows of `schemas.PERSISTENCE`.
-        audit: what `audits.audit_summary` returns.
-        training: what `training_summary.training_summary` returns.
-        agreement: rows of `schemas.AGREEMENT`.
+def make_tables(inputs: ReportInputs) -> dict[str, pl.DataFrame]:
+    """Make every table that there is data for, by the names of `CAPTIONS`.
 
     Returns:
         Tables with plain column names. Score columns are in score points, shares from 0 to 1.
     """
     made: dict[str, pl.DataFrame] = {}
-    if points is not None:
-        runs = points.filter(pl.col("grain") == "run")
-        trained = runs.filter(pl.col("recipe") != SOURCE).sort("source", "recipe", "beta")
-        key = ["source", "recipe", "beta", "cases", "labels"]
-        made["sources"] = runs.filter(pl.col("recipe") == SOURCE).select(
-            "source", "cases", "labels", *_with_interval("safety", "helpfulness")
-        )
-        scores, deltas = ("safety", "helpfulness"), ("safety_delta", "helpfulness_delta")
-        made["scores"] = trained.select(*key, *_with_interval(*scores), "reason")
-        made["deltas"] = trained.select(*key, *_with_interval(*deltas))
-        if points["turns"].null_count() < len(points):
-            made["health"] = _health(runs)
-    if document is not None:
-        made |= _of_document(document)
-    if persistence is not None:
+    if inputs.points is not None:
+        made |= _of_points(inputs.points)
+    if inputs.document is not None:
+        made |= _of_document(inputs.document)
+    if inputs.persistence is not None:
         renamed = {"value": "persistence", "low": "persistence_low", "high": "persistence_high"}
-        made["persistence"] = persistence.rename(renamed)
-    if agreement is not None:
-        made["agreement"] = _agreement(agreement)
-    if training is not None:
-        made["training"] = training.drop("notes")
-    if audit is not None:
-        flags = [name for name in FLAGS if name in audit.columns]
-        shares = [(pl.col(name) / pl.col("rollouts")).alias(f"{name}_share") for name in flags]
-        key = ["set", "source", "recipe", "rollouts"]
-        made["audit"] = audit.select(*key, *shares, "invented_chars_share")
+        made["persistence"] = inputs.persistence.rename(renamed)
+    if inputs.agreement is not None:
+        made["agreement"] = _agreement(inputs.agreement)
+    if inputs.training is not None:
+        made["training"] = inputs.training.drop("notes")
+    if inputs.audit is not None:
+        made["audit"] = _audit(inputs.audit)
     return {name: made[name] for name in CAPTIONS if name in made and len(made[name])}
 
 
@@ -158,20 +131,20 @@ def head(name: str) -> str:
     return _HEADS.get(name) or name.removesuffix("_share").replace("_", " ")
 
 
-def write(made: dict[str, pl.DataFrame], folder: str | Path) -> list[Path]:
+def write_tables(inputs: ReportInputs, folder: str | Path) -> list[Path]:
     """Write `name.csv` (full precision) and `name.tex` (booktabs) for every table.
 
     Args:
-        made: what `tables` returns.
+        inputs: the data; a table that has none is left out.
         folder: made when missing.
 
     Returns:
-        The paths, each file whole or not at all.
+        The paths, each file written atomically.
     """
     paths = []
-    for name, table in made.items():
+    for name, table in make_tables(inputs).items():
         heads, rows = printed(table)
-        words = {"caption": CAPTIONS.get(name, name), "label": f"tab:{name}"}
+        words = {"caption": CAPTIONS[name], "label": f"tab:{name}"}
         tex = latex.table(heads, rows, grouped=heads[0] in _GROUPS, **words)
         for suffix, text in (("csv", table.write_csv()), ("tex", tex)):
             paths.append(Path(folder) / f"{name}.{suffix}")
@@ -184,12 +157,38 @@ def _with_interval(*names: str) -> list[str]:
     return [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
 
 
-def _health(runs: pl.DataFrame) -> pl.DataFrame:
-    """How far the turns of every run and source can be read."""
+def _of_points(points: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Make the tables of scores, deltas and format validity."""
+    runs = points.filter(pl.col("grain") == "run")
+    trained = runs.filter(pl.col("recipe") != SOURCE).sort("source", "recipe", "beta")
+    key = ["source", "recipe", "beta", "cases", "labels"]
+    scores, deltas = ("safety", "helpfulness"), ("safety_delta", "helpfulness_delta")
+    made = {
+        "sources": runs.filter(pl.col("recipe") == SOURCE).select(
+            "source", "cases", "labels", *_with_interval(*scores)
+        ),
+        "scores": trained.select(*key, *_with_interval(*scores), "reason"),
+        "deltas": trained.select(*key, *_with_interval(*deltas)),
+    }
+    if points["turns"].null_count() < len(points):
+        made["format_validity"] = _format_validity(runs)
+    return made
+
+
+def _format_validity(runs: pl.DataFrame) -> pl.DataFrame:
+    """Select the malformed shares of every run and source, and flag the alarming ones."""
     shares = ["malformed_share", "idle_malformed_share"]
     alarming = pl.max_horizontal(shares) > ALARMING_SHARE
     ordered = runs.sort("source", pl.col("recipe") != SOURCE, "recipe", "beta")
     return ordered.select("source", "recipe", "beta", "turns", *shares, "reason", alarming=alarming)
+
+
+def _audit(audit: pl.DataFrame) -> pl.DataFrame:
+    """Turn counts of flagged rollouts into shares."""
+    flags = [name for name in FLAGS if name in audit.columns]
+    shares = [(pl.col(name) / pl.col("rollouts")).alias(f"{name}_share") for name in flags]
+    key = ["set", "source", "recipe", "rollouts"]
+    return audit.select(*key, *shares, "invented_chars_share")
 
 
 def _agreement(found: pl.DataFrame) -> pl.DataFrame:

@@ -11,7 +11,8 @@ from agentsafe._util import format as fmt
 from agentsafe.labels import agreement
 from agentsafe.report import figures
 from agentsafe.report.figures import export, plot_audit, plot_preferences
-from agentsafe.report.html import report
+from agentsafe.report.html import render_report, write_report
+from agentsafe.report.inputs import ReportInputs
 from tests.helpers.elements import Elements
 from tests.helpers.judged import synthetic
 from tests.helpers.small_results import (
@@ -36,20 +37,10 @@ def findings(count: int, detail: str = "not a line of JSON") -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schemas.IMPORT_REPORT, orient="row")
 
 
-def page(
-    found=None,
-    summary=None,
-    audit=None,
-    imported=None,
-    drawn=None,
-    config=None,
-    training=None,
-    agreed=None,
-) -> str:
-    tables = (found.points, found.dominance, found.persistence) if found else (None,) * 3
-    document = found.document if found else None
-    rest = summary, audit, imported, drawn or {}, config, training, agreed
-    return report(document, *tables, *rest)
+def page(found=None, drawn=None, **rest) -> str:
+    """The page of `results`' tables, of charts, and of other inputs by their names."""
+    charts = {name: chart.to_dict() for name, chart in (drawn or {}).items()}
+    return render_report(ReportInputs(**(vars(found) if found else {}), charts=charts, **rest))
 
 
 def compared(*judges: str) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -68,12 +59,18 @@ def full_page(name: str = "ape") -> str:
         "paths": figures.plot_paths(whole.points),
         "audit": plot_audit(audit_table(name)),
         "preferences": plot_preferences(preference_summary(name)),
-        "health": figures.plot_health(whole.points),
+        "format_validity": figures.plot_format_validity(whole.points),
         "training": figures.plot_training(training_log("ape+safe.j.b0.1.s0", "bee+safe.j.b0.1.s0")),
     }
-    imported, training = findings(60, detail=name), training_table(name)
-    tables = preference_summary(name), audit_table(name), imported
-    return page(whole, *tables, drawn, training=training, agreed=agreed)
+    return page(
+        whole,
+        drawn,
+        preferences=preference_summary(name),
+        audit=audit_table(name),
+        import_report=findings(60, detail=name),
+        training=training_table(name),
+        agreement=agreed,
+    )
 
 
 def test_the_verdict_and_the_key_numbers_come_first():
@@ -91,7 +88,7 @@ def test_every_section_of_a_whole_run_is_there():
     text = full_page()
     for section in (
         *("frontier", "ladder", "robustness", "dominance", "persistence", "scores"),
-        *("agreement", "preferences", "training", "health", "audit", "import", "settings"),
+        *("agreement", "preferences", "training", "format-validity", "audit", "import", "settings"),
     ):
         assert f'<section id="{section}">' in text
     assert "run × judge × seed" in text
@@ -115,7 +112,7 @@ def test_the_page_loads_nothing_and_holds_vega_once():
 def test_charts_are_the_specifications_given():
     whole = results()
     chart = figures.plot_frontier(whole.points, whole.document)
-    elements = Elements(page(whole, drawn={"frontier": chart}))
+    elements = Elements(page(whole, {"frontier": chart}))
     place = [a for _, a in elements.found if a.get("data-chart")]
     assert [a["data-chart"] for a in place] == ["chart-frontier"]
     assert json.loads(elements.scripts[0]) == json.loads(json.dumps(chart.to_dict()))
@@ -133,13 +130,14 @@ def test_a_hostile_document_is_escaped_too():
     document = json.loads(json.dumps(whole.document))
     document["verdict"] = document["run"] = NASTY
     document["judges"]["all"]["robustness"][0]["variant"] = NASTY
-    text = report(document, whole.points, None, None, None, None, None, {}, config={"run": NASTY})
+    inputs = ReportInputs(document=document, points=whole.points, config={"run": NASTY})
+    text = render_report(inputs)
     assert "<script>alert" not in text
     assert text.count("&lt;script&gt;alert(1)") == 5  # title, heading, verdict, table, settings
 
 
 def test_without_result_sets_the_page_says_so():
-    text = page(None, preference_summary(), audit_table(), findings(0))
+    text = page(preferences=preference_summary(), audit=audit_table(), import_report=findings(0))
     assert "No result set was read" in text
     assert '<section id="frontier">' not in text
     assert "Nothing was found wrong" in text
@@ -168,7 +166,7 @@ def test_too_few_runs_for_a_line_give_a_reason(recipes):
 
 
 def test_all_and_clean_pairs_stand_side_by_side():
-    text = page(None, preference_summary())
+    text = page(preferences=preference_summary())
     cells = text[text.index("Pairs of each set") :]
     assert cells.index(">pairs<") < cells.index(">clean pairs<") < cells.index(">share clean<")
     assert ">20%<" in cells  # one of five
@@ -176,7 +174,7 @@ def test_all_and_clean_pairs_stand_side_by_side():
 
 def test_agreement_is_a_table_in_words_and_a_chart():
     found, confusion = compared("one", "two")
-    text = page(agreed=found, drawn={"agreement": figures.plot_agreement(found, confusion)})
+    text = page(agreement=found, drawn={"agreement": figures.plot_agreement(found, confusion)})
     start, end = (text.index(f'<section id="{name}">') for name in ("agreement", "preferences"))
     section = text[start:end]
     for row in found.filter(pl.col("statistic") != "difference").iter_rows(named=True):
@@ -198,7 +196,7 @@ def test_the_page_says_how_cases_are_drawn():
     assert "A case is drawn once per draw" in page(whole)
     document = json.loads(json.dumps(whole.document))
     document["settings"]["resample"] = "cases_per_seed"
-    text = report(document, whole.points, None, None, None, None, None, {})
+    text = render_report(ReportInputs(document=document, points=whole.points))
     assert "drawn on their own" in text
 
 
@@ -206,7 +204,7 @@ def test_the_same_data_give_the_same_page():
     assert full_page() == full_page.__wrapped__("ape")
 
 
-def test_training_and_health_say_what_failed():
+def test_training_and_format_validity_say_what_failed():
     lost = results(untrained=("ape+help.one.b0.1+help.one.b0.1.s0",))
     text = page(lost, training=training_table())
     assert "1 of 2 were not trained" in text
@@ -219,12 +217,23 @@ def test_training_and_health_say_what_failed():
 def test_training_is_a_chart_and_a_table():
     drawn = {"training": figures.plot_training(training_log("ape+safe.j.b0.1.s0"))}
     text = page(training=training_table(), drawn=drawn)
-    section = text[text.index('<section id="training">') : text.index('<section id="health">')]
+    section = text[
+        text.index('<section id="training">') : text.index('<section id="format-validity">')
+    ]
     assert section.index('data-chart="chart-training"') < section.index("<table>")
     assert ">0.75 [0.50, 1.00]</td>" in section
     assert "<details open>" in section  # it says why a run was not trained
 
 
-def test_health_says_when_all_is_well():
+def test_format_validity_says_when_all_is_well():
     well = results(sources=("ape",), recipes=("", "+safe.j.b0.1"))
     assert "None of the 2 runs and sources is above 5% in either share." in page(well)
+
+
+def test_a_page_is_written_from_the_charts_that_the_plot_rules_left(tmp_path):
+    whole = results()
+    chart = figures.plot_frontier(whole.points, whole.document)
+    saved = export.save_all({"frontier": chart}, tmp_path)
+    charts = export.read_charts(path for path in saved if path.suffix == ".json")
+    write_report(ReportInputs(**vars(whole), charts=charts), tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text() == page(whole, {"frontier": chart})

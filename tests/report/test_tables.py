@@ -8,15 +8,19 @@ import pytest
 from agentsafe._util import format as fmt
 from agentsafe.labels.agreement import STATISTICS, agreement
 from agentsafe.report import latex, tables
+from agentsafe.report.inputs import ReportInputs
 from tests.helpers.judged import by_two, synthetic
 from tests.helpers.small_results import audit_table, results, training_table
 
 
 @pytest.fixture(scope="module")
 def made() -> dict[str, pl.DataFrame]:
-    whole = results()
-    rest = audit_table(), training_table(), agreed(synthetic(0))
-    return tables.tables(whole.points, whole.document, whole.persistence, *rest)
+    return tables.make_tables(inputs())
+
+
+def inputs(**changes) -> ReportInputs:
+    rest = {"audit": audit_table(), "training": training_table(), "agreement": agreed(synthetic(0))}
+    return ReportInputs(**(vars(results()) | rest | changes))
 
 
 def agreed(labels: pl.DataFrame) -> pl.DataFrame:
@@ -52,13 +56,13 @@ def test_fits_have_every_line_of_every_judge(made):
     assert [row["slope_low"], row["slope_high"]] == expected["intervals"]["slope"]
 
 
-def test_health_marks_the_runs_whose_turns_cannot_be_read(made):
-    health = made["health"]
-    assert len(health) == 12  # two sources and their five runs each
-    marked = health.filter("alarming")
+def test_format_validity_flags_the_runs_with_many_malformed_turns(made):
+    validity = made["format_validity"]
+    assert len(validity) == 12  # two sources and their five runs each
+    marked = validity.filter("alarming")
     assert marked.select("source", "recipe").rows() == [("ape", "both"), ("bee", "both")]
     assert marked["malformed_share"].to_list() == [0.25] * 2
-    heads, rows = tables.printed(health)
+    heads, rows = tables.printed(validity)
     assert rows[heads.index("source")] and "malformed turns" in heads
     assert list({row[heads.index("malformed turns")] for row in rows} - {"0"}) == ["25%"]
 
@@ -84,7 +88,7 @@ def test_training_is_printed_with_what_it_took_and_the_interval_of_held_out_pair
 
 def test_agreement_has_a_row_per_comparison_with_its_statistics_side_by_side():
     found = agreed(synthetic(0, judges=("a", "b", "c"), replicates=2))
-    table = tables.tables(None, None, None, None, agreement=found)["agreement"]
+    table = tables.make_tables(ReportInputs(agreement=found))["agreement"]
     pairs = ["a and b", "a and c", "b and c"]
     own = [f"{judge} and itself, 2 replicates" for judge in "abc"]
     compared = [*pairs, "all 3 judges", *own]
@@ -109,7 +113,7 @@ def test_agreement_has_a_row_per_comparison_with_its_statistics_side_by_side():
 def test_agreement_is_printed_with_intervals_and_signs():
     # each of three cases has the same four rollouts: intervals have no width
     found = agreed(by_two([(0, 1), (2, 2), (1, 1), (2, 3)] * 3))
-    table = tables.tables(None, None, None, None, agreement=found)["agreement"]
+    table = tables.make_tables(ReportInputs(agreement=found))["agreement"]
     heads, (row,) = tables.printed(table)
     printed = dict(zip(heads, row, strict=True))
     assert printed.pop("Krippendorff's alpha").endswith("]")
@@ -124,7 +128,7 @@ def test_agreement_is_printed_with_intervals_and_signs():
 
 def test_agreement_that_cannot_be_had_is_printed_with_its_reason():
     found = agreed(by_two([(2, 2)] * 3))
-    table = tables.tables(None, None, None, None, agreement=found)["agreement"]
+    table = tables.make_tables(ReportInputs(agreement=found))["agreement"]
     heads, (row,) = tables.printed(table)
     printed = dict(zip(heads, row, strict=True))
     assert printed["reason"] == "all labels have the same score"
@@ -134,7 +138,7 @@ def test_agreement_that_cannot_be_had_is_printed_with_its_reason():
 
 def test_a_run_that_was_not_trained_is_in_the_scores_with_its_reason():
     lost = results(untrained=("ape+help.one.b0.1+help.one.b0.1.s0",))
-    made = tables.tables(lost.points, lost.document, lost.persistence, None)
+    made = tables.make_tables(ReportInputs(**vars(lost)))
     row = made["scores"].row(by_predicate=pl.col("recipe") == "help-then-help", named=True)
     assert (row["safety"], row["labels"], row["reason"]) == (None, 0, "no pair is left")
     assert "help-then-help" in str(tables.printed(made["scores"]))
@@ -142,12 +146,12 @@ def test_a_run_that_was_not_trained_is_in_the_scores_with_its_reason():
 
 
 def test_what_there_is_no_data_for_is_left_out():
-    assert tables.tables(None, None, None, None) == {}
-    assert list(tables.tables(None, None, None, audit_table())) == ["audit"]
+    assert tables.make_tables(ReportInputs()) == {}
+    assert list(tables.make_tables(ReportInputs(audit=audit_table()))) == ["audit"]
     nothing = agreed(by_two([]))
-    assert tables.tables(None, None, None, None, agreement=nothing) == {}
+    assert tables.make_tables(ReportInputs(agreement=nothing)) == {}
     none = results(sources=("ape",), recipes=("",))
-    made = tables.tables(none.points, none.document, none.persistence, None)
+    made = tables.make_tables(ReportInputs(**vars(none)))
     assert "deltas" not in made
     assert made["fits"]["reason"].drop_nulls().unique().to_list() == [
         "no trained run with a source scored on the same cases"
@@ -156,7 +160,7 @@ def test_what_there_is_no_data_for_is_left_out():
 
 def test_a_line_that_cannot_be_had_is_printed_with_its_reason():
     one = results(sources=("ape",), recipes=("", "+safe.j.b0.1"))
-    made = tables.tables(one.points, one.document, one.persistence, None)
+    made = tables.make_tables(ReportInputs(**vars(one)))
     heads, rows = tables.printed(made["ladder"].filter(averaged="run", judge="all"))
     assert dict(zip(heads, rows[0], strict=True))["reason"] == "one run only: no line can be fitted"
     for name, table in made.items():
@@ -170,16 +174,16 @@ def test_print_is_rounded_and_csv_is_not(made, tmp_path):
     assert rows[0][5] == fmt.with_interval(
         made["deltas"].row(0, named=True), "safety_delta", 2, sign=True
     )
-    tables.write(made, tmp_path)
+    tables.write_tables(inputs(), tmp_path)
     again = pl.read_csv(tmp_path / "deltas.csv")
     assert again["safety_delta"].to_list() == made["deltas"]["safety_delta"].to_list()
 
 
-def test_files_are_whole_and_the_same_each_time(made, tmp_path):
-    paths = tables.write(made, tmp_path / "new")
+def test_files_are_whole_and_the_same_each_time(tmp_path):
+    paths = tables.write_tables(inputs(), tmp_path / "new")
     assert sorted((tmp_path / "new").iterdir()) == sorted(paths)
     before = [path.read_bytes() for path in paths]
-    assert [path.read_bytes() for path in tables.write(made, tmp_path / "new")] == before
+    assert [path.read_bytes() for path in tables.write_tables(inputs(), tmp_path / "new")] == before
 
 
 @pytest.mark.parametrize(
@@ -198,7 +202,7 @@ def test_latex_text_is_escaped(text, expected):
 
 def test_latex_of_hostile_names_has_balanced_braces(tmp_path):
     hostile = audit_table(source=r"\end{table} % } & _")
-    text = tables.write(tables.tables(None, None, None, hostile), tmp_path)[1].read_text()
+    text = tables.write_tables(ReportInputs(audit=hostile), tmp_path)[1].read_text()
     assert text.count(r"\end{table}") == 1
     plain = text.replace(r"\{", "").replace(r"\}", "")
     assert plain.count("{") == plain.count("}")
@@ -251,8 +255,5 @@ def test_what_is_a_number_is_told_from_what_only_begins_like_one():
 
 
 def test_the_document_of_a_file_gives_the_same_tables(made):
-    whole = results()
-    document = json.loads(json.dumps(whole.document))
-    rest = audit_table(), training_table(), agreed(synthetic(0))
-    again = tables.tables(whole.points, document, whole.persistence, *rest)
+    again = tables.make_tables(inputs(document=json.loads(json.dumps(results().document))))
     assert all(again[name].equals(table) for name, table in made.items())

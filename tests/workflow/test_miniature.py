@@ -7,7 +7,7 @@ import pytest
 from tests.helpers.project import Project, touch_outputs
 
 AFTER_SCORES = {"fit_frontier": 1, "plot_frontier": 1, "write_tables": 1, "write_report": 1}
-AFTER_LABELS = AFTER_SCORES | {"score_runs": 1, "plot_health": 1}
+AFTER_LABELS = AFTER_SCORES | {"score_runs": 1, "plot_format_validity": 1}
 AFTER_ROLLOUTS = AFTER_LABELS | {"audit_rollouts": 1, "plot_audit": 1}
 AFTER_TRAINING = AFTER_ROLLOUTS | {"plot_training": 1}
 
@@ -18,7 +18,9 @@ def touched(tmp_path_factory) -> Project:
     project = Project(tmp_path_factory.mktemp("miniature") / "project", None)
     touch_outputs(project)
     (project.folder / "results/small/report.html").unlink()  # else empty tables are summed up
-    project.run("--touch", "--until", "write_tables", "plot_health", "plot_frontier", "plot_audit")
+    project.run(
+        "--touch", "--until", "write_tables", "plot_format_validity", "plot_frontier", "plot_audit"
+    )
     project.run("--touch", "--until", "plot_preferences", "build_preferences", "plot_training")
     assert project.jobs() == {"write_report": 1}
     return project

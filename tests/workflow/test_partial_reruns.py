@@ -23,7 +23,7 @@ from tests.helpers.project import Project, touch_outputs
 SOURCES = ["bold", "timid", "weak"]
 PAGES = {"write_report": 1}
 AFTER_FRONTIER = PAGES | {"plot_frontier": 1, "write_tables": 1}
-AFTER_SCORES = AFTER_FRONTIER | {"fit_frontier": 1, "score_runs": 1, "plot_health": 1}
+AFTER_SCORES = AFTER_FRONTIER | {"fit_frontier": 1, "score_runs": 1, "plot_format_validity": 1}
 AFTER_ROLLOUTS = AFTER_SCORES | {"audit_rollouts": 1, "plot_audit": 1}
 #: Two lineages, one of them in two stages: each is trained, asked for references, and played.
 TRAINED = {"train": 2, "plot_training": 1}
@@ -150,9 +150,9 @@ def test_how_much_goes_at_once_plays_nothing_again(project, section):
 @pytest.mark.parametrize(
     ("name", "jobs"),
     [
-        ("agentsafe/report/figures/health.py", PAGES | {"plot_health": 1}),
+        ("agentsafe/report/figures/format_validity.py", PAGES | {"plot_format_validity": 1}),
         ("agentsafe/report/figures/style.py", None),
-        ("workflow/scripts/plot_audit.py", {"plot_audit": 1}),
+        ("workflow/scripts/plot_audit.py", PAGES | {"plot_audit": 1}),
     ],
 )
 def test_a_plot_is_drawn_again_and_nothing_else(project, name, jobs):

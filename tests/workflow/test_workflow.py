@@ -52,7 +52,7 @@ def test_a_run_leaves_every_target_and_nothing_to_do(finished):
         "figures/audit.svg",
         "figures/agreement.svg",
         "figures/preferences.svg",
-        "figures/health.svg",
+        "figures/format_validity.svg",
         "report.html",
     ):
         assert name in results, name
@@ -75,7 +75,13 @@ def test_a_run_ends_with_its_result_in_words_and_a_second_one_without(tmp_path, 
 def test_every_rule_leaves_a_log_and_a_benchmark(finished):
     rules = {"import_published", "audit_rollouts", "collect_findings", "build_preferences"}
     rules |= {"measure_agreement", "score_runs", "fit_frontier", "write_tables", "write_report"}
-    rules |= {"plot_agreement", "plot_audit", "plot_preferences", "plot_health", "plot_frontier"}
+    rules |= {
+        "plot_agreement",
+        "plot_audit",
+        "plot_preferences",
+        "plot_format_validity",
+        "plot_frontier",
+    }
     for kind, root in (("logs", "logs/small"), ("benchmarks", "results/small/benchmarks")):
         entries = {path.stem for path in (finished.folder / root).iterdir()}
         assert rules == entries, kind
@@ -103,7 +109,7 @@ def test_the_document_has_no_nan_and_the_runs_that_were_made(finished):
         (
             {"scores": {"seed": 1}},
             {
-                *("score_runs", "fit_frontier", "plot_frontier", "plot_health"),
+                *("score_runs", "fit_frontier", "plot_frontier", "plot_format_validity"),
                 *("measure_agreement", "plot_agreement"),
                 *("write_tables", "write_report"),
             },

@@ -12,6 +12,7 @@ rule plot_frontier:
             category="Frontier",
             caption="../report/frontier.rst",
         ),
+        charts=get_figures(["frontier", "paths", "persistence"], ["json"]),
     log:
         f"{LOGS}/plot_frontier.log",
     benchmark:
@@ -31,6 +32,7 @@ rule plot_audit:
         f"{RESULTS}/audit.parquet",
     output:
         report(get_figures(["audit"]), category="Data", caption="../report/audit.rst"),
+        charts=get_figures(["audit"], ["json"]),
     log:
         f"{LOGS}/plot_audit.log",
     benchmark:
@@ -45,23 +47,28 @@ rule plot_audit:
         "../scripts/plot_audit.py"
 
 
-rule plot_health:
+rule plot_format_validity:
     input:
         f"{RESULTS}/points.parquet",
     output:
-        report(get_figures(["health"]), category="Data", caption="../report/health.rst"),
+        report(
+            get_figures(["format_validity"]),
+            category="Data",
+            caption="../report/format_validity.rst",
+        ),
+        charts=get_figures(["format_validity"], ["json"]),
     log:
-        f"{LOGS}/plot_health.log",
+        f"{LOGS}/plot_format_validity.log",
     benchmark:
-        f"{RESULTS}/benchmarks/plot_health.tsv"
+        f"{RESULTS}/benchmarks/plot_format_validity.tsv"
     conda:
         "../envs/agentsafe.yaml"
     params:
-        code=get_code("plot_health"),
+        code=get_code("plot_format_validity"),
     message:
-        "Drawing how many turns are malformed"
+        "Drawing format validity"
     script:
-        "../scripts/plot_health.py"
+        "../scripts/plot_format_validity.py"
 
 
 rule plot_preferences:
@@ -69,6 +76,7 @@ rule plot_preferences:
         get_preference_sets(".summary"),
     output:
         report(get_figures(["preferences"]), category="Data", caption="../report/preferences.rst"),
+        charts=get_figures(["preferences"], ["json"]),
     log:
         f"{LOGS}/plot_preferences.log",
     benchmark:
@@ -88,6 +96,7 @@ rule plot_training:
         get_training("parquet"),
     output:
         report(get_figures(["training"]), category="Training", caption="../report/training.rst"),
+        charts=get_figures(["training"], ["json"]),
     log:
         f"{LOGS}/plot_training.log",
     benchmark:
@@ -108,6 +117,7 @@ rule plot_agreement:
         confusion=f"{RESULTS}/confusion.parquet",
     output:
         report(get_figures(["agreement"]), category="Data", caption="../report/agreement.rst"),
+        charts=get_figures(["agreement"], ["json"]),
     log:
         f"{LOGS}/plot_agreement.log",
     benchmark:
@@ -152,7 +162,6 @@ rule write_report:
         audit=f"{RESULTS}/audit.parquet",
         import_report=get_found("import_report.parquet"),
         agreement=get_found("agreement.parquet"),
-        confusion=get_found("confusion.parquet"),
         summaries=get_preference_sets(".summary"),
         points=get_found("points.parquet"),
         document=get_found("frontier.json"),
@@ -160,6 +169,7 @@ rule write_report:
         persistence=get_found("persistence.parquet"),
         cards=get_training("json"),
         training=get_training("parquet"),
+        charts=get_figures(FIGURES, ["json"]),
     output:
         report(f"{RESULTS}/report.html", category="Report", caption="../report/report.rst"),
     log:

@@ -4,17 +4,19 @@ import json
 from pathlib import Path
 
 from agentsafe import schemas
-from agentsafe.report.tables import tables, write
+from agentsafe.report.inputs import ReportInputs
+from agentsafe.report.tables import write_tables
 from agentsafe.runs.script import job
 from agentsafe.training.summary import read_training
 
 with job(snakemake.log[0]):
-    found = snakemake.input
-    points = schemas.read_table(found.points, schemas.POINTS)
-    document = json.loads(Path(found.document).read_text())
-    persistence = schemas.read_table(found.persistence, schemas.PERSISTENCE)
-    audit = schemas.read_table(found.audit, schemas.AUDIT_SUMMARY)
-    training = read_training(found.cards, found.training)
-    agreement = schemas.read_table(found.agreement, schemas.AGREEMENT)
-    made = tables(points, document, persistence, audit, training, agreement)
-    write(made, snakemake.output[0])
+    files = snakemake.input
+    inputs = ReportInputs(
+        document=json.loads(Path(files.document).read_text()),
+        points=schemas.read_table(files.points, schemas.POINTS),
+        persistence=schemas.read_table(files.persistence, schemas.PERSISTENCE),
+        agreement=schemas.read_table(files.agreement, schemas.AGREEMENT),
+        training=read_training(files.cards, files.training),
+        audit=schemas.read_table(files.audit, schemas.AUDIT_SUMMARY),
+    )
+    write_tables(inputs, snakemake.output[0])

@@ -1,12 +1,12 @@
-"""Writing charts to files: HTML that needs no network, SVG and PDF.
+"""Write charts to files: offline HTML, SVG, PDF, and Vega-Lite JSON for the report's page.
 
-The HTML holds Vega's whole JavaScript, which takes about two seconds to put together, once in a
-process: `save_all` writes several charts at that price. The same chart gives the same bytes.
+The HTML holds Vega's whole JavaScript. Bundling it takes about two seconds, once per process:
+`save_all` writes several charts at that price. The same chart gives the same SVG and JSON.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -19,14 +19,14 @@ from agentsafe._util.atomic_write import whole_file
 
 _VERSION = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
 
-#: What vega-embed is told: only pictures to take away, nothing that opens another site.
+#: Options of vega-embed: its menu only exports pictures and never opens another site.
 EMBED_OPTIONS = {
     "mode": "vega-lite",
     "renderer": "svg",
     "actions": {"export": True, "source": False, "compiled": False, "editor": False},
 }
 
-#: The browser itself refuses to load anything from anywhere; Vega compiles its expressions.
+#: The browser loads nothing from anywhere. `unsafe-eval`: Vega compiles its expressions.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
     "img-src data: blob:"
@@ -55,12 +55,12 @@ vegaEmbed("#chart", JSON.parse(document.getElementById("specification").textCont
 
 @cache
 def javascript() -> str:
-    """Vega, Vega-Lite and vega-embed as one script that sets `window.vegaEmbed`; no network."""
+    """Bundle Vega, Vega-Lite and vega-embed into one script that sets `window.vegaEmbed`."""
     return vl_convert.javascript_bundle(vl_version=_VERSION).replace("</script", r"<\/script")
 
 
 def script_json(value: object) -> str:
-    """JSON that can stand inside a `<script>` element, whatever text the data brought along."""
+    """Write JSON that is safe inside a `<script>` element, whatever text the data contains."""
     text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -68,14 +68,14 @@ def script_json(value: object) -> str:
 
 
 def save(chart: ChartType, stem: str | Path) -> list[Path]:
-    """Write `stem.html`, `stem.svg` and `stem.pdf`, each whole or not at all.
+    """Write `stem.html`, `stem.svg`, `stem.pdf` and `stem.json`, each atomically.
 
     Args:
-        chart: what a function of `charts` returns.
+        chart: the result of a function of `agentsafe.report.figures`.
         stem: path without a suffix; its folder is made when missing.
 
     Returns:
-        The three paths.
+        The four paths, in this order.
     """
     stem = Path(stem)
     specification = chart.to_dict()
@@ -90,7 +90,8 @@ def save(chart: ChartType, stem: str | Path) -> list[Path]:
     contents = {
         "html": html.encode(),
         "svg": svg.encode(),
-        "pdf": _sorted_resources(vl_convert.svg_to_pdf(svg)),
+        "pdf": vl_convert.svg_to_pdf(svg),
+        "json": json.dumps(specification, allow_nan=False, ensure_ascii=False).encode(),
     }
     paths = []
     for suffix, content in contents.items():
@@ -101,27 +102,20 @@ def save(chart: ChartType, stem: str | Path) -> list[Path]:
 
 
 def save_all(charts: Mapping[str, ChartType], folder: str | Path) -> list[Path]:
-    """Write every chart as `folder/name.{html,svg,pdf}`; see `save`."""
+    """Write every chart as `folder/name.{html,svg,pdf,json}`; see `save`."""
     return [path for name, chart in charts.items() for path in save(chart, Path(folder) / name)]
 
 
+def read_charts(paths: Iterable[str | Path]) -> dict[str, dict]:
+    """Read the Vega-Lite specifications that `save` wrote, by the names of their files."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in map(Path, paths)}
+
+
 def _renumbered(svg: str) -> str:
-    """The SVG with its clip paths numbered from 0: Vega counts on through a whole process."""
+    """Number an SVG's clip paths from 0: Vega keeps one counter for the whole process."""
     numbers: dict[str, int] = {}
     return re.sub(
         r'(?<=id="clip)\d+(?=")|(?<=url\(#clip)\d+(?=\))',
         lambda match: str(numbers.setdefault(match[0], len(numbers))),
         svg,
-    )
-
-
-def _sorted_resources(pdf: bytes) -> bytes:
-    """The PDF with the names in its resource dictionaries in order: they come in a random one.
-
-    Lines of a dictionary change places and nothing else, so that every offset still holds.
-    """
-    return re.sub(
-        rb"(?<=<<\n)(?: +/[A-Za-z]+\d+ \d+ 0 R\n)+(?= +>>)",
-        lambda match: b"".join(sorted(match[0].splitlines(keepends=True))),
-        pdf,
     )

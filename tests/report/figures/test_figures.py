@@ -215,7 +215,7 @@ def test_sets_without_any_pair_are_a_sentence_and_can_be_saved(tmp_path):
         (figures.plot_audit, schemas.AUDIT_SUMMARY),
         (figures.plot_preferences, schemas.PREFERENCE_SUMMARY),
         (figures.plot_paths, schemas.POINTS),
-        (figures.plot_health, schemas.POINTS),
+        (figures.plot_format_validity, schemas.POINTS),
         (figures.plot_training, schemas.TRAINING),
     ],
 )
@@ -229,8 +229,8 @@ def test_charts_of_the_same_data_are_the_same(plane):
     assert specification(figures.plot_frontier(whole.points, whole.document)) == plane
 
 
-def test_health_has_both_shares_of_every_run_and_source_and_the_limit():
-    made = specification(figures.plot_health(results().points))
+def test_format_validity_has_both_shares_of_every_run_and_source_and_the_limit():
+    made = specification(figures.plot_format_validity(results().points))
     drawn = rows(made, "share")
     assert len(drawn) == 2 * 12
     shares = {row["run"].split(" (")[0]: row["share"] for row in drawn if "turns" in row["kind"]}
@@ -242,7 +242,7 @@ def test_health_has_both_shares_of_every_run_and_source_and_the_limit():
 
 def test_runs_without_numbers_do_not_reach_any_chart():
     whole, lost = results(), results(untrained=("ape+help.one.b0.1+help.one.b0.1.s0",))
-    for draw in (figures.plot_health, figures.plot_paths):
+    for draw in (figures.plot_format_validity, figures.plot_paths):
         assert specification(draw(lost.points)) == specification(draw(whole.points))
     planes = [figures.plot_frontier(found.points, found.document) for found in (whole, lost)]
     assert "help-then-help" not in words(specification(planes[1]))

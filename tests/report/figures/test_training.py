@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import vl_convert
 
-from agentsafe.report.figures import export, plot_training
+from agentsafe.report.figures import plot_training
 from tests.helpers.small_results import training_log
 
 PAPER = ("safe", "help", "both", "safe+help", "help+safe")
@@ -153,11 +153,6 @@ def test_many_runs_have_fewer_steps_drawn_of_each():
     assert "at most 41 of a run" in " ".join(made["title"]["subtitle"])
 
 
-def test_the_same_log_gives_the_same_files(tmp_path):
+def test_the_same_log_gives_the_same_chart():
     log = training_log(*names(["safe", "help"]))
-    written = [
-        [path.read_bytes() for path in export.save(plot_training(log), tmp_path / name)]
-        for name in ("one", "two")
-    ]
-    assert written[0][1:] == written[1][1:]  # the page holds the file's name
     assert specification(log) == specification(log)

@@ -1,4 +1,4 @@
-"""The chart of how well runs speak: malformed turns, and the rollouts that they left idle."""
+"""Draw the format validity of each run: malformed turns, and rollouts left idle by them."""
 
 import altair as alt
 import polars as pl
@@ -15,16 +15,16 @@ _KINDS = {
 }
 
 
-def plot_health(points: pl.DataFrame) -> ChartType:
-    """How many turns and rollouts of each run the parser refused.
+def plot_format_validity(points: pl.DataFrame) -> ChartType:
+    """Draw the share of malformed turns and of idle rollouts of each run and source.
 
     Args:
         points: rows of `schemas.POINTS`.
 
     Returns:
-        Both shares of every run and source on one axis, with a line where they get alarming.
+        Both shares of every run and source on one axis, with a line at the alarming share.
     """
-    heading = "How many of a run's turns cannot be read"
+    heading = "Format validity: how many of a run's turns are malformed"
     rows = style.finite(points).filter(
         pl.col("grain") == "run", pl.col("malformed_share").is_not_null()
     )
@@ -42,14 +42,14 @@ def plot_health(points: pl.DataFrame) -> ChartType:
     lines = [
         "Share of the agent's turns that the parser refused, and of its rollouts in which no tool "
         "was ever called because of that, on the run's test cases. Right of the line, at "
-        f"{fmt.percent(ALARMING_SHARE)}, a run's scores say how it speaks, too."
+        f"{fmt.percent(ALARMING_SHARE)}, a run's scores also measure its format."
     ]
     chart = alt.layer(_limit(), _marks(table, names), width=380, height=22 * len(names))
     return style.finished(chart, style.title(heading, lines))
 
 
 def _name(row: dict) -> str:
-    """A run as the axis names it, with its n."""
+    """Name a run on the axis, with its n."""
     recipe = row["recipe"]
     if recipe != SOURCE and row["beta"] is not None:
         recipe = f"{recipe}, β {fmt.beta(row['beta'])}"
