@@ -29,6 +29,9 @@ IN_ENVIRONMENT = PATH="$(BIN):$$PATH" "$(BIN)"
 SNAKEMAKE = $(IN_ENVIRONMENT)/snakemake --configfile "$(CONFIG)"
 JOBS = PYTHONPATH=workflow/plugins $(SNAKEMAKE) --logger jobs
 
+# A worker takes whole files, in the order of tests/conftest.py; ARGS="-n 0" needs none.
+IN_PARALLEL = -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+
 .PHONY: help run test lint plan status dag accept preflight report clean
 
 help: ## print this list
@@ -39,7 +42,7 @@ run: $(INSTALLED) ## run the workflow on CONFIG; ARGS go to Snakemake
 	@$(SNAKEMAKE) --cores all --quiet reason $(ARGS)
 
 test: $(INSTALLED) ## run the tests; ARGS go to pytest
-	@$(IN_ENVIRONMENT)/python -m pytest $(ARGS)
+	@$(IN_ENVIRONMENT)/python -m pytest $(IN_PARALLEL) --durations=20 $(ARGS)
 
 lint: $(INSTALLED) ## check style: ruff, snakefmt, Snakemake's own linter
 	@$(IN_ENVIRONMENT)/ruff check .

@@ -1,10 +1,16 @@
-"""Fixtures: the reference data beside the checkout, and a small release made on the spot."""
+"""Fixtures that many packages use, and the order in which workers take the tests."""
 
 import json
 import os
 import tarfile
 from pathlib import Path
 
+# Two workers, and the processes that their tests start, share the machine's cores: before NumPy
+# and PyTorch are imported.
+for library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+import hypothesis
 import pyarrow
 import pytest
 
@@ -12,6 +18,31 @@ from agentsafe.published import import_set
 from tests.helpers.release import Release
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+#: No test depends on seconds: a busy machine needs many for what a quiet one does at once.
+hypothesis.settings.register_profile(
+    "agentsafe", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("agentsafe")
+
+#: Reading the whole release takes long: one worker does it, for all who need it.
+RELEASE = {"published_root", "gpt5m", "match"}
+#: Begun first, so that no worker is left with a long file at the end.
+LONG = ("miniature/test_end_to_end", "workflow/", "training/", "inference/", "miniature/")
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep each file's tests, and all tests of the release, on one worker; long files first."""
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((n for n, start in enumerate(LONG) if name.startswith(start)), len(LONG))
+
+    items.sort(key=place)
+    for item in items:
+        reads = RELEASE & set(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("release" if reads else str(item.path)))
 
 
 @pytest.fixture(scope="session")
