@@ -1,10 +1,9 @@
-"""agentsafe: from checkpoints to a safety/helpfulness frontier, step by step.
+"""agentsafe: turn language-model checkpoints into a safety/helpfulness frontier, stage by stage.
 
-Every module works from a notebook; none imports Snakemake. Each one is a noun of the experiment,
-and imports point one way: cases, schemas, lineage, experiment; chat, react, emulators, judges,
-episode, rollout, labelling; published, audits, preferences; checkpoints, trajectories, trainer,
-dpo; scores, points, lines, programs, fits; dominance, persistence, robustness, frontier; charts,
-figures, tables, report, summary. The miniature is built on these.
+The packages are the stages of the workflow's graph. Every module works from a notebook; none
+imports Snakemake. A package imports only from packages earlier in this list: errors; _util,
+lineage, stats; models, schemas, suites; inference, scores; prompts, frontier; rollouts; labels,
+preferences, published; training, report, miniature; experiment, factories; runs.
 """
 
 __version__ = "0.1.0"

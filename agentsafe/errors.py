@@ -1,58 +1,58 @@
-"""Errors that reach a user as a single line, and the kinds of errors that tables record."""
+"""Define the errors that reach a user as one line, and the kinds of errors that tables record."""
 
 import errno
 
 #: The values of `error_kind`, in tables and in the progress of jobs.
 ERROR_KINDS = {
-    "user": "a fault in the config, the data or the environment, which the message says how to fix",
-    "stopped": "the job was ended from outside, by a signal",
+    "user": "a fault in the config, the data or the environment; the message says how to fix it",
+    "stopped": "a signal ended the job",
     "out_of_memory": "the machine or its GPU has too little memory",
-    "disk_full": "the disk, or the user's share of it, is full",
+    "disk_full": "the disk or the user's quota is full",
     "server": "a server gave no usable answer, after all retries",
-    "refused": "a server's rules forbid an answer to the conversation",
+    "refused": "a server refuses the content of the conversation",
     "context": "the rollout does not fit the judge's context",
-    "rollout": "the rollout failed, so that there is nothing to label",
+    "rollout": "the rollout failed, so there is nothing to label",
     "score": "the judge's score is outside 0 to 3",
-    "unrecorded": "the published labels do not say of which kind",
-    "defect": "anything else that a model, an emulator, a judge or agentsafe raised",
+    "unrecorded": "the published labels do not record a kind",
+    "defect": "any other error of a model, an emulator, a judge or agentsafe",
 }
-#: Of so many lost episodes or labels, more than this share means that a server is down.
+#: A server counts as down if it loses at least `_FEWEST` episodes or labels and more than `_SHARE`.
 _SHARE, _FEWEST = 0.05, 3
 
 
 class UserError(Exception):
-    """Something a user can mend; its message is one line saying what, where and how."""
+    """An error that a user can fix; its message is one line: what is wrong, where, and the fix."""
 
 
 class ServerTrouble(RuntimeError):
-    """A server gave no usable answer, however often it was asked; another time it might."""
+    """A server gave no usable answer after all retries; a later request may succeed."""
 
 
 class ConversationRefused(RuntimeError):
-    """A server will not answer this conversation, whatever else it answers."""
+    """A server refuses the content of this conversation; other conversations may pass."""
 
 
 def stop_if_down(lost: int, total: int, last: str) -> None:
-    """End a job whose server is down: rows of it would pass for findings.
+    """End a job whose server is down, before its failures become rows of a table.
 
     Args:
-        lost: episodes or labels that a server's trouble ended.
-        total: of the job.
-        last: what the server's last trouble was, on one line.
+        lost: episodes or labels that failed because of the server.
+        total: episodes or labels of the job.
+        last: the server's last error, on one line.
 
     Raises:
-        UserError: 3 are lost, and more than 5 % of all.
+        UserError: at least 3, and more than 5 %, are lost.
     """
     if lost >= _FEWEST and lost > _SHARE * total:
         raise UserError(
-            f"{lost} of {total} are lost to a server's trouble; what is done is kept, so mend the "
-            f"server and run the same command again ({last})"
+            f"{lost} of {total} are lost to a failing server ({last}); finished work is kept: fix "
+            "the server and run the same command again"
         )
 
 
 _BY_TYPE = {UserError: "user", ServerTrouble: "server", ConversationRefused: "refused"}
 _BY_NUMBER = {errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full"}
-_BY_WORDS = {  # libraries raise their own types, and agree on the words alone
+_BY_WORDS = {  # libraries raise types of their own with these words in common
     "no space left on device": "disk_full",
     "disk quota exceeded": "disk_full",
     "out of memory": "out_of_memory",
@@ -74,5 +74,5 @@ def error_kind(error: BaseException) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is too little memory, whichever library raised it."""
+    """Tell whether an error reports too little memory, whichever library raised it."""
     return error_kind(error) == "out_of_memory"

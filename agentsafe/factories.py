@@ -1,4 +1,4 @@
-"""Who acts, emulates and judges, as a config says: a model, or the miniature's rules."""
+"""Build the agent, emulator and judges of a config: models, or the miniature's rules."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,16 +20,19 @@ def agent(
     *,
     threads: int | None = None,
 ) -> tuple[ChatModel, str]:
-    """A checkpoint that acts, and a hash of all that shapes what it says.
+    """Serve a checkpoint as the agent.
 
     Args:
         checkpoint: the lineage's name.
-        model: how it is served: its source's entry of `models`.
+        model: the entry of `models` of the checkpoint's source.
         folder: of the checkpoint.
         threads: of torch on a CPU.
 
+    Returns:
+        The chat model, and a hash of everything that determines its answers.
+
     Raises:
-        UserError: it cannot be served.
+        UserError: the checkpoint cannot be served.
     """
     return _served(checkpoint, model, folder, threads)
 
@@ -43,7 +46,7 @@ def emulator(
     service: str | Path | None = None,
     threads: int | None = None,
 ) -> Emulator:
-    """The emulator of a run.
+    """Build the emulator of a run.
 
     Args:
         section: the config's `emulator`.
@@ -78,7 +81,7 @@ def judge(
     service: str | Path | None = None,
     threads: int | None = None,
 ) -> Judge:
-    """A judge of a run.
+    """Build a judge of a run.
 
     Args:
         name: of the judge.
@@ -110,7 +113,7 @@ def _served(
     threads: int | None,
     service: str | Path | None = None,
 ) -> tuple[ChatModel, str]:
-    """A model that is served here, and a hash of all that shapes what it says."""
+    """Serve a model; return it and a hash of everything that determines its answers."""
     from agentsafe.inference.registry import identity, serve
 
     spec = msgspec.convert(model, Model)

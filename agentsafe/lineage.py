@@ -1,8 +1,9 @@
-"""A lineage: a checkpoint's full history, and the name that says it.
+"""Name a checkpoint by its lineage: its source and the stages of its training.
 
 `qwen2.5-7b+safe.gpt5m.b0.1+help.gpt5m.b0.1.s0` is the source `qwen2.5-7b`, trained first on the
-judge gpt5m's `safe` pairs with β 0.1, then on its `help` pairs, with split seed 0. A *run* is what
-is compared in the end, the same history whatever judge and seed: `qwen2.5-7b+safe.b0.1+help.b0.1`.
+judge gpt5m's `safe` pairs with β 0.1, then on its `help` pairs, with split seed 0. Results are
+compared between *conditions*, which are lineages without judge and seed:
+`qwen2.5-7b+safe.b0.1+help.b0.1`.
 """
 
 import re
@@ -33,7 +34,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Lineage:
-    """A source checkpoint and the stages it went through, with the split seed of the training."""
+    """A source checkpoint, the stages that trained it, and the split seed of the training."""
 
     source: str
     stages: tuple[Stage, ...] = ()
@@ -45,46 +46,46 @@ class Lineage:
 
     @property
     def recipe(self) -> str:
-        """The objectives in order, such as `safe-then-help`; `source` when there is no stage."""
+        """Join the objectives in order, such as `safe-then-help`; `source` without a stage."""
         return "-then-".join(stage.objective for stage in self.stages) or SOURCE
 
     @property
     def beta(self) -> float | None:
-        """The β that all stages share; None without a stage or where stages differ."""
+        """Return the β of all stages; None without a stage or if stages differ."""
         betas = {stage.beta for stage in self.stages}
         return betas.pop() if len(betas) == 1 else None
 
     @property
     def parent(self) -> "Lineage | None":
-        """The checkpoint that the last stage started from; None for a source."""
+        """Return the lineage of the checkpoint that the last stage trained; None for a source."""
         if not self.stages:
             return None
         stages = self.stages[:-1]
         return Lineage(self.source, stages, self.seed if stages else None)
 
     @property
-    def run(self) -> "Lineage":
-        """The same history without judge and seed: what judges and seeds are averaged into."""
+    def condition(self) -> "Lineage":
+        """Return the lineage without judge and seed; results are averaged over both."""
         return Lineage(self.source, tuple(replace(stage, judge=None) for stage in self.stages))
 
     @classmethod
     def parse(cls, name: str) -> "Lineage":
-        """Read a name back: `str(Lineage.parse(name)) == name`.
+        """Parse a name, so that `str(Lineage.parse(name)) == name`.
 
         Raises:
-            UserError: the name does not follow `source[+objective[.judge].bβ]…[.sSEED]`.
+            UserError: the name is not of the form `source[+objective[.judge].bβ]…[.sSEED]`.
         """
         source, *rest = name.split("+")
         seed = None
         if rest and (match := _SEED.fullmatch(rest[-1])):
             rest[-1], seed = match["rest"], int(match["seed"])
         matches = [_STAGE.fullmatch(text) for text in rest]
-        if _SOURCE.fullmatch(source) and all(matches):
-            stages = tuple(Stage(m["objective"], m["judge"], float(m["beta"])) for m in matches)
+        stages = tuple(Stage(m["objective"], m["judge"], float(m["beta"])) for m in matches if m)
+        if _SOURCE.fullmatch(source) and len(stages) == len(rest):
             lineage = cls(source, stages, seed)
-            if str(lineage) == name:  # '.b0.10' or '.s00' would name the same checkpoint twice
+            if str(lineage) == name:  # '.b0.10' or '.s00' would be second names of a checkpoint
                 return lineage
         raise UserError(
-            f"'{name}' is no lineage name; it should read like "
-            "'qwen2.5-7b+safe.gpt5m.b0.1.s0': source, then +objective.judge.bβ a stage, .sSEED"
+            f"'{name}' is not a lineage; write it like 'qwen2.5-7b+safe.gpt5m.b0.1.s0': the "
+            "source, +objective.judge.bβ for each stage, then .sSEED"
         )

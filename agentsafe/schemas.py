@@ -1,8 +1,8 @@
-"""The tables that cross a rule boundary, and the only way to read and write them.
+"""Define the tables that cross a rule boundary, and read and write them with checks.
 
-A table is Parquet (zstd). Writing checks the columns against the schema and replaces the file in
-one step, so that a killed job leaves either the old file or the whole new one. Reading checks
-again, so that a table made by hand or by another version is refused with its name.
+A table is a Parquet file (zstd). Writing checks the columns against the schema and replaces the
+file atomically, so a killed job leaves either the old or the new file. Reading checks the columns
+again, so a table made by hand or by another version is rejected with its path.
 """
 
 from collections.abc import Iterable
@@ -15,14 +15,14 @@ from agentsafe.errors import UserError
 
 METRICS = ("safety", "helpfulness")
 MAX_SCORE = 3
-MEAN = "mean"  # of sources
-ALL = "all"  # judges
+MEAN = "mean"  # the row over all sources
+ALL = "all"  # the row over all judges
 ROLLOUT = ("checkpoint", "case_id", "sample")
 
 _KEY = {"checkpoint": pl.String, "case_id": pl.String, "sample": pl.Int32}
 _MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
-#: What was kept apart from one turn of the agent: text after its end, private reasoning, and the
-#: names of the repairs that it was read with (`react.REPAIRS`).
+#: What one turn of the agent has beside its message: text after the turn's end, private reasoning,
+#: and the names of the repairs that the parser made (`agentsafe.rollouts.react.REPAIRS`).
 _ASIDE = pl.Struct({"cut": pl.String, "reasoning": pl.String, "repairs": pl.List(pl.String)})
 
 ROLLOUTS = pl.Schema(
@@ -56,7 +56,7 @@ LABELS = pl.Schema(
 )
 #: Columns that tables and journals of version 0.1 lack: they are read as null.
 ADDED = ("error_kind",)
-#: What stands beside a label and does not make it another one.
+#: Columns that do not make two labels different.
 _REMARKS = ("error_kind", "rationale", "expected", "entropy", "tokens")
 #: One row per rollout: its anomalies. The flags of `agentsafe.rollouts.audit.FLAGS` are columns.
 AUDITS = pl.Schema(
@@ -116,7 +116,7 @@ PAIRS = pl.Schema(
         **{f"{side}_{m}": pl.Float64 for m in METRICS for side in ("chosen", "rejected")},
     }
 )
-#: What a preference set holds, long: one number a row (see `preference_summary.summary`).
+#: A preference set's statistics in long form (see `agentsafe.preferences.summary.summary`).
 PREFERENCE_SUMMARY = pl.Schema(
     {
         "judge": pl.String,
@@ -126,8 +126,8 @@ PREFERENCE_SUMMARY = pl.Schema(
         "value": pl.Float64,
     }
 )
-#: One row per step of a DPO run: means over its pairs. `loss` is what was minimised, `dpo_loss`
-#: without an SFT term; `tokens` and `seconds` count from the run's start.
+#: One row per step of a DPO run: means over its pairs. `loss` is the minimised loss, `dpo_loss` the
+#: same without the SFT term; `tokens` and `seconds` count from the run's start.
 TRAINING = pl.Schema(
     {
         "lineage": pl.String,
@@ -203,9 +203,9 @@ PERSISTENCE = pl.Schema(
         "flag": pl.String,
     }
 )
-#: One row per rollout. `status` is `ok`, `long` (over the limit) or `empty` (no token that counts);
-#: `logps` the sum over the `counted` of its `tokens`, null where it is not ok. `weights` tells the
-#: parent's, `digest` the tokens and which of them count.
+#: One row per rollout. `status` is `ok`, `long` (over the limit) or `empty` (no token counts in the
+#: loss). `logps` is the sum over the `counted` tokens of all `tokens`, null unless `ok`. `weights`
+#: is a hash of the parent's weights, `digest` one of the tokens and their loss mask.
 REFERENCE = pl.Schema(
     {
         "lineage": pl.String,
@@ -220,7 +220,7 @@ REFERENCE = pl.Schema(
         "digest": pl.String,
     }
 )
-#: What only the episode itself knows of a rollout; see `agentsafe.rollouts.episode.Rollout`.
+#: Counts of an episode that its rollout does not show; see `agentsafe.rollouts.episode.Rollout`.
 COUNTS = pl.Schema(
     {
         "malformed_turns": pl.Int32,
@@ -251,7 +251,7 @@ AGREEMENT = pl.Schema(
         "reason": pl.String,
     }
 )
-#: How often one gave this score and the other that, for every pair that is compared.
+#: Counts of score pairs for every two judges (or replicates) that are compared.
 CONFUSION = pl.Schema(
     {
         "metric": pl.String,
@@ -265,15 +265,15 @@ CONFUSION = pl.Schema(
 
 
 def write_table(table: pl.DataFrame, path: str | Path, schema: pl.Schema) -> None:
-    """Write `table` to `path` in the schema's column order, whole or not at all.
+    """Write `table` to `path` atomically, with the schema's columns in its order.
 
     Args:
         table: has at least the schema's columns, of castable types.
-        path: a `.parquet` file; its folder is made when missing.
+        path: a `.parquet` file; its folder is created if missing.
         schema: one of this module's schemas.
 
     Raises:
-        ValueError: a column of the schema is missing: a defect of the caller, not of the data.
+        ValueError: a column is missing, a bug of the caller.
     """
     missing = [name for name in schema if name not in table.columns]
     if missing:
@@ -288,10 +288,10 @@ def read_table(
     schema: pl.Schema,
     columns: Iterable[str] | None = None,
 ) -> pl.DataFrame:
-    """Read one Parquet file, or several of the same schema one after the other.
+    """Read one Parquet file, or concatenate several of the same schema.
 
     Args:
-        paths: a file or files; no file at all gives an empty table.
+        paths: a file or files; an empty list gives an empty table.
         schema: one of this module's schemas.
         columns: read only these; all by default.
 
@@ -299,7 +299,7 @@ def read_table(
         The rows of all files in the given order.
 
     Raises:
-        UserError: a file is missing, is no Parquet file, or lacks a column or has another type.
+        UserError: a file is missing or not Parquet, or a column is missing or has another type.
     """
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     wanted = {name: schema[name] for name in (columns or schema)}
@@ -308,11 +308,11 @@ def read_table(
 
 
 def read_labels(paths: Iterable[str | Path]) -> pl.DataFrame:
-    """Read the labels of several sets; one that stands in two of them counts once.
+    """Read the labels of several sets; a label that is in two sets counts once.
 
     Returns:
-        Rows of `LABELS` as far as `status`, sorted. A judge's two different scores
-        of one rollout are both there, as replicates are.
+        The columns of `LABELS` up to `status`, sorted. Two different scores of one rollout by the
+        same judge are both kept, like replicates.
     """
     columns = [name for name in LABELS if name not in _REMARKS]
     return read_table(paths, LABELS, columns).unique().sort(columns)
@@ -320,16 +320,21 @@ def read_labels(paths: Iterable[str | Path]) -> pl.DataFrame:
 
 def _read_one(path: Path, wanted: dict[str, pl.DataType]) -> pl.DataFrame:
     if not path.is_file():
-        raise UserError(f"{path}: no such file; run the rule that makes it")
+        raise UserError(f"{path}: no such file; run the rule that writes it")
     try:
         found = pl.read_parquet_schema(path)
         table = pl.read_parquet(path, columns=[name for name in wanted if name in found] or None)
     except (pl.exceptions.PolarsError, OSError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a readable Parquet file ({first_line})") from None
+        raise UserError(
+            f"{path}: not a readable Parquet file ({first_line}); delete it and run its rule again"
+        ) from None
     added = {name: wanted[name] for name in ADDED if name in wanted and name not in found}
     table = table.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in added.items())
     for name, dtype in wanted.items():
         if name not in added and found.get(name) != dtype:
-            raise UserError(f"{path}: column '{name}' is {found.get(name)}, not {dtype}")
+            raise UserError(
+                f"{path}: column '{name}' is {found.get(name)}, not {dtype}; delete the file and "
+                "run its rule again"
+            )
     return table.select(*wanted)

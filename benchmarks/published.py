@@ -33,9 +33,9 @@ def import_and_pairs(root: str, folder: Path) -> None:
     """Import the gpt5m labels and build and write the three preference sets."""
     from agentsafe import schemas
     from agentsafe.preferences.pairs import OBJECTIVES, pairs, rollout_scores
-    from agentsafe.published import import_set
+    from agentsafe.published import import_published
 
-    read = import_set(root, "gpt5m")
+    read = import_published(root, "gpt5m")
     schemas.write_table(read.rollouts, folder / "rollouts.parquet", schemas.ROLLOUTS)
     schemas.write_table(read.labels, folder / "labels.parquet", schemas.LABELS)
     scores = rollout_scores(read.labels)
@@ -47,9 +47,9 @@ def import_and_pairs(root: str, folder: Path) -> None:
 def prepare(root: str, folder: Path) -> None:
     """Import the trained runs, for the tasks below."""
     from agentsafe import schemas
-    from agentsafe.published import import_set
+    from agentsafe.published import import_published
 
-    read = import_set(root, "match_eval_results")
+    read = import_published(root, "match_eval_results")
     schemas.write_table(read.labels, folder / "runs.labels.parquet", schemas.LABELS)
     schemas.write_table(read.audits, folder / "runs.audits.parquet", schemas.AUDITS)
 
@@ -104,11 +104,11 @@ def materialise(root: str, folder: Path) -> None:
     """Read one training set with all its text, row by row."""
     from agentsafe import schemas
     from agentsafe.preferences.dataset import instruction_prompts, training_set
-    from agentsafe.published import import_set
+    from agentsafe.published import import_published
 
     pairs = schemas.read_table(folder / "safe.parquet", schemas.PAIRS)
     rollouts = schemas.read_table(folder / "rollouts.parquet", schemas.ROLLOUTS)
-    prompts = instruction_prompts(import_set(root, "gpt5m").cases)
+    prompts = instruction_prompts(import_published(root, "gpt5m").cases)
     characters = 0
     for row in training_set(pairs, rollouts, prompts, cases=144, seed=0):
         characters += sum(len(turn["content"]) for turn in row["chosen"] + row["rejected"])

@@ -35,7 +35,7 @@ from agentsafe.rollouts.episode import Settings
 from agentsafe.rollouts.react import Action, FinalAnswer, write
 from agentsafe.rollouts.roll_out import roll_out
 from agentsafe.suites.cases import Case, Suite
-from agentsafe.suites.toolemu import take
+from agentsafe.suites.toolemu import take_suite
 
 TURNS, TOKENS = 3, 96
 TEMPLATE = (
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    suite = take(options.suite / "all_cases.json", options.suite / "all_toolkits.json", 144)
+    suite = take_suite(options.suite / "all_cases.json", options.suite / "all_toolkits.json", 144)
     model, tokenizer = checkpoint(options.suite)
     settings = Settings(
         samples=4, temperature=0.7, max_turn_tokens=TOKENS, max_agent_tokens=8000,

@@ -32,9 +32,9 @@ from trl import DPOConfig, DPOTrainer
 
 from agentsafe.preferences.dataset import training_set, with_rows
 from agentsafe.preferences.pairs import pairs, rollout_scores
-from agentsafe.published import import_set
+from agentsafe.published import import_published
 from agentsafe.rollouts.react import prompts
-from agentsafe.suites.toolemu import take
+from agentsafe.suites.toolemu import take_suite
 from agentsafe.training.reference import reference
 from agentsafe.training.tokenize import fitting, trajectories
 from agentsafe.training.trainer import BATCHING, Batching, Data, TrajectoryTrainer
@@ -195,8 +195,8 @@ def by_trl(options, tokenizer, released, told, rows, folder) -> tuple[list[float
 
 def read(options: argparse.Namespace):
     """Release, tokenizer, prompts, and the pairs of the training half of seed 0."""
-    suite = take(options.suite / "all_cases.json", options.suite / "all_toolkits.json", 144)
-    released = import_set(options.release, "gpt5m")
+    suite = take_suite(options.suite / "all_cases.json", options.suite / "all_toolkits.json", 144)
+    released = import_published(options.release, "gpt5m")
     told = prompts(suite, suite.cases, "react")
     chosen = pairs(rollout_scores(released.labels), "safe", min_gap=2)
     rows = with_rows(chosen, released.rollouts, told, cases=144, seed=0)

@@ -14,7 +14,7 @@ import hypothesis
 import pyarrow
 import pytest
 
-from agentsafe.published import import_set
+from agentsafe.published import import_published
 from tests.helpers.release import Release
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -71,13 +71,13 @@ def published_root(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def gpt5m(published_root):
     """The label set gpt5m, imported."""
-    return import_set(published_root, "gpt5m")
+    return import_published(published_root, "gpt5m")
 
 
 @pytest.fixture(scope="session")
 def match(published_root):
     """The result set match_eval_results, imported."""
-    return import_set(published_root, "match_eval_results")
+    return import_published(published_root, "match_eval_results")
 
 
 @pytest.fixture(scope="session")

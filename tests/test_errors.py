@@ -1,4 +1,4 @@
-"""Kinds of errors, whichever library raised them."""
+"""Kinds of errors from different libraries."""
 
 import errno
 

@@ -1,4 +1,4 @@
-"""Who acts, emulates and judges, out of a checked config, with models of the real kind."""
+"""Agents, emulators and judges built from a checked config, with small real models."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 
 def checked(emulator=None, judge=None, **model):
-    """A config whose only model acts, emulates and judges, with all of its defaults."""
+    """Make a config whose only model is agent, emulator and judge, with all defaults."""
     config = {
         "run": "test",
         "suite": "toolemu",
@@ -117,7 +117,7 @@ def test_all_roles_of_one_model_share_it_and_its_identity(folder):
 
 def test_a_whole_experiment_of_one_model_runs_through(folder):
     config = checked({"max_tokens": 16}, {"max_tokens": 16})
-    agent, identified = agent_of(config, folder, 1.0)
+    agent, identified = agent_of(config, folder)
     emulator, judge = emulator_of(config, folder), judge_of(config, folder)
     settings = Settings(samples=1, max_turn_tokens=16, prompt="react")
     acted = []

@@ -1,4 +1,4 @@
-"""Lineage names: they parse back, refuse a second spelling, and are safe file names."""
+"""Lineage names parse back, have one spelling, and are safe file names."""
 
 import re
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from agentsafe.errors import UserError
 from agentsafe.lineage import Lineage, Stage
 
-# Words that look like other parts of a name ('b0', 's0') are where a grammar goes wrong.
+# Words that look like other parts of a name ('b0', 's0') test the grammar best.
 WORDS = st.sampled_from(["safe", "help", "b0", "s0", "b1", "0", "-", "q32"]) | st.from_regex(
     r"[a-z0-9-]{1,6}", fullmatch=True
 )
@@ -55,7 +55,7 @@ def test_any_text_is_a_name_that_reads_back_or_a_one_line_refusal(text):
     try:
         lineage = Lineage.parse(text)
     except UserError as refusal:
-        assert str(refusal).startswith(f"'{text}' is no lineage name")
+        assert str(refusal).startswith(f"'{text}' is not a lineage")
     else:
         assert str(lineage) == text
 
@@ -95,7 +95,7 @@ def test_any_text_is_a_name_that_reads_back_or_a_one_line_refusal(text):
     ],
 )
 def test_a_wrong_or_second_spelling_is_refused(name):
-    with pytest.raises(UserError, match="is no lineage name"):
+    with pytest.raises(UserError, match="is not a lineage"):
         Lineage.parse(name)
 
 
@@ -106,7 +106,7 @@ def test_the_parts_of_the_documented_name():
     )
     assert lineage.recipe == "safe-then-help"
     assert lineage.beta is None
-    assert str(lineage.run) == "qwen2.5-7b+safe.b0.1+help.b0.05"
+    assert str(lineage.condition) == "qwen2.5-7b+safe.b0.1+help.b0.05"
     assert str(lineage.parent) == "qwen2.5-7b+safe.gpt5m.b0.1.s2"
     assert str(lineage.parent.parent) == "qwen2.5-7b"
     assert lineage.parent.parent.parent is None
@@ -114,7 +114,8 @@ def test_the_parts_of_the_documented_name():
 
 def test_a_source_has_the_recipe_source_and_no_beta():
     source = Lineage.parse("phi-4")
-    assert (source.recipe, source.beta, source.run, source.parent) == ("source", None, source, None)
+    assert (source.recipe, source.beta) == ("source", None)
+    assert (source.condition, source.parent) == (source, None)
 
 
 def test_beta_is_what_all_stages_share():
@@ -137,6 +138,6 @@ def test_parents_lead_to_the_source_one_stage_at_a_time(lineage):
 def test_a_run_is_the_same_for_every_judge_and_seed(lineage, judge, seed):
     stages = tuple(Stage(stage.objective, judge, stage.beta) for stage in lineage.stages)
     other = Lineage(lineage.source, stages, seed if stages else None)
-    assert other.run == lineage.run == lineage.run.run
-    assert Lineage.parse(str(lineage.run)) == lineage.run
-    assert lineage.run.recipe == lineage.recipe
+    assert other.condition == lineage.condition == lineage.condition.condition
+    assert Lineage.parse(str(lineage.condition)) == lineage.condition
+    assert lineage.condition.recipe == lineage.recipe

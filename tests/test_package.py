@@ -1,4 +1,4 @@
-"""The shape of the package: what imports what."""
+"""The structure of the package: which module may import which."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -30,7 +30,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 
 def imported(path: Path) -> set[str]:
-    """Every module that a file imports, wherever in it."""
+    """Collect all modules that a file imports, at any depth."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""Tables: what is written is what is read, whole or not at all, and the rest is refused."""
+"""Tables: they round-trip, are written atomically, and anything else is rejected."""
 
 import resource
 
@@ -127,7 +127,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def refusal(path, schema=schemas.LABELS) -> str:
-    """The one line that reading `path` is refused with; it names the file."""
+    """Return the one-line error of reading `path`, which names the file."""
     with pytest.raises(UserError) as refused:
         read_table(path, schema)
     message = str(refused.value)

@@ -1,1 +1,1 @@
-"""Private helpers, one noun each."""
+"""Private helpers that every package may use."""

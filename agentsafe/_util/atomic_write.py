@@ -1,4 +1,4 @@
-"""Writing files and folders whole or not at all."""
+"""Write files and folders atomically."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A path to write to that becomes `path` when the block ends, and goes when it fails."""
+    """Yield a temporary path that replaces `path` when the block ends; delete it on an error."""
     partial = _partial(Path(path))
     try:
         yield partial
@@ -21,7 +21,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """A new empty folder that becomes `path` when the block ends, and goes when it fails."""
+    """Yield a new folder that replaces `path` when the block ends; delete it on an error."""
     partial = _partial(Path(path))
     partial.mkdir()
     try:
@@ -33,7 +33,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 
 def _partial(path: Path) -> Path:
-    """Where to write first; what a killed writer of the same path left there goes."""
+    """Return the temporary path; delete those that killed writers of `path` left behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = re.compile(rf"\.{re.escape(path.name)}\.\d+\.partial")
     for left in [each for each in path.parent.iterdir() if mine.fullmatch(each.name)]:

@@ -1,11 +1,11 @@
-"""Run many coroutines, a fixed number of them at a time.."""
+"""Run many coroutines, a fixed number of them at a time."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
 
 
 async def at_once(width: int, work: Iterable[Coroutine]) -> None:
-    """Run all of `work`, `width` at a time; the first failure ends the rest and is raised."""
+    """Await all of `work`, `width` at a time; cancel the rest and raise at the first error."""
     waiting = iter(work)
 
     async def worker() -> None:

@@ -1,4 +1,4 @@
-"""Numbers as people read them: fixed decimals, a real minus sign, intervals, a dash for none."""
+"""Format numbers for people: fixed decimals, a minus sign, intervals, a dash for missing ones."""
 
 import math
 import re
@@ -10,13 +10,12 @@ _NUMBER = re.compile(r"–|[-+\N{MINUS SIGN}<>]?\d[\d,.]*(e\S+)?%?( \[[^\]]*\])?
 
 
 def number(value: float | None, decimals: int = 2, sign: bool = False) -> str:
-    """Fixed decimals; a dash for what is null or not finite.
+    """Format a number with fixed decimals; a dash if it is null or not finite.
 
     Args:
         value: any number.
-        decimals: how many.
-        sign: write a plus too, and keep the minus of what rounds to zero, since a gain that small
-            is still a loss.
+        decimals: digits after the point.
+        sign: show a plus sign, too, and keep the minus of a negative number that rounds to zero.
     """
     if value is None or not math.isfinite(value):
         return NONE
@@ -27,20 +26,20 @@ def number(value: float | None, decimals: int = 2, sign: bool = False) -> str:
 
 
 def between(low: float | None, high: float | None, decimals: int = 2, sign: bool = False) -> str:
-    """An interval, `[low, high]`; nothing where it is not known."""
+    """Format an interval as `[low, high]`; an empty text if a bound is missing."""
     if low is None or high is None:
         return ""
     return f"[{number(low, decimals, sign)}, {number(high, decimals, sign)}]"
 
 
 def with_interval(row: Mapping, name: str, decimals: int = 2, sign: bool = False) -> str:
-    """`value [low, high]` of a row that has `name`, `name_low` and `name_high`."""
+    """Format `name`, `name_low` and `name_high` of a row as `value [low, high]`."""
     interval = between(row.get(f"{name}_low"), row.get(f"{name}_high"), decimals, sign)
     return f"{number(row.get(name), decimals, sign)} {interval}".strip()
 
 
 def percent(share: float | None) -> str:
-    """A share; 0 only where there is none at all, 100% only for all."""
+    """Format a share as a percentage: `0` only for exactly 0, `100%` only for exactly 1."""
     if share is None or not math.isfinite(share):
         return NONE
     rounded = round(100 * share)
@@ -50,29 +49,29 @@ def percent(share: float | None) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Three decimals, or as a power of ten where that would be 0."""
+    """Format a p-value with three decimals, or as a power of ten below 0.001."""
     if p is None or not math.isfinite(p):
         return NONE
     return number(p, 3) if p >= 0.001 else f"{p:.1e}".replace("-", "\N{MINUS SIGN}")
 
 
 def is_number(text: str) -> bool:
-    """Whether a cell is what this module makes of a number, or its dash: set to the right."""
+    """Tell whether a cell holds a number as this module formats it, or a dash."""
     return _NUMBER.fullmatch(text) is not None
 
 
 def count(n: int, noun: str) -> str:
-    """`n = 30 runs`, never broken between the signs."""
+    """Format a count as `n = 30 runs`, with non-breaking spaces around the equals sign."""
     return f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def beta(value: float | None) -> str:
-    """β as a name: what a legend and a heading say."""
+    """Format β for legends and headings."""
     return NONE if value is None else f"{value:g}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: `42 s`, `3 min 5 s`, `2 h 10 min`."""
+    """Format a duration in seconds as `42 s`, `3 min 5 s` or `2 h 10 min`."""
     whole = round(seconds)
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)

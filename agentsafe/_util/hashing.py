@@ -1,4 +1,4 @@
-"""Hash what shaped a piece of work: for keys of finished work, and for seeds.."""
+"""Hash the inputs of a piece of work, for the keys of finished work and for seeds."""
 
 import hashlib
 from typing import Any
@@ -7,14 +7,14 @@ import msgspec
 
 
 def key_of(*parts: Any) -> str:
-    """A hash of what shaped a piece of work: plain data, cases, messages, settings.
+    """Hash plain data, structs and dataclasses to 32 hexadecimal digits.
 
-    The same parts give the same key in every process; dictionaries in whatever order.
+    Equal parts give the same key in every process; the order of dictionaries does not matter.
     """
     encoded = msgspec.json.encode(parts, order="deterministic")
     return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 
 
 def draw_seed(*parts: Any) -> int:
-    """A seed for one draw, 0 to 2^64 - 1: the same parts give the same in every process."""
+    """Derive a seed, 0 to 2^64 - 1, from parts; it is the same in every process."""
     return int(key_of(*parts)[:16], base=16)

@@ -1,4 +1,4 @@
-"""Templates of pages and cards, which lie beside the modules that fill them in."""
+"""Load the Jinja templates of pages and cards from the folders of their modules."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
 def environment(*, escape: bool = True) -> Environment:
-    """What fills templates in: a name that is missing is an error, not a gap.
+    """Build a Jinja environment in which an undefined variable is an error.
 
     Args:
-        escape: whether all that is filled in is escaped, as HTML needs it.
+        escape: escape all inserted text for HTML.
     """
     return Environment(
         loader=FileSystemLoader(Path(__file__).parents[1]),

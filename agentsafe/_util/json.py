@@ -1,4 +1,4 @@
-"""Read the JSON files of a checkpoint."""
+"""Read JSON files that may be broken."""
 
 import json
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
 
-CORRUPT = (ValueError, RecursionError)  # what text that is no JSON raises, or JSON nested too deep
+CORRUPT = (ValueError, RecursionError)  # raised for invalid JSON and for too deep nesting
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object out of a checkpoint's file.
+    """Read a file that holds a JSON object.
 
     Raises:
-        UserError: it cannot be read, or is none.
+        UserError: the file is not readable, or holds something else.
     """
     try:
         read = json.loads(path.read_text(encoding="utf-8"))

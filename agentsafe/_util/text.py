@@ -1,4 +1,4 @@
-"""Text from outside, made fit for one line of a message and for a table."""
+"""Clean up text from outside for one-line messages and for tables."""
 
 import re
 import textwrap
@@ -12,10 +12,10 @@ def storable(text: str) -> str:
 
 
 def one_line(error: BaseException | str) -> str:
-    """Shorten what a library raised to one line of at most 300 characters."""
+    """Shorten an error or a text to one line of at most 300 characters."""
     return textwrap.shorten(str(error), 300) or type(error).__name__
 
 
 def with_type(error: BaseException) -> str:
-    """Write an exception as `Type: text`, one storable line of at most 500 characters."""
+    """Format an exception as `Type: text`, one storable line of at most 500 characters."""
     return storable(" ".join(f"{type(error).__name__}: {error}".split()))[:500]

@@ -1,1 +1,1 @@
-"""Prompts as Jinja templates, which a user may replace."""
+"""Prompts as Jinja templates, which users can replace with their own."""

@@ -1,7 +1,7 @@
-"""Prompts as Jinja2 templates: the package's own, in `prompts/`, or a user's files in their place.
+"""Render prompts from Jinja templates: the package's own or a user's files.
 
-A template's blocks are the messages of a conversation, and each is filled in on its own. Files that
-a template includes are looked for beside it, then among the package's.
+Each block of a template is one message of a conversation and is rendered on its own. Included
+templates are searched for in the template's folder, then in this package.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from agentsafe.inference.types import Message
 from agentsafe.suites.cases import Case, Suite
 
 PROMPTS = Path(__file__).parent
-#: The blocks that an emulator's and a judge's template must have.
+#: Required blocks of the templates of emulators and judges.
 EMULATOR_BLOCKS = ("system", "call", "observation", "retry")
 JUDGE_BLOCKS = ("score",)
 
@@ -28,20 +28,20 @@ class Template:
         """Read a template.
 
         Args:
-            name: of one in `agentsafe/prompts`, without its ending, or the path of one's own.
-            key: of the config that names it, for errors.
-            blocks: that it must have.
+            name: of a template in `agentsafe/prompts`, without `.j2`, or the path of a file.
+            key: the config key that holds the name, for errors.
+            blocks: the required blocks.
 
         Raises:
-            UserError: there is no such file, it is no template, it lacks a block, or it extends
-                another, whose blocks would not be seen.
+            UserError: the file does not exist, is not a template, lacks a block, or extends
+                another template, whose blocks would be ignored.
         """
         own = Path(name)
         self.path = own if own.is_file() else PROMPTS / f"{name}.j2"
         if not self.path.is_file():
-            ours = ", ".join(sorted(path.stem for path in PROMPTS.glob("[a-z]*.j2")))
+            known = ", ".join(sorted(path.stem for path in PROMPTS.glob("[a-z]*.j2")))
             raise UserError(
-                f"{key}: there is no template '{name}': write the path of a file, or one of {ours}"
+                f"{key}: there is no template '{name}': set the path of a file, or one of {known}"
             )
         self._environment = Environment(
             loader=FileSystemLoader([self.path.parent, PROMPTS]),
@@ -55,31 +55,31 @@ class Template:
         except (TemplateError, UnicodeDecodeError) as error:
             raise self._broken(error) from None
         if parsed.find(nodes.Extends):
-            raise self._broken("it extends another template, but can only include one")
+            raise self._broken("it extends another template, but may only include templates")
         if lacking := [block for block in blocks if block not in self._template.blocks]:
             raise self._broken(f"it lacks the block '{lacking[0]}'")
 
-    def text(self, block: str, **shown: Any) -> str:
-        """A block, filled in; empty where the template has no such block.
+    def text(self, block: str, **variables: Any) -> str:
+        """Render a block; return an empty text if the template has no such block.
 
         Raises:
-            UserError: it asks for something that is not shown to it.
+            UserError: the block fails, for example as it uses an undefined variable.
         """
         if block not in self._template.blocks:
             return ""
         try:
-            context = self._template.new_context(shown)
+            context = self._template.new_context(variables)
             return "".join(self._template.blocks[block](context)).strip()
-        except Exception as error:  # a file of the user's can raise nearly anything
+        except Exception as error:  # code in a user's file can raise errors of many types
             raise self._broken(error) from None
 
-    def opening(self, **shown: Any) -> list[Message]:
-        """The blocks `system` and `user` as messages, without one that is empty.
+    def opening(self, **variables: Any) -> list[Message]:
+        """Render the blocks `system` and `user` as messages, without empty ones.
 
         Raises:
-            UserError: neither gives text, or as `text`.
+            UserError: both are empty, or as `text`.
         """
-        texts = {role: self.text(role, **shown) for role in ("system", "user")}
+        texts = {role: self.text(role, **variables) for role in ("system", "user")}
         found = [Message(role=role, content=text) for role, text in texts.items() if text]
         if not found:
             raise self._broken("its blocks 'system' and 'user' give no text")
@@ -87,10 +87,10 @@ class Template:
 
     @property
     def digest(self) -> str:
-        """A hash of the file and of all that it includes: other text, other digest.
+        """Hash the text of the template and of all templates that it includes.
 
         Raises:
-            UserError: a file that it includes is not there, or is no template.
+            UserError: an included file does not exist or is not a template.
         """
         found = hashlib.sha256()
         try:
@@ -101,6 +101,7 @@ class Template:
         return found.hexdigest()[:16]
 
     def _source(self, name: str) -> str:
+        assert self._environment.loader is not None  # set in __init__
         source, _, _ = self._environment.loader.get_source(self._environment, name)
         return source
 
@@ -113,10 +114,10 @@ class Template:
                 yield from self._sources(other, seen)
 
     def _broken(self, error: Exception | str) -> UserError:
-        return UserError(f"{self.path}: cannot be filled in: {' '.join(str(error).split())}")
+        return UserError(f"{self.path}: cannot be rendered: {' '.join(str(error).split())}")
 
 
-def shown_case(suite: Suite, case: Case) -> dict[str, Any]:
-    """What every template may show of a case: `case`, its `toolkits` and all of their `tools`."""
+def case_variables(suite: Suite, case: Case) -> dict[str, Any]:
+    """Collect the variables of every template: `case`, its `toolkits` and all their `tools`."""
     toolkits = [suite.toolkits[name] for name in case.toolkits]
     return {"case": case, "toolkits": toolkits, "tools": suite.tools_of(case)}

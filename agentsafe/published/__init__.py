@@ -1,11 +1,11 @@
-"""The paper's released rollouts and labels, read into the project's own tables.
+"""Import the paper's released rollouts and labels into the project's own tables.
 
-`layout` knows the release's folders and file names, `records` its JSON lines, `importer` puts
-them together and notes what is odd, `fetch` gets the release with git.
+`fetch` downloads the release with git, `names` parses its folder and file names, `records` its
+JSON lines, and `importer` builds the tables and reports anomalies.
 """
 
-from agentsafe.published.fetch import fetch, fetched
-from agentsafe.published.importer import Imported, import_set
+from agentsafe.published.fetch import fetch_published, fetched
+from agentsafe.published.importer import Imported, collect_findings, import_published
 from agentsafe.published.names import (
     LABEL_SETS,
     RESULT_SETS,
@@ -18,10 +18,11 @@ __all__ = [
     "LABEL_SETS",
     "RESULT_SETS",
     "Imported",
+    "collect_findings",
     "existing_set_folder",
-    "fetch",
+    "fetch_published",
     "fetched",
     "fingerprint",
-    "import_set",
+    "import_published",
     "set_folder",
 ]

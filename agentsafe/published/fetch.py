@@ -1,4 +1,4 @@
-"""Gets the released repository with git: one commit, and of it only what the config reads."""
+"""Fetch one commit of the released repository with git, and only the folders that a run reads."""
 
 import logging
 import shutil
@@ -10,38 +10,41 @@ from agentsafe.errors import UserError
 
 log = logging.getLogger(__name__)
 
-_OURS = ".git/agentsafe"  # marks a clone that `fetch` made, so that a user's own is left alone
+_MARKER = ".git/agentsafe"  # tells a clone that `fetch_published` made from a user's own
 
 
 def fetched(root: str | Path) -> bool:
-    """Whether the folder is one that `fetch` made or began to make."""
-    return (Path(root) / _OURS).exists()
+    """Tell whether `fetch_published` made, or started to make, this folder."""
+    return (Path(root) / _MARKER).exists()
 
 
-def fetch(root: str | Path, url: str, commit: str, folders: Sequence[str]) -> None:
-    """Check out `folders` of `commit` below `root`.
+def fetch_published(root: str | Path, url: str, commit: str, folders: Sequence[str]) -> None:
+    """Check out `folders` of `commit` in `root`.
 
-    Shallow and sparse: history and other folders stay away. Git keeps what it has, so that a
-    fetch that was killed goes on from there, and a folder more costs only that folder.
+    The checkout is shallow and sparse: it has neither history nor other folders. Git keeps what it
+    has downloaded, so an interrupted fetch resumes, and an additional folder costs only itself.
 
     Args:
-        root: where the working tree goes; made when missing.
-        url: what git clones from.
+        root: folder of the working tree; created if missing.
+        url: of the repository.
         commit: full SHA-1 of the released commit.
         folders: paths inside the repository, such as `results/match_eval_results`.
 
     Raises:
-        UserError: git is missing, or a step failed; the message has git's own last words.
+        UserError: git is missing, or one of its commands failed; the message ends with git's last
+            line.
     """
     if shutil.which("git") is None:
-        raise UserError("published.root: git is needed to fetch the release, and is not installed")
+        raise UserError("published.root: fetching the release needs git, which is not installed")
     root = Path(root)
     if not fetched(root):
         if root.exists() and any(root.iterdir()):
-            raise UserError(f"published.root: '{root}' has other files; move them or name another")
+            raise UserError(
+                f"published.root: '{root}' has other files; move them or set another folder"
+            )
         (root / ".git").mkdir(parents=True)
-        (root / _OURS).touch()
-    for lock in (root / ".git").glob("*.lock"):  # left by a killed git: nothing else works here
+        (root / _MARKER).touch()
+    for lock in (root / ".git").glob("*.lock"):  # left by a killed git; no other process works here
         lock.unlink()
     _git(root, "init", "--quiet")
     _git(root, "config", "remote.origin.url", url)
@@ -51,9 +54,8 @@ def fetch(root: str | Path, url: str, commit: str, folders: Sequence[str]) -> No
         _git(root, "checkout", "--quiet", "--force", commit)
     except UserError as error:
         raise UserError(
-            f"published.url: cannot fetch {commit[:12]} from {url} ({error}); with no network, set "
-            "published.root to a folder that has the release, and run again: a fetch goes on "
-            "where it stopped"
+            f"published.url: cannot fetch {commit[:12]} from {url} ({error}); run again to resume "
+            "the download, or, without a network, set published.root to a folder with the release"
         ) from None
     missing = [folder for folder in folders if not (root / folder).is_dir()]
     if missing:
@@ -62,7 +64,7 @@ def fetch(root: str | Path, url: str, commit: str, folders: Sequence[str]) -> No
 
 
 def _git(root: Path, *arguments: str) -> None:
-    # Without a terminal git would wait for a password that nobody types.
+    # `true` answers a request for a password with nothing; git would wait for one otherwise.
     command = ["git", "-C", str(root), "-c", "core.askPass=true", *arguments]
     done = subprocess.run(
         command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False

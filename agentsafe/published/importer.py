@@ -1,11 +1,12 @@
-"""Reads one released set into rollouts, labels and audits, and notes everything that is odd.
+"""Import a released set into rollouts, labels and audits, and report all anomalies.
 
-Nothing is dropped silently: what cannot be read is a row of the import report with its file and
-line, or, when strict, an error that names them.
+Nothing is dropped silently: a record that cannot be read is a row of the import report, with its
+file and line, or an error if the import is strict.
 """
 
 import logging
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ _SCORE_KEYS = {"safety": "ToolCallRisk", "helpfulness": "Helpfulness"}
 
 @dataclass
 class Imported:
-    """A released set as the project's tables; `report` has one row per finding."""
+    """The tables of a released set; `report` has one row per finding."""
 
     rollouts: pl.DataFrame
     labels: pl.DataFrame
@@ -35,21 +36,24 @@ class Imported:
     report: pl.DataFrame
 
 
-def import_set(root: str | Path, name: str, *, cases: int = 144, strict: bool = False) -> Imported:
+def import_published(
+    root: str | Path, name: str, *, cases: int = 144, strict: bool = False
+) -> Imported:
     """Read a label set or result set of the release.
 
     Args:
-        root: folder with the released repository's layout.
-        name: one of `layout.LABEL_SETS` or `layout.RESULT_SETS`.
+        root: folder of the released repository.
+        name: one of `names.LABEL_SETS` or `names.RESULT_SETS`.
         cases: number of cases of the suite; a larger case index is a finding.
-        strict: the first finding is an error.
+        strict: raise an error for the first finding.
 
     Returns:
         The set's tables. A checkpoint that was rolled out under several quantizations has one
         `sample` for each, numbered in the order of their names.
 
     Raises:
-        UserError: the set is not there or holds no rollout at all, or, when strict, a finding.
+        UserError: the set is missing or has no readable rollout, or there is a finding and
+            `strict` is set.
     """
     folder = names.existing_set_folder(root, name)
     reader = _SetReader(Path(root), name, cases, strict)
@@ -74,22 +78,27 @@ def import_set(root: str | Path, name: str, *, cases: int = 144, strict: bool = 
     return reader.tables()
 
 
+def collect_findings(reports: Iterable[str | Path]) -> pl.DataFrame:
+    """Concatenate the import reports of several sets."""
+    return schemas.read_table(reports, schemas.IMPORT_REPORT)
+
+
 class _SetReader:
-    """Collects a set's tables column by column, and what was already seen, to tell duplicates."""
+    """Collects the columns of a set's tables and remembers rollouts, to detect duplicates."""
 
     def __init__(self, root: Path, name: str, cases: int, strict: bool):
         self.root, self.name, self.cases, self.strict = root, name, cases, strict
         self.columns: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
         self.released_cases: dict[str, Any] = {}
-        self.seen: dict[tuple, tuple[int, set[str]]] = {}  # rollout -> its line's hash, judges
+        self.seen: dict[tuple, tuple[int, set[str]]] = {}  # key -> hash of the line, judges
 
     def find(self, kind: str, file: Path, line: int | None, detail: str) -> None:
-        """Note a finding; `line` counts from 1, or is None where the whole file is meant."""
+        """Report a finding; `line` counts from 1, and is None for the whole file."""
         where = str(file.relative_to(self.root))
         place = where if line is None else f"{where}:{line}"
         if self.strict:
             raise UserError(
-                f"{place}: {detail} ({kind}); mend the file, or set published.strict to false"
+                f"{place}: {detail} ({kind}); fix the file, or set published.strict to false"
             )
         log.warning("%s: %s (%s)", place, detail, kind)
         self.add("report", set=self.name, kind=kind, file=where, line=line, detail=detail)
@@ -128,7 +137,7 @@ class _SetReader:
             self.read_labels(shard, metric, case_ids, checkpoint, sample)
 
     def decode(self, decoder: Any, line: bytes, file: Path, number: int) -> Any:
-        """Decode a line, or note why it cannot be and return None."""
+        """Decode a line; if that fails, report it and return None."""
         try:
             return decoder(line)
         except msgspec.ValidationError as error:
@@ -146,7 +155,7 @@ class _SetReader:
         checkpoint: str,
         sample: int,
     ) -> str | None:
-        """Add a rollout's rows; returns its case id, or None where its labels have no place."""
+        """Add a rollout's rows; return its case id, or None if the rollout is not used."""
         if rollout is None:
             return None
         index, name = rollout.case_idx, rollout.case.name
@@ -154,8 +163,8 @@ class _SetReader:
             detail = f"case {index} ('{name}') is not of cases {shard.first} to {shard.end - 1}"
             self.find("bad_record", shard.rollouts, number, detail)
             return None
-        # The release repeats a source's rollouts beside each judge's labels: the same line again
-        # under another judge is the same rollout, anything else of the same key a duplicate.
+        # The release repeats a source's rollouts with the labels of each judge. The same line
+        # under another judge is the same rollout; anything else with the same key is a duplicate.
         key = {"checkpoint": checkpoint, "case_id": name, "sample": sample}
         line_hash, judges = self.seen.setdefault(tuple(key.values()), (hash(line), set()))
         if shard.judge in judges or line_hash != hash(line):
@@ -191,7 +200,7 @@ class _SetReader:
         checkpoint: str,
         sample: int,
     ) -> None:
-        """Read a metric's label file; its `eval_id` is the line of the rollout it scores."""
+        """Read a metric's label file; `eval_id` is the line number of the label's rollout."""
         file = shard.labels(metric)
         if not file.is_file():
             detail = f"no {metric} labels of {len(case_ids)} rollouts of '{checkpoint}'"
@@ -247,7 +256,7 @@ class _SetReader:
         return int(score), "ok", None
 
     def tables(self) -> Imported:
-        """What was read, as the project's tables, sorted."""
+        """Build the sorted tables from the collected columns."""
         order = ["checkpoint", "sample", *case_order()]
         cases = pl.DataFrame(
             [
@@ -265,12 +274,17 @@ class _SetReader:
             cases=cases.sort(case_order()),
             report=self.table("report", schemas.IMPORT_REPORT),
         )
-        counts = len(read.rollouts), len(read.labels), len(read.report)
-        log.info("%s: %d rollouts, %d labels, %d findings", self.name, *counts)
+        log.info(
+            "%s: %d rollouts, %d labels, %d findings",
+            self.name,
+            len(read.rollouts),
+            len(read.labels),
+            len(read.report),
+        )
         return read
 
     def table(self, name: str, schema: pl.Schema) -> pl.DataFrame:
-        """One collected table; a column that the release does not have is null."""
+        """Build one table; a column that the release does not have is null."""
         columns = self.columns[name]
         rows = max(map(len, columns.values()), default=0)
         return pl.DataFrame(
@@ -279,5 +293,5 @@ class _SetReader:
 
 
 def _lines(file: Path) -> list[bytes]:
-    """The lines of a file; one without content in between keeps its number, as the labels count."""
+    """Split a file into lines; empty lines count, as they do in the labels' `eval_id`."""
     return file.read_bytes().rstrip(b"\n").split(b"\n")

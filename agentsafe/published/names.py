@@ -1,11 +1,12 @@
-"""Folder and file names of the release, and what they say.
+"""Parse the folder and file names of the release.
 
-A set is a folder of folders, one per checkpoint. Label sets (`data/raw_data_by_eval/<judge>/`)
-hold the 25 source models' rollouts, result sets (`results/<set>/`) those of trained checkpoints
-and their three sources. A checkpoint's folder is a hub id with `_` for `/`, or
-`dpo_<base>_<objective>_<judge>[_beta-<β>]_s<seed>` with one such group per stage. A file is
-`<folder>_emu-<emulator>_eval-<judge>[_<quantization>]_r<first>-<end>_<stamp>.jsonl`, and the same
-with `_eval_agent_safe` or `_eval_agent_help_ignore_safety` for its labels, line by line.
+A set is a folder with one subfolder per checkpoint. Label sets (`data/raw_data_by_eval/<judge>/`)
+hold the rollouts of the 25 source models, result sets (`results/<set>/`) those of trained
+checkpoints and their three sources. A checkpoint's folder is a hub id with `_` for `/`, or
+`dpo_<base>_<objective>_<judge>[_beta-<β>]_s<seed>` with one such group per stage. A rollout file is
+`<folder>_emu-<emulator>_eval-<judge>[_<quantization>]_r<first>-<end>_<stamp>.jsonl`. The name of
+its label file has `_eval_agent_safe` or `_eval_agent_help_ignore_safety` before `.jsonl`; the lines
+of the two files correspond.
 """
 
 import hashlib
@@ -24,14 +25,14 @@ RESULT_SETS = ("match_eval_results", "cross_eval_results")
 #: The judge's short name for the model name in a file name.
 JUDGES = {"gpt-5-mini": "gpt5m", "Qwen_Qwen3-32B": "q32"}
 
-#: File suffix of a metric's labels. The release also knows `_eval_agent_help`, a helpfulness that
-#: counts safety, which the paper does not use and no released set holds.
+#: File suffix of a metric's labels. The released code also defines `_eval_agent_help`, a
+#: helpfulness that counts safety; the paper does not use it, and no released set has it.
 LABEL_SUFFIXES = {
     "safety": "_eval_agent_safe",
     "helpfulness": "_eval_agent_help_ignore_safety",
 }
 
-_DEFAULT_BETA = 0.1  # a folder name without beta- was trained with the release's default
+_DEFAULT_BETA = 0.1  # the release's default, for folder names without `beta-`
 _BETA = r"\d+(?:\.\d+)?"
 _TRAINED = re.compile(
     r"dpo_(?P<base>[A-Za-z0-9][A-Za-z0-9.-]*)"
@@ -49,10 +50,10 @@ _FILE = re.compile(
 
 @dataclass(frozen=True, order=True)
 class Shard:
-    """One rollout file of a checkpoint's folder, with where its labels lie.
+    """One rollout file of a checkpoint's folder, and its label files.
 
-    `first` and `end` bound the case indices (end excluded). `path` has no suffix: the rollouts
-    are at `path + ".jsonl"`, a metric's labels at `path + LABEL_SUFFIXES[metric] + ".jsonl"`.
+    `first` and `end` bound the case indices (`end` excluded). `path` has no suffix: the rollouts
+    are in `path + ".jsonl"`, a metric's labels in `path + LABEL_SUFFIXES[metric] + ".jsonl"`.
     """
 
     folder: str
@@ -65,22 +66,22 @@ class Shard:
 
     @property
     def rollouts(self) -> Path:
-        """The file of rollouts."""
+        """Return the path of the rollout file."""
         return Path(self.path + ".jsonl")
 
     def labels(self, metric: str) -> Path:
-        """The file of this shard's labels on `metric`."""
+        """Return the path of the label file of `metric`."""
         return Path(f"{self.path}{LABEL_SUFFIXES[metric]}.jsonl")
 
 
 def set_folder(root: str | Path, name: str) -> Path:
-    """The folder of the set `name` below the release's root."""
+    """Return the folder of the set `name` in the release at `root`."""
     parent = "data/raw_data_by_eval" if name in LABEL_SETS else "results"
     return Path(root) / parent / name
 
 
 def existing_set_folder(root: str | Path, name: str) -> Path:
-    """The folder of the set `name`.
+    """Return the folder of the set `name` after checking that it exists.
 
     Raises:
         UserError: the release at `root` does not have it.
@@ -88,16 +89,16 @@ def existing_set_folder(root: str | Path, name: str) -> Path:
     folder = set_folder(root, name)
     if not folder.is_dir():
         raise UserError(
-            f"published.root: '{root}' holds no {folder.relative_to(root)}/; point it at a clone "
-            f"of the released repository, or take '{name}' out of the config"
+            f"published.root: '{root}' has no {folder.relative_to(root)}/; set it to a clone of "
+            f"the released repository, or remove '{name}' from the config"
         )
     return folder
 
 
 def source_name(folder: str) -> str:
-    """The source's name: a hub id without organisation and `-instruct`, in lower case.
+    """Return a source's name: its hub id without organisation and `-instruct`, in lower case.
 
-    The trained folders' nicknames lead to the same name: `Llama3.1-8B` and
+    The short names in folders of trained checkpoints give the same name: `Llama3.1-8B` and
     `meta-llama_Llama-3.1-8B-Instruct` are both `llama-3.1-8b`.
     """
     name = folder.split("_", 1)[-1].lower().removesuffix("-instruct")
@@ -105,7 +106,7 @@ def source_name(folder: str) -> str:
 
 
 def folder_lineage(folder: str) -> Lineage | None:
-    """The lineage that a checkpoint's folder name says, or None if it says none."""
+    """Parse a checkpoint's folder name as a lineage; None if it is not one."""
     if not folder.startswith("dpo_"):
         return Lineage(source_name(folder)) if _HUB.fullmatch(folder) else None
     match = _TRAINED.fullmatch(folder)
@@ -127,42 +128,41 @@ def folder_lineage(folder: str) -> Lineage | None:
 
 
 def walk(folder: Path) -> Iterator[tuple[str, Shard | None]]:
-    """Every JSONL file of a checkpoint's folder, however deep, with the shard it belongs to.
+    """Yield every JSONL file below a checkpoint's folder with its shard.
 
     Yields:
-        (path, shard), sorted by path; shard is None where the name follows no rule or belongs to
-        another folder. Rollout and label files of one shard yield equal shards.
+        Path and shard, sorted by path. The shard is None if the name does not fit the pattern or
+        belongs to another folder. Rollout and label files of one shard yield equal shards.
     """
     for path in sorted(folder.rglob("*.jsonl")):
-        match = _FILE.fullmatch(path.name)
-        known = (
-            match
-            and match["folder"] == folder.name
-            and match["judge"] in JUDGES
-            and match["kind"] in (None, *LABEL_SUFFIXES.values())
-        )
-        if not known:
-            yield str(path), None
-            continue
-        yield (
-            str(path),
-            Shard(
-                folder=match["folder"],
-                quantization=match["quantization"] or "none",
-                first=int(match["first"]),
-                end=int(match["end"]),
-                stamp=match["stamp"],
-                judge=JUDGES[match["judge"]],
-                path=str(path).removesuffix(".jsonl").removesuffix(match["kind"] or ""),
-            ),
-        )
+        yield str(path), _shard(path, folder.name)
+
+
+def _shard(path: Path, folder: str) -> Shard | None:
+    match = _FILE.fullmatch(path.name)
+    if (
+        not match
+        or match["folder"] != folder
+        or match["judge"] not in JUDGES
+        or match["kind"] not in (None, *LABEL_SUFFIXES.values())
+    ):
+        return None
+    return Shard(
+        folder=folder,
+        quantization=match["quantization"] or "none",
+        first=int(match["first"]),
+        end=int(match["end"]),
+        stamp=match["stamp"],
+        judge=JUDGES[match["judge"]],
+        path=str(path).removesuffix(".jsonl").removesuffix(match["kind"] or ""),
+    )
 
 
 def fingerprint(root: str | Path, name: str) -> str:
-    """A short key of a set's files: their names, sizes and times, not their contents.
+    """Hash the names, sizes and modification times of a set's files, but not their contents.
 
-    It changes whenever a file of the set comes, goes or is written, and costs some milliseconds
-    for the release's thousands of files: cheap enough to ask at every start of the workflow.
+    The hash changes when a file is added, removed or written. It takes some milliseconds for the
+    thousands of files of the release, so every start of the workflow computes it.
 
     Raises:
         UserError: the set's folder does not exist.

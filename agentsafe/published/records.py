@@ -1,11 +1,11 @@
-"""The release's JSON lines: their shape, and what of them becomes messages and audit flags.
+"""Decode the release's JSON lines into messages and audit flags.
 
 A rollout's `intermediate_steps` hold `[[tool, input, log], [observation, summary, thought]]` per
 tool call and `[{return_values, log, type}, ""]` at the end. `log` is the agent's own text.
-`summary` and `thought` are the emulator's own and stay behind, also where an observation runs on
-into them. The agent was generated without a stop
-string at `Observation:`, so that its `log` often runs on with tool output that it made up
-itself: kept here, since it is what the paper trained on, and flagged.
+`summary` and `thought` are private to the emulator and are not imported, even where they leak into
+an observation. The release generated agents without a stop string at `Observation:`, so a `log`
+often continues with hallucinated tool output. It is kept, since the paper trained on it, and
+flagged.
 """
 
 import re
@@ -15,14 +15,14 @@ import msgspec
 
 from agentsafe.rollouts.react import without_thinking
 
-#: A line of the agent's own turn that starts an observation, with or without Markdown around it.
+#: The start of a hallucinated observation in an agent's turn, with or without Markdown around it.
 INVENTED = re.compile(r"^[^\w\n]*Observation[^\w\n]*:", re.MULTILINE)
 
 _TOKEN_LIMIT = "Agent stopped: token limit exceeded"
 _OUT_OF_MEMORY = "Agent stopped: OOM"
 _LEAKED = "Simulator Thought:"
 _TOOL = re.compile(r"[A-Za-z0-9_]+")
-_NO_TOOL, _NO_OBJECT = "is not a valid tool", "Invalid format:"  # answers to a bad action
+_NO_TOOL, _NO_OBJECT = "is not a valid tool", "Invalid format:"  # observations of a bad action
 _STUB = "[OOM]"
 _FLAGS_OF_STEPS = (
     "repaired_action",
@@ -33,7 +33,7 @@ _FLAGS_OF_STEPS = (
 
 
 class ReleasedCase(msgspec.Struct):
-    """The case as each rollout repeats it; its risks are not needed here."""
+    """The fields that are read from the copy of the case in each rollout."""
 
     name: str
     instruction: str = msgspec.field(name="User Instruction")
@@ -75,7 +75,7 @@ class ReleasedLabel(Replicate):
 
 
 class Rollout(msgspec.Struct):
-    """What becomes a row of the rollouts table, and one of the audit."""
+    """The contents of one row of the rollouts table and one of the audit."""
 
     case_idx: int
     case: ReleasedCase
@@ -92,10 +92,10 @@ _decode_object = msgspec.json.Decoder(dict).decode
 
 
 def read_rollout(line: bytes) -> Rollout:
-    """Turn one line of a rollout file into messages, stop reason and audit flags.
+    """Decode one line of a rollout file into messages, stop reason and audit flags.
 
     Raises:
-        msgspec.DecodeError: the line is no JSON, or not of the release's shape.
+        msgspec.DecodeError: the line is not JSON, or does not fit the release's format.
     """
     released = decode_rollout(line)
     messages: list[dict[str, str]] = []
@@ -150,14 +150,14 @@ def _observation(answer: Answer, number: int) -> str:
 
 
 def _refused(tool: str, tool_input: str, observation: str) -> bool:
-    """Whether an action named no tool or gave no JSON object, and was told so."""
+    """Tell whether the observation rejects the action, for its tool's name or its JSON input."""
     if _NO_TOOL in observation:
         return True
     return _NO_OBJECT in observation and not _is_clean(tool, tool_input)
 
 
 def _repaired(tool: str, tool_input: str, observation: str) -> bool:
-    """Whether an action that was not clean was answered all the same."""
+    """Tell whether a malformed action was executed all the same."""
     return not _is_clean(tool, tool_input) and not _refused(tool, tool_input, observation)
 
 

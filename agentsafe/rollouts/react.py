@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from agentsafe._util.text import storable
 from agentsafe.inference.types import Message
-from agentsafe.prompts.template import Template, shown_case
+from agentsafe.prompts.template import Template, case_variables
 from agentsafe.rollouts.json_arguments import read_object
 from agentsafe.suites.cases import Case, Suite
 
@@ -251,13 +251,13 @@ def prompts(suite: Suite, cases: Iterable[Case], template: str) -> dict[str, lis
         suite: holds the cases' toolkits.
         cases: those to write prompts for.
         template: as `templates.Template` takes it. Its blocks `system` and `user` are the messages
-            and get what `templates.shown_case` shows; an empty one is no message.
+            and get what `templates.case_variables` shows; an empty one is no message.
 
     Raises:
         UserError: there is no such template, or it cannot be filled in.
     """
     read = Template(template, "rollouts.prompt")
-    return {case.case_id: read.opening(**shown_case(suite, case)) for case in cases}
+    return {case.case_id: read.opening(**case_variables(suite, case)) for case in cases}
 
 
 def conversation(messages: Iterable[Mapping[str, str]]) -> list[Message]:

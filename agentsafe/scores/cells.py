@@ -162,7 +162,7 @@ def _cells(
             cells.append(
                 {
                     "lineage": checkpoint,
-                    "run": str(lineage.run),
+                    "run": str(lineage.condition),
                     "source": lineage.source,
                     "recipe": lineage.recipe,
                     "beta": lineage.beta,

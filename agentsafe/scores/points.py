@@ -114,7 +114,7 @@ def _missing(untrained: Mapping[str, str], judges: list[str]) -> pl.DataFrame:
         lineage = Lineage.parse(name)
         row = {
             "lineage": name,
-            "run": str(lineage.run),
+            "run": str(lineage.condition),
             "source": lineage.source,
             "recipe": lineage.recipe,
             "beta": lineage.beta,

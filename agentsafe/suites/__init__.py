@@ -1,1 +1,1 @@
-"""The worlds: what cases and toolkits there are."""
+"""Suites: cases, toolkits and their files."""

@@ -1,9 +1,8 @@
-"""Cases, the toolkits they are played with, and their split into a training and a test half.
+"""Define cases and toolkits, read and write suites, and split cases into training and test halves.
 
-A suite is two JSON files with the layout of ToolEmu's released `all_cases.json` and
-`all_toolkits.json` (Ruan et al., arXiv 2309.15817), so that a suite of one's own needs no code. A
-case may also have a *world state*, which an emulator that works by rules starts from; ToolEmu's
-have none.
+A suite is two JSON files in the format of ToolEmu's released `all_cases.json` and
+`all_toolkits.json` (Ruan et al., arXiv 2309.15817), so your own suite needs no code. A case may
+also have a *world state* from which a rule-based emulator starts; ToolEmu's cases have none.
 
 The split is the paper's: the case indices in order, shuffled by Python's `random` seeded with the
 split seed; the second half is the test set (Plaut, arXiv 2603.02229, section 4).
@@ -25,12 +24,12 @@ CASE_PREFIX = "official_"
 
 
 def case_id(index: int) -> str:
-    """The name of ToolEmu's case number `index`."""
+    """Return the name of ToolEmu's case number `index`."""
     return f"{CASE_PREFIX}{index}"
 
 
 def case_index(name: str) -> int:
-    """The number in a case's name: 17 for `official_17`.
+    """Return the number at the end of a case's name: 17 for `official_17`.
 
     Raises:
         ValueError: the name does not end in a number.
@@ -42,7 +41,7 @@ def case_index(name: str) -> int:
 
 
 def case_order(column: str = "case_id") -> list[pl.Expr]:
-    """Sort keys that put `official_2` before `official_10`."""
+    """Return sort keys that put `official_2` before `official_10`."""
     return [pl.col(column).str.len_chars(), pl.col(column)]
 
 
@@ -50,11 +49,11 @@ def split(cases: int, seed: int) -> tuple[frozenset[int], frozenset[int]]:
     """Split case indices into the half that trains and the half that tests.
 
     Args:
-        cases: number of cases in the suite; with an odd number the test half is the larger.
+        cases: number of cases in the suite; if it is odd, the test half is one case larger.
         seed: the split seed of a training run.
 
     Returns:
-        (training indices, test indices), disjoint, together all of `range(cases)`.
+        Training indices and test indices: disjoint, together `range(cases)`.
     """
     order = list(range(cases))
     random.Random(seed).shuffle(order)
@@ -71,7 +70,7 @@ class Parameter(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Field(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Something that a tool returns, or an exception that it answers with."""
+    """A value that a tool returns, or an exception that it raises."""
 
     name: str
     type: str = ""
@@ -97,9 +96,9 @@ class Toolkit(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Case(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One task for an agent, with what it leaves unsaid and what can go wrong.
+    """One task for an agent, with its underspecifications and potential risks.
 
-    `case_id` ends in the case's number, which the split goes by.
+    `case_id` ends in the case's number, the index that the split uses.
     """
 
     case_id: str = msgspec.field(name="name")
@@ -121,16 +120,16 @@ class Suite(msgspec.Struct, frozen=True):
     toolkits: dict[str, Toolkit]
 
     def tools_of(self, case: Case) -> tuple[Tool, ...]:
-        """All tools of a case's toolkits, in order."""
+        """List the tools of a case's toolkits, in order."""
         return tuple(tool for name in case.toolkits for tool in self.toolkits[name].tools)
 
 
 def read_suite(cases_file: str | Path, toolkits_file: str | Path) -> Suite:
-    """Read a suite and check that it hangs together.
+    """Read a suite and check that its two files are consistent.
 
     Raises:
-        UserError: a file is missing or no JSON of this layout, a name stands twice, or a case
-            names a toolkit that is not there.
+        UserError: a file is missing or not JSON of this format, a name appears twice, or a case
+            names an unknown toolkit.
     """
     cases = _read(cases_file, list[Case])
     toolkits = _read(toolkits_file, list[Toolkit])
@@ -143,13 +142,13 @@ def checked_suite(
     cases_file: str = "cases",
     toolkits_file: str = "toolkits",
 ) -> Suite:
-    """Put cases and toolkits together; errors name the files given.
+    """Combine cases and toolkits after checking them; errors name the given files.
 
     Raises:
         UserError: as `read_suite`.
     """
-    _no_twice([case.case_id for case in cases], cases_file, "case")
-    _no_twice([toolkit.name for toolkit in toolkits], toolkits_file, "toolkit")
+    _check_unique([case.case_id for case in cases], cases_file, "case")
+    _check_unique([toolkit.name for toolkit in toolkits], toolkits_file, "toolkit")
     named = {toolkit.name: toolkit for toolkit in toolkits}
     for case in cases:
         if not case.case_id[-1:].isdigit():
@@ -157,10 +156,10 @@ def checked_suite(
         for name in case.toolkits:
             if name not in named:
                 raise UserError(
-                    f"{cases_file}: case '{case.case_id}' asks for the toolkit '{name}', which is "
+                    f"{cases_file}: case '{case.case_id}' names the toolkit '{name}', which is "
                     f"not in {toolkits_file}"
                 )
-        _no_twice(
+        _check_unique(
             [tool.name for name in case.toolkits for tool in named[name].tools],
             toolkits_file,
             f"in the toolkits of '{case.case_id}', tool",
@@ -169,7 +168,7 @@ def checked_suite(
 
 
 def write_suite(suite: Suite, cases_file: str | Path, toolkits_file: str | Path) -> None:
-    """Write a suite as the two files that `read_suite` reads, each whole or not at all."""
+    """Write a suite as the two files that `read_suite` reads, each atomically."""
     parts = {cases_file: suite.cases, toolkits_file: tuple(suite.toolkits.values())}
     for path, part in parts.items():
         with whole_file(path) as partial:
@@ -185,9 +184,9 @@ def _read(path: str | Path, kind: type) -> Any:
         raise UserError(f"{path}: {error}") from None
 
 
-def _no_twice(names: Sequence[str], file: str, what: str) -> None:
+def _check_unique(names: Sequence[str], file: str, what: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise UserError(f"{file}: {what} '{name}' stands twice")
+            raise UserError(f"{file}: {what} '{name}' appears twice")
         seen.add(name)

@@ -1,7 +1,7 @@
-"""A suite out of files: fetched and checked against their digests, cut to the cases that are used.
+"""Download the files of a suite, check their digests, and select the cases that a run uses.
 
-The files have the layout of ToolEmu's (Ruan et al., arXiv 2309.15817), whose 144 cases are the
-default; `agentsafe.suites.cases` says what is in them.
+The files have the format of ToolEmu's (Ruan et al., arXiv 2309.15817), whose 144 cases are the
+default; `agentsafe.suites.cases` defines it.
 """
 
 import hashlib
@@ -21,17 +21,17 @@ log = logging.getLogger(__name__)
 _TIMEOUT = 60.0  # seconds without an answer
 
 
-def fetch(url: str, path: str | Path, sha256: str, key: str) -> None:
-    """Download a file, whole or not at all, and only if it is the one that was meant.
+def fetch_suite(url: str, path: str | Path, sha256: str, key: str) -> None:
+    """Download one file of a suite and check its digest before writing it atomically.
 
     Args:
         url: of the file.
-        path: where it goes.
-        sha256: of its bytes.
-        key: of the config that names `path`, for errors.
+        path: of the written file.
+        sha256: expected digest, in hexadecimal digits.
+        key: the config key that names `path`, for errors.
 
     Raises:
-        UserError: it cannot be had, or has another digest.
+        UserError: the download failed, or the file has another digest.
     """
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
@@ -39,47 +39,49 @@ def fetch(url: str, path: str | Path, sha256: str, key: str) -> None:
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(
-            f"{key}: cannot fetch {url} ({reason}); with no network, write the path of a file that "
-            "is there already"
+            f"{key}: cannot fetch {url} ({reason}); without a network, set it to the path of a "
+            "file that you have"
         ) from None
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise UserError(
-            f"{key}: {url} has the SHA-256 {found[:16]}…, not {sha256[:16]}…: it is another file "
-            f"than the config asks for; mend toolemu.url or {key.removesuffix('_file')}_sha256"
+            f"{key}: {url} has the SHA-256 {found[:16]}…, not {sha256[:16]}…: it is not the file "
+            f"of the config; fix toolemu.url or {key.removesuffix('_file')}_sha256"
         )
     with whole_file(path) as partial:
         partial.write_bytes(content)
     log.info("%s: %d bytes", url, len(content))
 
 
-def take(cases_file: str | Path, toolkits_file: str | Path, cases: int) -> Suite:
-    """Read a suite and keep its cases 0 to `cases` - 1, with all toolkits.
+def take_suite(cases_file: str | Path, toolkits_file: str | Path, cases: int) -> Suite:
+    """Read a suite and keep its cases 0 to `cases` - 1 and all toolkits.
 
     Raises:
-        UserError: as `read_suite`, or the numbers that the cases' names end in are not 0, 1, 2 ….
+        UserError: as `read_suite`, or the cases' names do not end in the numbers 0, 1, 2 … without
+            a gap, or there are fewer than `cases`.
     """
     suite = read_suite(cases_file, toolkits_file)
     numbered = sorted(suite.cases, key=lambda case: case_index(case.case_id))
     for number, case in enumerate(numbered):
         if case_index(case.case_id) != number:
             raise UserError(
-                f"{cases_file}: the cases' names must end in the numbers 0, 1, 2 …, each once, "
-                f"but number {number} is missing (before '{case.case_id}')"
+                f"{cases_file}: the names of the cases must end in the numbers 0, 1, 2 …, each "
+                f"once, but number {number} is missing (before '{case.case_id}')"
             )
     if len(numbered) < cases:
         raise UserError(
-            f"{cases_file}: has {len(numbered)} cases, but 'toolemu.cases' asks for {cases}"
+            f"{cases_file}: it has {len(numbered)} cases, but 'toolemu.cases' is {cases}"
         )
     return Suite(tuple(numbered[:cases]), suite.toolkits)
 
 
-def table(suite: Suite) -> pl.DataFrame:
-    """A suite at a glance, one row a case.
+def list_cases(suite: Suite) -> pl.DataFrame:
+    """Tabulate the cases of a suite.
 
     Returns:
-        Columns `case_id, toolkits, tools` (how many), `instruction, left_unsaid, risks` (actions
-        and outcomes) and `achievements`, how many of each.
+        One row per case with the columns `case_id`, `toolkits`, `instruction` and the counts
+        `tools`, `left_unsaid` (underspecifications), `risks` (actions and outcomes) and
+        `achievements`.
     """
     rows = [
         {

@@ -18,7 +18,7 @@ def made(runs: dict, noise: float = 0.01) -> Sample:
     rows = pl.DataFrame(
         {
             "lineage": [str(lineage) for lineage in lineages],
-            "run": [str(lineage.run) for lineage in lineages],
+            "run": [str(lineage.condition) for lineage in lineages],
             "source": [lineage.source for lineage in lineages],
             "recipe": [lineage.recipe for lineage in lineages],
             "beta": [lineage.beta for lineage in lineages],

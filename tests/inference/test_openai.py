@@ -333,7 +333,7 @@ def test_a_server_that_stays_away_ends_the_job_in_one_line(chat):
     suite = small_suite(9)
     with (
         serve(faults=always("broken")) as server,
-        pytest.raises(UserError, match=r"^3 of 36 are lost to a server's trouble[^\n]*$"),
+        pytest.raises(UserError, match=r"^3 of 36 are lost to a failing server[^\n]*$"),
     ):
         talker = chat(server, retries=0)
         asyncio.run(roll_out("bold", suite, suite.cases, talker, Echo(), Settings()))

@@ -1,9 +1,9 @@
-"""Templates: what the package's show of every case of ToolEmu, and a user's own in their place."""
+"""The package's templates with every case of ToolEmu, and a user's own templates."""
 
 import pytest
 
 from agentsafe.errors import UserError
-from agentsafe.prompts.template import Template, shown_case
+from agentsafe.prompts.template import Template, case_variables
 from agentsafe.suites.cases import Case, Parameter, Tool, Toolkit, checked_suite, read_suite
 
 METRICS = ("safety", "helpfulness", "helpfulness_safe")
@@ -22,7 +22,7 @@ def toolemu(shared):
 
 @pytest.fixture
 def own(tmp_path):
-    """A user's own file, out of its text."""
+    """Return a function that writes a user's own template."""
 
     def write(text, name="mine.txt"):
         path = tmp_path / "own" / name
@@ -42,7 +42,7 @@ def risks(case):
 
 
 def complaint(work, *words):
-    """The one line that something is refused with."""
+    """Return the one-line error of an action."""
     with pytest.raises(UserError) as refused:
         work()
     line = str(refused.value)
@@ -56,7 +56,7 @@ def text_of(messages):
 
 
 def specifications(tools):
-    """What stands of each tool in the list that agent and emulator get."""
+    """Yield each tool's text in the list for agent and emulator."""
     for tool in tools:
         yield f"### {tool.name}\n{tool.summary.strip()}"
         for parameter in tool.parameters:
@@ -71,7 +71,7 @@ def specifications(tools):
 def test_an_agent_is_told_every_tool_and_its_task_and_nothing_of_what_is_behind_it(toolemu):
     full, compact = Template("react", "k"), Template("compact", "k")
     for case in toolemu.cases:
-        shown = shown_case(toolemu, case)
+        shown = case_variables(toolemu, case)
         system, user = full.opening(**shown)
         assert (system["role"], user["role"]) == ("system", "user")
         assert user["content"] == case.instruction.strip()
@@ -91,7 +91,7 @@ def test_an_agent_is_told_every_tool_and_its_task_and_nothing_of_what_is_behind_
 def test_only_the_adversarial_emulator_is_told_the_risks(toolemu):
     emulator = Template("emulator", "k")
     for case in toolemu.cases:
-        shown = shown_case(toolemu, case)
+        shown = case_variables(toolemu, case)
         adversarial = emulator.text("system", mode="adversarial", **shown)
         standard = emulator.text("system", mode="standard", **shown)
         for told in (adversarial, standard):
@@ -110,7 +110,7 @@ def test_only_the_adversarial_emulator_is_told_the_risks(toolemu):
 def test_a_judge_is_told_what_its_metric_needs_and_the_record_in_order(toolemu, metric, mode):
     judge = Template("judge", "k")
     for case in toolemu.cases:
-        shown = shown_case(toolemu, case)
+        shown = case_variables(toolemu, case)
         system, user = judge.opening(metric=metric, mode=mode, record=RECORD, **shown)
         assert [n for n in range(4) if f"\nScore {n}: " not in system["content"]] == []
         told = user["content"]
@@ -132,7 +132,7 @@ def test_a_judge_is_told_what_its_metric_needs_and_the_record_in_order(toolemu, 
 
 
 def test_the_three_metrics_are_asked_for_in_words_of_their_own(toolemu):
-    shown = shown_case(toolemu, toolemu.cases[0])
+    shown = case_variables(toolemu, toolemu.cases[0])
     told = {
         Template("judge", "k").text("system", metric=metric, mode="text", record=[], **shown)
         for metric in METRICS
@@ -147,7 +147,7 @@ def test_template_syntax_in_what_is_shown_is_text():
     tool = Tool("Look", SYNTAX, (Parameter("at", "string", SYNTAX),))
     case = Case("odd_0", ("Eyes",), SYNTAX, {"Task": (SYNTAX,)}, (SYNTAX,), (SYNTAX,), (SYNTAX,))
     suite = checked_suite([case], [Toolkit("Eyes", SYNTAX, (tool,))])
-    shown = shown_case(suite, case)
+    shown = case_variables(suite, case)
     record = [{"role": "assistant", "content": SYNTAX}]
     emulator, judge = Template("emulator", "k"), Template("judge", "k")
     for number, told in (
@@ -173,11 +173,11 @@ def test_a_users_own_file_stands_in_place_of_the_packages(own, name):
     )
     case = Case("odd_0", ("Eyes",), "Look.")
     suite = checked_suite([case], [Toolkit("Eyes", "", (Tool("Look", "Looks."),))])
-    system, user = Template(path, "k").opening(**shown_case(suite, case))
+    system, user = Template(path, "k").opening(**case_variables(suite, case))
     assert system["content"] == "Mine.\n## Eyes\n\n### Look\nLooks.\nArguments: none"
     assert user["content"] == "Look."
     own("{{ case.case_id }}, without tools", "_tools.j2")  # beside it, and so before the package's
-    system, _ = Template(path, "k").opening(**shown_case(suite, case))
+    system, _ = Template(path, "k").opening(**case_variables(suite, case))
     assert system["content"] == "Mine.\nodd_0, without tools"
 
 
@@ -236,7 +236,7 @@ def test_what_cannot_be_filled_in_names_the_file(own, name):
     text, said = UNFILLED[name]
     template = Template(own(f"{{% block user %}}{text}{{% endblock %}}"), "k")
     shown = {"case": Case("odd_0", ("Eyes",), "Look."), "record": RECORD}
-    complaint(lambda: template.opening(**shown), "own/mine.txt: cannot be filled in: ", said)
+    complaint(lambda: template.opening(**shown), "own/mine.txt: cannot be rendered: ", said)
 
 
 def test_a_digest_is_of_the_file_and_of_all_that_it_includes(own, tmp_path):

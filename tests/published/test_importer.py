@@ -1,16 +1,16 @@
-"""The importer on a small release: what it reads, and every way in which it can be spoiled."""
+"""The importer on a small release, sound and spoiled in many ways."""
 
 import polars as pl
 import pytest
 
 from agentsafe.errors import UserError
 from agentsafe.preferences.pairs import OBJECTIVES, pairs, rollout_scores
-from agentsafe.published import import_set
+from agentsafe.published import import_published
 from tests.helpers.release import Release, edit_line, label, rollout, write_lines
 
 
 def read(release: Release, strict: bool = False):
-    return import_set(release.root, "gpt5m", cases=release.cases, strict=strict)
+    return import_published(release.root, "gpt5m", cases=release.cases, strict=strict)
 
 
 def findings(release: Release) -> list[tuple[str, int | None]]:
@@ -48,7 +48,9 @@ def test_a_nested_folder_is_read_as_the_one_above(release):
 
 
 def test_a_source_labelled_by_two_judges_is_rolled_out_once(release):
-    read_set = import_set(release.root, "match_eval_results", cases=release.cases, strict=True)
+    read_set = import_published(
+        release.root, "match_eval_results", cases=release.cases, strict=True
+    )
     source = pl.col("checkpoint") == "qwen2.5-7b"
     assert read_set.rollouts.filter(source).height == release.cases
     assert read_set.labels.filter(source).height == release.cases * 2 * 2
@@ -128,7 +130,7 @@ def test_a_truncated_last_line_loses_only_itself(release):
     path.write_bytes(path.read_bytes()[:-40])
     read_set = read(release)
     assert read_set.rollouts.height == 3 * release.cases - 1
-    # the two labels of the lost rollout have no place, and both say so
+    # the two labels of the lost rollout are findings, too
     assert read_set.report["kind"].to_list() == ["not_json", "orphan_label", "orphan_label"]
 
 
@@ -163,23 +165,23 @@ def test_replicates_and_failed_labels_are_rows(release):
 def test_two_folders_of_one_checkpoint_are_a_duplicate(release):
     results = release.root / "results/match_eval_results"
     release.checkpoint(results, "Qwen2.5-7B-Instruct", "gpt5m", "source")
-    report = import_set(release.root, "match_eval_results", cases=release.cases).report
+    report = import_published(release.root, "match_eval_results", cases=release.cases).report
     assert report["kind"].to_list() == ["duplicate"]
     assert "Qwen2.5-7B-Instruct" in report["detail"][0]
 
 
 def test_a_suite_of_another_size_is_a_finding_since_the_split_would_be_wrong(release):
-    report = import_set(release.root, "gpt5m", cases=release.cases + 1).report
+    report = import_published(release.root, "gpt5m", cases=release.cases + 1).report
     assert report["kind"].to_list() == ["case_count"]
     assert "published.cases is 13" in report["detail"][0]
 
 
 def test_missing_and_empty_sets_are_one_line(release, tmp_path):
-    with pytest.raises(UserError, match=r"holds no data/raw_data_by_eval/q32/.*clone"):
-        import_set(release.root, "q32")
+    with pytest.raises(UserError, match=r"has no data/raw_data_by_eval/q32/.*clone"):
+        import_published(release.root, "q32")
     (tmp_path / "empty/results/cross_eval_results").mkdir(parents=True)
     with pytest.raises(UserError, match="no rollout could be read"):
-        import_set(tmp_path / "empty", "cross_eval_results")
+        import_published(tmp_path / "empty", "cross_eval_results")
 
 
 def test_the_other_sets_of_the_release_are_read_too(release):
@@ -188,9 +190,11 @@ def test_the_other_sets_of_the_release_are_read_too(release):
     folder = release.trained_name("Qwen2.5-7B", "safe-help", "gpt5m", 1, "_beta-0.05")
     release.checkpoint(cross, folder, "q32", "safe-help")
     release.checkpoint(release.root / "data/raw_data_by_eval/q32", "gpt-4.1", "q32", "source")
-    read_set = import_set(release.root, "cross_eval_results", cases=release.cases, strict=True)
+    read_set = import_published(
+        release.root, "cross_eval_results", cases=release.cases, strict=True
+    )
     assert set(read_set.labels["checkpoint"]) == {"qwen2.5-7b+safe.gpt5m.b0.05+help.gpt5m.b0.05.s1"}
     assert set(read_set.labels["judge"]) == {"q32"}
-    q32 = import_set(release.root, "q32", cases=release.cases, strict=True)
+    q32 = import_published(release.root, "q32", cases=release.cases, strict=True)
     for objective in OBJECTIVES:
         pairs(rollout_scores(q32.labels), objective)

@@ -123,7 +123,7 @@ PLAIN = f"{FOLDER}_emu-Qwen_Qwen3-8B_eval-gpt-5-mini_r15-30_1002_081028"
 
 
 def shards_of(tmp_path, *files: str, folder: str = FOLDER) -> dict:
-    """What `walk` says of files that are made in a checkpoint's folder."""
+    """Create files in a checkpoint's folder and return what `walk` yields for them."""
     for file in files:
         path = tmp_path / folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +209,7 @@ def root(tmp_path) -> Path:
 
 
 def write_later(path: Path, text: str) -> None:
-    """Write, with a time that differs whatever the clock's grain."""
+    """Write a file with a later modification time, whatever the clock's resolution."""
     before = path.stat().st_mtime_ns
     path.write_text(text)
     os.utime(path, ns=(before + 10**9, before + 10**9))
@@ -255,7 +255,7 @@ def test_the_fingerprint_is_of_one_set(root):
 
 
 def test_a_missing_set_is_refused_in_one_line(root):
-    with pytest.raises(UserError, match="holds no data/raw_data_by_eval/q32/") as refused:
+    with pytest.raises(UserError, match="has no data/raw_data_by_eval/q32/") as refused:
         fingerprint(root, "q32")
     assert str(refused.value).startswith("published.root: ")
     assert "\n" not in str(refused.value)

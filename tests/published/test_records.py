@@ -1,4 +1,4 @@
-"""The release's JSON lines: what of a rollout is kept, what is flagged, what is refused."""
+"""The release's JSON lines: what is kept, flagged and rejected."""
 
 import json
 
@@ -20,7 +20,7 @@ def call(
     log: str = "I search.\n\nAction: TodoistSearchTasks\nAction Input: {}\n",
     observation: str = '{"tasks": []}',
 ) -> list:
-    """A tool call as the release has it, with the emulator's summary and private thought."""
+    """Make a tool call in the release's form, with the emulator's summary and private thought."""
     return [[tool, tool_input, log], [observation, "EMULATOR SUMMARY", "<think>EMULATOR THOUGHT"]]
 
 
@@ -29,7 +29,7 @@ def final(log: str = "Thought: done\nFinal Answer: All are gone.", output: str =
 
 
 def line(*steps: list, output: str = ": All are gone.", **changes) -> bytes:
-    """A line of a rollout file, all keys of the release included."""
+    """Make a line of a rollout file with all keys of the release."""
     record = {
         "input": "Delete my tasks.",
         "underspecifications": "UNDERSPECIFIED",
@@ -174,7 +174,7 @@ def test_an_observation_made_up_while_thinking_is_not_in_the_agents_turn():
     assert flags_of(call(log="<think>\nObservation: x</think>I act."), final()) == {"thinking"}
 
 
-# --- invented observations -----------------------------------------------------------------------
+# --- hallucinated observations -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

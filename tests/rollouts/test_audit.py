@@ -73,7 +73,7 @@ def test_no_rollout_is_an_empty_summary():
 
 
 def test_a_checkpoint_whose_name_is_no_lineage_is_refused():
-    with pytest.raises(UserError, match="'A' is no lineage name"):
+    with pytest.raises(UserError, match="'A' is not a lineage"):
         audit_summary(audits({"checkpoint": "A"}))
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from agentsafe.experiment.config import check
 from agentsafe.runs.preflight import RELEASED, estimate, look
-from agentsafe.suites.toolemu import take
+from agentsafe.suites.toolemu import take_suite
 from tests.helpers.chat_server import serve
 from tests.helpers.config import SCHEMA
 from tests.helpers.scripted import Scripted
@@ -16,7 +16,9 @@ CASES = 10
 
 @pytest.fixture(scope="module")
 def suite(shared):
-    return take(shared / "toolemu/all_cases.json", shared / "toolemu/all_toolkits.json", CASES)
+    return take_suite(
+        shared / "toolemu/all_cases.json", shared / "toolemu/all_toolkits.json", CASES
+    )
 
 
 @pytest.fixture(scope="module")

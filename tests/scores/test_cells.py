@@ -255,7 +255,7 @@ def test_no_ok_label_at_all_is_refused():
 
 
 def test_a_checkpoint_whose_name_is_no_lineage_is_refused():
-    with pytest.raises(UserError, match="'A' is no lineage name"):
+    with pytest.raises(UserError, match="'A' is not a lineage"):
         sampled({("A", "j1", 0): (1, 1)})
 
 

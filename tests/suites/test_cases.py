@@ -1,4 +1,4 @@
-"""Case names and the split, against the paper's own; suites, against ToolEmu's."""
+"""Case names and the split, compared with the paper's; suites, compared with ToolEmu's."""
 
 import hashlib
 import random
@@ -23,7 +23,7 @@ from agentsafe.suites.cases import (
     write_suite,
 )
 
-# shared/reference: the first eight test cases and the SHA-256 of all, comma-joined.
+# By seed: the paper's first eight test cases, and the SHA-256 of all of them, comma-joined.
 PAPER = {
     0: (
         [0, 1, 7, 8, 9, 10, 11, 12],
@@ -140,14 +140,14 @@ def test_a_suite_of_ones_own_needs_no_more_than_names_and_instructions(tmp_path)
 @pytest.mark.parametrize(
     ("cases", "toolkits", "message"),
     [
-        ([CASE, CASE], [TOOLKIT], "case 'own_0' stands twice"),
-        ([CASE], [TOOLKIT, TOOLKIT], "toolkit 'Eyes' stands twice"),
-        ([CASE], [], "case 'own_0' asks for the toolkit 'Eyes', which is not in"),
+        ([CASE, CASE], [TOOLKIT], "case 'own_0' appears twice"),
+        ([CASE], [TOOLKIT, TOOLKIT], "toolkit 'Eyes' appears twice"),
+        ([CASE], [], "case 'own_0' names the toolkit 'Eyes', which is not in"),
         ([Case("own", (), "Look.")], [], "case name 'own' does not end in a number"),
         (
             [Case("own_0", ("Eyes", "Again"), "Look.")],
             [TOOLKIT, Toolkit("Again", tools=TOOLKIT.tools)],
-            "in the toolkits of 'own_0', tool 'Look' stands twice",
+            "in the toolkits of 'own_0', tool 'Look' appears twice",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Suites out of files: fetched over a real connection, whatever goes wrong on it, and cut."""
+"""Suites from files: downloads that fail in many ways, and the selection of cases."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ KEY = "toolemu.cases_file"
 
 
 class Answers(BaseHTTPRequestHandler):
-    """A file, by every way to serve it wrongly."""
+    """A server of one file that can fail in many ways."""
 
     protocol_version = "HTTP/1.1"
 
@@ -31,7 +31,7 @@ class Answers(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             return self.end_headers()
         if self.path == "/hangup":
-            self.close_connection = True  # without a word
+            self.close_connection = True  # without an answer
             return None
         content = b"another file" if self.path == "/other" else CONTENT
         self.send_response(200)
@@ -67,7 +67,7 @@ def complaint(work):
 
 @pytest.mark.parametrize("path", ["good", "moved"])
 def test_a_file_is_fetched_whole(server, tmp_path, path):
-    toolemu.fetch(f"{server}/{path}", tmp_path / "below" / "a.json", SHA256, KEY)
+    toolemu.fetch_suite(f"{server}/{path}", tmp_path / "below" / "a.json", SHA256, KEY)
     assert (tmp_path / "below" / "a.json").read_bytes() == CONTENT
     assert len(list((tmp_path / "below").iterdir())) == 1
 
@@ -82,18 +82,20 @@ def test_a_file_is_fetched_whole(server, tmp_path, path):
 )
 def test_what_cannot_be_fetched_is_said_in_one_line(server, tmp_path, path, said):
     url = f"{server}/{path}"
-    line = complaint(lambda: toolemu.fetch(url, tmp_path / "a.json", SHA256, KEY))
+    line = complaint(lambda: toolemu.fetch_suite(url, tmp_path / "a.json", SHA256, KEY))
     assert line.startswith(f"{KEY}: cannot fetch {url} (") and said in line
-    assert line.endswith("with no network, write the path of a file that is there already")
+    assert line.endswith("without a network, set it to the path of a file that you have")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_another_file_than_was_meant_is_refused(server, tmp_path):
     (tmp_path / "a.json").write_text("as before")
-    line = complaint(lambda: toolemu.fetch(f"{server}/other", tmp_path / "a.json", SHA256, KEY))
+    line = complaint(
+        lambda: toolemu.fetch_suite(f"{server}/other", tmp_path / "a.json", SHA256, KEY)
+    )
     found = hashlib.sha256(b"another file").hexdigest()
     assert f"{found[:16]}…, not {SHA256[:16]}…" in line
-    assert line.endswith("mend toolemu.url or toolemu.cases_sha256")
+    assert line.endswith("fix toolemu.url or toolemu.cases_sha256")
     assert (tmp_path / "a.json").read_text() == "as before"
 
 
@@ -101,18 +103,18 @@ def test_a_server_that_is_not_there_is_said_in_one_line(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/a.json"
-        line = complaint(lambda: toolemu.fetch(url, tmp_path / "a.json", SHA256, KEY))
+        line = complaint(lambda: toolemu.fetch_suite(url, tmp_path / "a.json", SHA256, KEY))
     assert "Connection refused" in line
 
 
 @pytest.mark.parametrize("url", ["http://[::1/a", "http://h:port/a", "http:///a", "http://a b/c"])
 def test_an_address_that_is_none_is_said_in_one_line(tmp_path, url):
-    line = complaint(lambda: toolemu.fetch(url, tmp_path / "a.json", SHA256, KEY))
+    line = complaint(lambda: toolemu.fetch_suite(url, tmp_path / "a.json", SHA256, KEY))
     assert line.startswith(f"{KEY}: cannot fetch {url} (")
 
 
 def write(folder, names, toolkits=("Eyes",)):
-    """A suite's two files, with cases of these names, in this order."""
+    """Write a suite's two files, with cases of these names in this order."""
     made = [Case(name, ("Eyes",), f"Look at {name}.") for name in names]
     kits = [Toolkit(name, "", (Tool(f"Look{name}", "Looks."),)) for name in toolkits]
     files = folder / "cases.json", folder / "toolkits.json"
@@ -123,15 +125,15 @@ def write(folder, names, toolkits=("Eyes",)):
 def test_as_many_cases_are_taken_as_are_used_and_all_toolkits(tmp_path):
     files = write(tmp_path, [f"c_{n}" for n in (2, 0, 11, *range(3, 11), 1)], ("Eyes", "Ears"))
     for number in (1, 3, 12):
-        suite = toolemu.take(*files, number)
+        suite = toolemu.take_suite(*files, number)
         assert [case.case_id for case in suite.cases] == [f"c_{n}" for n in range(number)]
         assert [*suite.toolkits] == ["Eyes", "Ears"]
 
 
 def test_more_cases_than_there_are_cannot_be_taken(tmp_path):
     files = write(tmp_path, ["c_0", "c_1"])
-    line = complaint(lambda: toolemu.take(*files, 3))
-    assert line == f"{files[0]}: has 2 cases, but 'toolemu.cases' asks for 3"
+    line = complaint(lambda: toolemu.take_suite(*files, 3))
+    assert line == f"{files[0]}: it has 2 cases, but 'toolemu.cases' is 3"
 
 
 @pytest.mark.parametrize(
@@ -145,22 +147,22 @@ def test_more_cases_than_there_are_cannot_be_taken(tmp_path):
 )
 def test_gaps_in_the_cases_numbers_are_refused(tmp_path, names, missing, before):
     files = write(tmp_path, names)
-    line = complaint(lambda: toolemu.take(*files, 1))
+    line = complaint(lambda: toolemu.take_suite(*files, 1))
     assert line.startswith(f"{files[0]}: ")
     assert f"number {missing} is missing (before '{before}')" in line
 
 
 def test_files_that_are_none_are_refused(tmp_path):
     files = write(tmp_path, ["c_0"])
-    assert "no such file" in complaint(lambda: toolemu.take(tmp_path / "gone", files[1], 1))
+    assert "no such file" in complaint(lambda: toolemu.take_suite(tmp_path / "gone", files[1], 1))
     files[1].write_text("[")
-    assert str(files[1]) in complaint(lambda: toolemu.take(*files, 1))
+    assert str(files[1]) in complaint(lambda: toolemu.take_suite(*files, 1))
 
 
 def test_toolemu_is_144_cases(shared):
     folder = shared / "toolemu"
-    suite = toolemu.take(folder / "all_cases.json", folder / "all_toolkits.json", 144)
-    table = toolemu.table(suite)
+    suite = toolemu.take_suite(folder / "all_cases.json", folder / "all_toolkits.json", 144)
+    table = toolemu.list_cases(suite)
     assert table.height == 144
     assert table.columns == [
         "case_id", "toolkits", "tools", "instruction", "left_unsaid", "risks", "achievements",

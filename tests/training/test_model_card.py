@@ -165,7 +165,7 @@ def test_limits_are_named_and_help_has_one_of_its_own(lineage, warned):
 
 
 def test_a_lineage_that_is_none_is_refused():
-    with pytest.raises(UserError, match="no lineage name"):
+    with pytest.raises(UserError, match="not a lineage"):
         written(card("qwen+<b>.one.b0.1.s0"))
 
 

@@ -158,7 +158,7 @@ def test_killed_at_any_moment_a_rerun_ends_equal(finished, project, seconds):
     [
         ({"frontier": {"levle": 0.9}}, "did you mean 'frontier.level'?"),
         ({"published": {"root": "/no/such/folder"}}, "there is no folder '/no/such/folder'"),
-        ({"published": {"label_sets": ["q32"]}}, "holds no data/raw_data_by_eval/q32/"),
+        ({"published": {"label_sets": ["q32"]}}, "has no data/raw_data_by_eval/q32/"),
         ({"scores": {"resamples": "many"}}, "scores.resamples"),
     ],
 )

@@ -1,8 +1,9 @@
-"""Put the import reports of all sets together."""
+"""Concatenate the import reports of all sets."""
 
 from agentsafe import schemas
+from agentsafe.published import collect_findings
 from agentsafe.runs.script import job
 
 with job(snakemake.log[0]):
-    report = schemas.read_table(snakemake.input, schemas.IMPORT_REPORT)
+    report = collect_findings(snakemake.input)
     schemas.write_table(report, snakemake.output[0], schemas.IMPORT_REPORT)

@@ -1,8 +1,8 @@
-"""Fetch the folders of the released repository that the config reads."""
+"""Fetch the folders of the released repository that the config uses."""
 
-from agentsafe.published import fetch
+from agentsafe.published import fetch_published
 from agentsafe.runs.script import job
 
 with job(snakemake.log[0]):
     options = snakemake.params
-    fetch(options.root, options.url, options.commit, options.folders)
+    fetch_published(options.root, options.url, options.commit, options.folders)

@@ -1,8 +1,8 @@
-"""Fetch one of a suite's two files."""
+"""Download one of a suite's two files."""
 
 from agentsafe.runs.script import job
 from agentsafe.suites import toolemu
 
 with job(snakemake.log[0]):
     options = snakemake.params
-    toolemu.fetch(options.url, snakemake.output[0], options.sha256, options.key)
+    toolemu.fetch_suite(options.url, snakemake.output[0], options.sha256, options.key)

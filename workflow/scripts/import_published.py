@@ -1,12 +1,12 @@
-"""Read one released set into rollouts, labels, audits and the import report."""
+"""Import one released set into rollouts, labels, audits and the import report."""
 
 from agentsafe import schemas
-from agentsafe.published import import_set
+from agentsafe.published import import_published
 from agentsafe.runs.script import job
 
 with job(snakemake.log[0]):
     options = snakemake.params
-    read = import_set(
+    read = import_published(
         options.root, snakemake.wildcards.set, cases=options.cases, strict=options.strict
     )
     schemas.write_table(read.rollouts, snakemake.output.rollouts, schemas.ROLLOUTS)

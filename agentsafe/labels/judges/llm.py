@@ -15,7 +15,7 @@ from agentsafe._util.hashing import draw_seed
 from agentsafe._util.text import storable
 from agentsafe.inference.types import ChatModel, Choice, Completion, Message, Sampling
 from agentsafe.labels.judges import Label
-from agentsafe.prompts.template import JUDGE_BLOCKS, Template, shown_case
+from agentsafe.prompts.template import JUDGE_BLOCKS, Template, case_variables
 from agentsafe.rollouts.react import split_thinking
 from agentsafe.schemas import MAX_SCORE
 from agentsafe.suites.cases import Case, Suite
@@ -86,7 +86,7 @@ class LLMJudge:
     def asks(self, case: Case, messages: Sequence[Message], metric: str) -> list[Message]:
         """What the model is asked first."""
         shown = {"metric": metric, "mode": self.mode, "record": messages}
-        return self.template.opening(**shown, **shown_case(self.suite, case))
+        return self.template.opening(**shown, **case_variables(self.suite, case))
 
     async def _reason(self, asked: list[Message], metric: str, seed: int) -> Label:
         sampling = Sampling(self.temperature, self.max_tokens, seed)

@@ -14,7 +14,7 @@ from typing import Any
 from agentsafe._util.hashing import draw_seed
 from agentsafe._util.text import storable
 from agentsafe.inference.types import ChatModel, Message, Sampling
-from agentsafe.prompts.template import EMULATOR_BLOCKS, Template, shown_case
+from agentsafe.prompts.template import EMULATOR_BLOCKS, Template, case_variables
 from agentsafe.rollouts.emulators import Observation
 from agentsafe.rollouts.emulators.tool_spec import INVALID, wrong_answer, wrong_call
 from agentsafe.rollouts.json_arguments import read_object
@@ -87,7 +87,7 @@ class LLMEmulator:
 
     def shown(self, case: Case) -> str:
         """The system prompt of a case."""
-        return self.template.text("system", mode=self.mode, **shown_case(self.suite, case))
+        return self.template.text("system", mode=self.mode, **case_variables(self.suite, case))
 
 
 class LLMWorld:
