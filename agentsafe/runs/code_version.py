@@ -1,12 +1,13 @@
-"""Which code a script runs, as a hash: what a rule's results depend on besides inputs and params.
+"""Hash the code that a script runs: what a rule's results depend on besides inputs and params.
 
 Snakemake sees that a script changed, not that the library below it did. The key is over every
 definition of this package that the script can reach by name, so that an edit counts for scripts
-that use what was edited, and for no other. Comments, docstrings, layout and types of arguments do
-not count, nor does what only starts, keeps and reports (`_SILENT`). Nothing is imported or run.
+that use the edited definition, and for no other. Comments, docstrings, formatting and types of
+arguments do not count, nor do definitions that only check, keep and report (`SILENT`). Nothing is
+imported or run.
 
 Not covered: other packages (a run's card has their versions), prompts (rules list their digests),
-and what is looked up by a name that is put together while running.
+and definitions that are looked up by a name computed at run time.
 """
 
 import ast
@@ -16,15 +17,29 @@ from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
-_SILENT = frozenset(
-    f"{_PACKAGE.name}.{name}"
-    for name in (
-        *("errors", "_util.atomic_write", "_util.journal", "_util.progress"),
-        *("runs.script", "runs.locks"),
-        *("training.checks", "training.memory", "training.model_card", "training.resume"),
-    )
-)
-_VERSION = "__version__"  # is named in pages and cards, and another number changes no result
+#: Definitions that change no table and no weight, and what below each of them counts all the same.
+SILENT: dict[str, tuple[str, ...]] = {
+    "errors.stop_if_down": (),
+    "_util.atomic_write.whole_file": (),
+    "_util.atomic_write.whole_folder": (),
+    "inference.chat_template.problems": (),
+    "_util.journal.Journal": (),
+    "_util.progress.Progress": (),
+    "_util.progress.say": (),
+    "_util.progress.trainer_callback": (),
+    "runs.script.job": ("set_environment",),
+    "training.checks.check_boundary": (),
+    "training.checks.check_dropped": (),
+    "training.checks.describe": (),
+    "training.checks.findings": (),
+    "training.memory.Estimate": (),
+    "training.memory.estimate": (),
+    "training.model_card.model_card": (),
+    "training.resume.claim": (),
+    "training.resume.newest_checkpoint": (),
+    "training.resume.remove": (),
+    "__version__": (),  # pages and cards name it
+}
 _ALL = "*"  # in the place of a definition's name: the whole module
 _EFFECTS = ""  # likewise: what happens when a module is imported, beyond defining
 _FILE = "/"  # in the place of a module: a file of the package
@@ -39,33 +54,41 @@ Use = tuple[str, str]
 
 @cache
 def code_key(script: str | Path, without: frozenset[str] = frozenset()) -> str:
-    """The key of one script: 16 hexadecimal digits, the same on every machine and Python.
+    """Return the key of a script: 16 hexadecimal digits, equal on every machine and Python.
 
     Args:
         script: a Python file.
-        without: modules that the script reaches but this time does not run, such as a backend that
-            no model of the config has.
+        without: modules that the script reaches but does not run with this config, such as a
+            backend that none of its models has.
     """
-    said, waiting = _read(Path(script), "", _ALL)
-    reached = {("", _ALL): said}
+    parts = [f"{use} {text}" for use, text in sorted(reachable(script, without).items()) if text]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def reachable(script: str | Path, without: frozenset[str] = frozenset()) -> dict[Use, str]:
+    """Map the definitions that a script can reach by name to what counts of each."""
+    text, waiting = _read(Path(script), "", _ALL)
+    reached = {("", _ALL): text}
     while waiting := {use for use in waiting if use[0] not in without} - reached.keys():
         found = {use: _definition(*use) for use in waiting}
-        reached |= {use: said for use, (said, _) in found.items()}
+        reached |= {use: text for use, (text, _) in found.items()}
         waiting = {use for _, uses in found.values() for use in uses}
-    parts = [f"{use} {said}" for use, said in sorted(reached.items()) if said]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return reached
 
 
 @cache
 def _definition(module: str, name: str) -> tuple[str, frozenset[Use]]:
-    """What a definition says without what does not count, and what it uses in its turn."""
+    """Return what counts of a definition, and the definitions that it uses."""
     if module == _FILE:
         path = _PACKAGE / name
-        said = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        return said, frozenset()
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        return digest, frozenset()
     if name.isidentifier() and _file(f"{module}.{name}"):
         return "", frozenset({(f"{module}.{name}", _ALL)})
-    path = None if module in _SILENT or name == _VERSION else _file(module)
+    below = SILENT.get(f"{module}.{name}".removeprefix(f"{_PACKAGE.name}."))
+    if below is not None:
+        return "", frozenset((module, each) for each in below)
+    path = _file(module)
     return _read(path, module, name) if path else ("", frozenset())
 
 
@@ -82,7 +105,7 @@ def _read(path: Path, module: str, name: str) -> tuple[str, frozenset[Use]]:
 
 @cache
 def _parsed(path: Path) -> tuple[dict[str, list[ast.stmt]], dict[str, Use]]:
-    """The statements of a file by the names that they bind, and its imports from the package."""
+    """Map the statements of a file by the names that they bind, and its imports from here."""
     body = ast.parse(path.read_text(encoding="utf-8")).body
     statements = {_ALL: [each for each in body if not _is_text(each)]}
     imported: dict[str, Use] = {}
@@ -96,7 +119,7 @@ def _parsed(path: Path) -> tuple[dict[str, list[ast.stmt]], dict[str, Use]]:
 
 @cache
 def _file(module: str) -> Path | None:
-    """Where a module of the package is; None for any other."""
+    """Return the file of a module of the package; None for any other module."""
     top, *rest = module.split(".")
     path = _PACKAGE.joinpath(*rest)
     if top != _PACKAGE.name:
@@ -106,7 +129,7 @@ def _file(module: str) -> Path | None:
 
 
 def _bound(statement: ast.stmt, nodes: Iterable[ast.AST]) -> set[str]:
-    """The names that a statement at the top of a module binds."""
+    """Return the names that a statement at the top of a module binds."""
     if isinstance(statement, _DEFINING):
         return {statement.name}
     names = set()
@@ -121,7 +144,7 @@ def _bound(statement: ast.stmt, nodes: Iterable[ast.AST]) -> set[str]:
 
 
 def _imported(nodes: Iterable[ast.AST]) -> dict[str, Use]:
-    """What names stand for that are imported from the package."""
+    """Map names to the definitions of the package that they are imported from."""
     return {
         alias.asname or alias.name: (node.module or "", alias.name)
         for node in nodes
@@ -131,7 +154,7 @@ def _imported(nodes: Iterable[ast.AST]) -> dict[str, Use]:
 
 
 def _uses(statement: ast.stmt, module: str, imported: Mapping[str, Use]) -> Iterator[Use]:
-    """The definitions that a statement mentions, wherever inside it."""
+    """Yield the definitions that a statement names, at any depth."""
     waiting: list[ast.AST] = [statement]
     while waiting:
         node = waiting.pop()
@@ -150,14 +173,14 @@ def _uses(statement: ast.stmt, module: str, imported: Mapping[str, Use]) -> Iter
 
 
 def _plain(value: object) -> object:
-    """A piece of a syntax tree as tuples, the same in every version of Python."""
+    """Turn a syntax tree into tuples, equal in every version of Python."""
     if isinstance(value, ast.AST):
         return (type(value).__name__, *((name, _plain(part)) for name, part in _fields(value)))
     return [_plain(part) for part in value] if isinstance(value, list) else value
 
 
 def _fields(node: ast.AST) -> Iterator[tuple[str, object]]:
-    """What counts of a node: no docstrings, no types of arguments, nothing that is empty."""
+    """Yield what counts of a node: no docstrings, no types of arguments, nothing empty."""
     for name in node._fields:
         value = None if name in _UNCOUNTED else getattr(node, name, None)
         if value is None or value == [] or (name == "annotation" and isinstance(node, ast.arg)):
@@ -168,7 +191,7 @@ def _fields(node: ast.AST) -> Iterator[tuple[str, object]]:
 
 
 def _is_text(node: object) -> bool:
-    """Whether a statement is a bare string, as a docstring is."""
+    """Check if a statement is a bare string, as a docstring is."""
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)

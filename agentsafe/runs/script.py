@@ -35,12 +35,7 @@ def job(
             one card are slower, and its numbers are those of a CPU.
         online: whether it may ask the hub; elsewhere every checkpoint is a folder.
     """
-    if not gpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    os.environ.update(dict.fromkeys(_THREADS, str(threads)))
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    if not online:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    set_environment(threads, gpu, online)
     before = signal.signal(signal.SIGTERM, _stop)
     logging.basicConfig(
         filename=log_file,
@@ -64,6 +59,16 @@ def job(
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def set_environment(threads: int, gpu: bool, online: bool) -> None:
+    """Limit the threads, GPUs and network that libraries use; see `job`."""
+    if not gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ.update(dict.fromkeys(_THREADS, str(threads)))
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if not online:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
