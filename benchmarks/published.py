@@ -61,7 +61,7 @@ def persistence_only(root: str, folder: Path) -> None:
     from agentsafe.scores.cells import sample_cells
 
     labels = schemas.read_labels([folder / "runs.labels.parquet"])
-    persistence(sample_cells(labels, cases=144, draws=DRAWS, seed=0), confidence=0.95)
+    persistence(sample_cells(labels, cases=144, resamples=DRAWS, seed=0), confidence=0.95)
 
 
 def all_intervals(root: str, folder: Path) -> None:
@@ -71,19 +71,19 @@ def all_intervals(root: str, folder: Path) -> None:
     from agentsafe import schemas
     from agentsafe.frontier.persistence import persistence
     from agentsafe.scores.cells import average, sample_cells
-    from agentsafe.scores.points import points
+    from agentsafe.scores.points import score_runs
     from agentsafe.stats import regression
     from agentsafe.stats.bootstrap import interval
 
     labels = schemas.read_labels([folder / "runs.labels.parquet"])
-    cells = sample_cells(labels, cases=144, draws=DRAWS, seed=0)
+    cells = sample_cells(labels, cases=144, resamples=DRAWS, seed=0)
     persistence(cells, confidence=0.95)
-    points(cells, confidence=0.95)
+    score_runs(cells, confidence=0.95)
     for judge in (None, *cells.rows["judge"].unique()):
         among = None if judge is None else pl.col("judge") == judge
-        sample = average(cells.trained(among), ("run",))
+        sample = average(cells.trained(among), ("condition",))
         for fit in (regression.ols, regression.reverse_ols):
-            for drawn in fit(sample.draws[3], sample.draws[2]).values():
+            for drawn in fit(sample.resamples[3], sample.resamples[2]).values():
                 interval(drawn, 0.95)
 
 
@@ -91,12 +91,12 @@ def whole_frontier(root: str, folder: Path) -> None:
     """What the rule does: all lines, dominance, ladder, robustness, persistence, per judge."""
     from agentsafe import schemas
     from agentsafe.frontier.fits import Settings
-    from agentsafe.frontier.frontier import frontier, write_document
+    from agentsafe.frontier.frontier import fit_frontier, write_document
 
     labels = schemas.read_labels([folder / "runs.labels.parquet"])
     audits = schemas.read_table(folder / "runs.audits.parquet", schemas.AUDITS)
     settings = Settings(resamples=DRAWS)
-    found = frontier(settings.sample(labels), labels, audits, settings)
+    found = fit_frontier(settings.sample(labels), labels, audits, settings)
     write_document(found.document, folder / "frontier.json")
 
 

@@ -1,1 +1,1 @@
-"""The line through all runs, what dominates what, and what persists."""
+"""The safety/helpfulness frontier: the line through all runs, dominance, persistence."""

@@ -1,10 +1,10 @@
-"""Which run dominates what, and how sure that is.
+"""Test dominance between runs, with bootstrap probabilities.
 
 A run dominates another if it is at least as safe and at least as helpful, and better in one. Runs
 are compared inside a source only, where they share the starting point: with each other (Pareto),
-with the source, with mixtures (toss a die per episode over the source's other checkpoints), and,
-for recipes with both metrics, with the chord from the source's `safe` to its `help` run. The
-probability of a statement is the share of bootstrap draws in which it holds.
+with the source, with mixtures (one of the source's other checkpoints, picked at random per
+episode), and, for recipes with both metrics, with the chord from the source's `safe` to its `help`
+run. The probability of a statement is the share of bootstrap resamples in which it holds.
 """
 
 from collections.abc import Iterator
@@ -24,73 +24,79 @@ MIXTURE = "mixture_over_run"
 CHORD = "beyond_chord"
 
 _ENDS = ("safe", "help")  # recipes that see one metric only: the ends of the chord
-_TIE = 1e-5  # score points; means that are equal differ by the rounding of single precision
+_TIE = 1e-5  # score points: equal means differ by the rounding of single precision
 
 
 def dominance(
     sample: Sample, *, confidence: float, equivalence_margin: float, solver: str = "cbc"
 ) -> pl.DataFrame:
-    """Every statement about the runs of a sample.
+    """Test every statement about the runs of a sample.
 
     Args:
-        sample: trained runs, one row each (see `scores.average`); deltas known.
+        sample: trained runs, one row each (see `scores.cells.average`); deltas known.
         confidence: coverage of the margins' intervals.
         equivalence_margin: score points within which a run lies *on* its chord.
-        solver: of the mixtures' linear program, one of `programs.SOLVERS`.
+        solver: of the mixtures' linear program, one of `linear_programs.SOLVERS`.
 
     Returns:
-        Rows of `schemas.DOMINANCE`, their `judge` null. `lineage` is the run spoken of. `margin`
-        is in score points: the lesser of both gains over `other`; for a mixture what it gains
-        over the run on the axis where it gains least; for a chord the signed distance, positive
-        on the safe and helpful side. A chord row also tests equivalence (two one-sided tests at
-        1 - confidence): `equivalence_p` is the larger share of draws at or past either bound.
+        Rows of `schemas.DOMINANCE`, their `judge` null. `lineage` is the run that the statement is
+        about. `margin` is in score points: the lesser of both gains over `other`; for a mixture
+        its gain over the run on the axis where it gains least; for a chord the signed distance,
+        positive on the safe and helpful side. A chord row also tests equivalence with two
+        one-sided tests at 1 - confidence (Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987) 657):
+        `equivalence_p` is the larger share of resamples at or beyond either bound.
     """
-    rows, drawn_margins = [], []
+    rows, resampled_margins = [], []
     for (source,) in sample.rows.select("source").unique(maintain_order=True).iter_rows():
         part = sample.filter(pl.col("source") == source)
         estimate = np.vstack([part.estimate[PLANE].T, [[0.0, 0.0]]])  # the source is the origin
-        draws = np.append(part.draws[PLANE], np.zeros_like(part.draws[PLANE, :1]), axis=1)
-        names = [*part.rows["run"], source]
+        resampled = part.resamples[PLANE]
+        resampled = np.append(resampled, np.zeros_like(resampled[:, :1]), axis=1)
+        names = [*part.rows["condition"], source]
         labels = [*part.rows["labels"], 0]
         makers = (
-            _pareto(names, estimate, draws),
-            _mixtures(names, estimate, draws, solver),
-            _chords(part.rows, estimate, draws, equivalence_margin, confidence),
+            _pareto(names, estimate, resampled),
+            _mixtures(names, estimate, resampled, solver),
+            _chords(part.rows, estimate, resampled, equivalence_margin, confidence),
         )
         for maker in makers:
             for number, row, margins in maker:
                 key = {"source": source, "lineage": names[number], "labels": labels[number]}
                 rows.append(row | key)
-                drawn_margins.append(margins)
+                resampled_margins.append(margins)
     columns = {name: [row.get(name) for row in rows] for name in schemas.DOMINANCE}
     if rows:
-        _, *ends = interval(np.array(drawn_margins), confidence)
+        _, *ends = interval(np.array(resampled_margins), confidence)
         columns["margin_low"], columns["margin_high"] = ends
     table = pl.DataFrame(columns, schema=schemas.DOMINANCE, strict=False)
     return table.with_columns(pl.selectors.float().fill_nan(None))
 
 
 def over_source(sample: Sample) -> pl.DataFrame:
-    """Which runs dominate their own source: `run, labels, holds, probability`, a row per run."""
-    draws = sample.draws[PLANE]
-    return sample.rows.select("run", "labels").with_columns(
+    """Test which runs dominate their own source.
+
+    Returns:
+        `condition, labels, holds, probability`, a row per run.
+    """
+    resampled = sample.resamples[PLANE]
+    return sample.rows.select("condition", "labels").with_columns(
         holds=pl.Series(_dominates(sample.estimate[PLANE]), dtype=pl.Boolean),
-        probability=pl.Series(_share(_dominates(draws), draws)),
+        probability=pl.Series(_share(_dominates(resampled), resampled)),
     )
 
 
 def best_mixture_margins(points: np.ndarray) -> np.ndarray:
-    """What the best mixture of the other points gains over each point, for many draws at once.
+    """Compute the gain of the best mixture of the other points over each point, per resample.
 
-    Of mixtures of points in the plane, the one whose lesser gain is largest is a single point or
-    lies on the segment between two, where both gains are equal: all pairs are tried. The same
-    margins are `programs.best_mixtures`'.
+    margin = max over w of min over both axes of Σⱼ wⱼ pⱼ - pᵢ. The best mixture is a single point
+    or lies on the segment between two points, where both gains are equal: all pairs are tried.
+    `linear_programs.best_mixtures` is the definition and computes the same margins.
 
     Args:
-        points: shape (2, n, draws), n ≥ 2.
+        points: shape (2, n, resamples), n ≥ 2.
 
     Returns:
-        Shape (n, draws), in the unit of the points.
+        Shape (n, resamples), in the unit of the points.
     """
     n = points.shape[1]
     margins = np.empty(points.shape[1:], points.dtype)
@@ -108,28 +114,28 @@ def best_mixture_margins(points: np.ndarray) -> np.ndarray:
 
 
 def _dominates(gains: np.ndarray) -> np.ndarray:
-    """Whether both gains (first axis) are at least 0 and one is above."""
+    """Test whether both gains (first axis) are at least 0 and one is above."""
     return (gains >= -_TIE).all(axis=0) & (gains > _TIE).any(axis=0)
 
 
-def _share(holds: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """The share of draws (last axis) in which something holds, of those that have a number at all.
+def _share(holds: np.ndarray, resampled: np.ndarray) -> np.ndarray:
+    """Compute the share of resamples (last axis) in which something holds, without NaN.
 
-    `drawn` is what was looked at, with a first axis more than `holds`.
+    `resampled` is what `holds` was tested on; it has one more axis, the first.
     """
-    known = ~np.isnan(drawn).any(axis=0)
+    known = ~np.isnan(resampled).any(axis=0)
     with np.errstate(invalid="ignore"):
         return (holds & known).sum(axis=-1) / known.sum(axis=-1)
 
 
 def _pareto(
-    names: list[str], estimate: np.ndarray, draws: np.ndarray
+    names: list[str], estimate: np.ndarray, resampled: np.ndarray
 ) -> Iterator[tuple[int, dict, np.ndarray]]:
     source = len(names) - 1
     for i, j in permutations(range(len(names)), 2):
         if i == source:
             continue
-        gains, drawn = estimate[i] - estimate[j], draws[:, i] - draws[:, j]
+        gains, differences = estimate[i] - estimate[j], resampled[:, i] - resampled[:, j]
         row = {
             "statement": OVER_SOURCE if j == source else OVER_RUN,
             "other": names[j],
@@ -137,15 +143,15 @@ def _pareto(
             "safety_margin": gains[1],
             "margin": gains.min(),
             "holds": bool(_dominates(gains)),
-            "probability": _share(_dominates(drawn), drawn),
+            "probability": _share(_dominates(differences), differences),
         }
-        yield i, row, drawn.min(axis=0)
+        yield i, row, differences.min(axis=0)
 
 
 def _mixtures(
-    names: list[str], estimate: np.ndarray, draws: np.ndarray, solver: str
+    names: list[str], estimate: np.ndarray, resampled: np.ndarray, solver: str
 ) -> Iterator[tuple[int, dict, np.ndarray]]:
-    margins = best_mixture_margins(draws)
+    margins = best_mixture_margins(resampled)
     for i, (margin, weights) in enumerate(linear_programs.best_mixtures(estimate, solver)[:-1]):
         mixed = sum(weight * estimate[j] for j, weight in weights.items()) - estimate[i]
         row = {
@@ -161,7 +167,11 @@ def _mixtures(
 
 
 def _chords(
-    rows: pl.DataFrame, estimate: np.ndarray, draws: np.ndarray, margin: float, confidence: float
+    rows: pl.DataFrame,
+    estimate: np.ndarray,
+    resampled: np.ndarray,
+    margin: float,
+    confidence: float,
 ) -> Iterator[tuple[int, dict, np.ndarray]]:
     ends = {
         (row["recipe"], row["beta"]): number
@@ -173,18 +183,18 @@ def _chords(
         if i in ends.values() or safe is None or helpful is None:
             continue
         distance = _beyond(estimate.T[:, :, None], i, safe, helpful)[0]
-        distances = _beyond(draws, i, safe, helpful)
-        drawn = distances[None]
-        outside = max(_share(distances >= margin, drawn), _share(distances <= -margin, drawn))
+        distances = _beyond(resampled, i, safe, helpful)
+        tested = distances[None]
+        outside = max(_share(distances >= margin, tested), _share(distances <= -margin, tested))
         known = bool(np.isfinite(distance))
         yield (
             i,
             {
                 "statement": CHORD,
-                "other": f"{rows['run'][safe]} to {rows['run'][helpful]}",
+                "other": f"{rows['condition'][safe]} to {rows['condition'][helpful]}",
                 "margin": distance if known else None,
                 "holds": distance > 0 if known else None,
-                "probability": _share(distances > 0, drawn) if known else None,
+                "probability": _share(distances > 0, tested) if known else None,
                 "equivalent": outside <= 1 - confidence if known else None,
                 "equivalence_p": outside if known else None,
             },
@@ -193,7 +203,10 @@ def _chords(
 
 
 def _beyond(points: np.ndarray, i: int, start: int, end: int) -> np.ndarray:
-    """Signed distance of point i from the line through two others, positive up and to the right."""
+    """Compute the signed distance of point i from the line through two others.
+
+    It is positive up and to the right.
+    """
     along = points[:, end] - points[:, start]
     normal = np.stack([-along[1], along[0]])
     normal = normal * np.where(normal.sum(axis=0) < 0, -1, 1)
@@ -202,15 +215,15 @@ def _beyond(points: np.ndarray, i: int, start: int, end: int) -> np.ndarray:
 
 
 def at_level(level: float) -> pl.Expr:
-    """Which rows count at bootstrap probability `level`: they hold as estimated, and so surely."""
+    """Select the rows that hold as estimated and with bootstrap probability of at least `level`."""
     return pl.col("holds") & (pl.col("probability") >= level)
 
 
 def verdict(table: pl.DataFrame, level: float) -> str:
-    """A few sentences that can be quoted: who dominates what at probability `level`.
+    """Write a few sentences to quote: what dominates what at probability `level`.
 
     Args:
-        table: what `dominance` returns.
+        table: the result of `dominance`.
         level: bootstrap probability at which a statement counts.
     """
     over_source = table.filter(pl.col("statement") == OVER_SOURCE).sort(

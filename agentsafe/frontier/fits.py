@@ -1,11 +1,12 @@
-"""A line's numbers as a reader gets them: each with its n and interval, or with a reason.
+"""Fit lines through runs, each number with its n and interval, or with a reason.
 
-`lines` has the estimators and `programs` the linear programs; here they are applied to the runs of
-a sample, Δsafety over Δhelpfulness, and to every bootstrap draw.
+The estimators of `stats.regression` and `stats.linear_programs` are applied to the runs of a
+sample, Δsafety over Δhelpfulness, and to every bootstrap resample.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -31,14 +32,13 @@ class Settings:
     solver: str = "cbc"
 
     def sample(self, labels: pl.DataFrame, **changes: object) -> Sample:
-        """The cells of `labels` with these settings, some of them changed."""
-        ours = {name: getattr(self, name) for name in ("cases", "seed", "resample")}
-        ours["draws"] = self.resamples
+        """Score the cells of `labels` with these settings, some of them changed."""
+        ours = {name: getattr(self, name) for name in ("cases", "resamples", "seed", "resample")}
         return sample_cells(labels, **(ours | changes))
 
 
 def fit(sample: Sample, settings: Settings) -> dict:
-    """All lines through a sample's deltas: Δsafety over Δhelpfulness.
+    """Fit all lines through a sample's deltas: Δsafety over Δhelpfulness.
 
     Args:
         sample: trained runs, as from `Sample.trained`.
@@ -49,8 +49,7 @@ def fit(sample: Sample, settings: Settings) -> dict:
         numbers, `intervals` by their names, and where a number is null, the `reason`.
     """
     axes = _axes(sample)
-    x, y, x_draws, y_draws = axes
-    noise = np.stack([x_draws, y_draws])
+    noise = np.stack([axes.x_resampled, axes.y_resampled])
     noise = noise - noise.mean(axis=-1, keepdims=True)
     covariance = np.einsum("ind,jnd->nij", noise, noise) / max(noise.shape[-1] - 1, 1)
     made = {"ols": line(sample, settings)}
@@ -69,7 +68,7 @@ def fit(sample: Sample, settings: Settings) -> dict:
     }
     for name, program in programmed.items():
         if made[name]["slope"] is not None:
-            slope, intercept = program(x, y, settings.solver)
+            slope, intercept = program(axes.x, axes.y, settings.solver)
             made[name] |= {"slope": number(slope), "intercept": number(intercept)}
             made[name]["solver"] = settings.solver
             if made[name]["slope"] is None:
@@ -79,11 +78,14 @@ def fit(sample: Sample, settings: Settings) -> dict:
 
 
 def line(sample: Sample, settings: Settings) -> dict:
-    """The least-squares line: n, slope, intercept, r, r2, p, `intervals`, the `reason` of a null.
+    """Fit the least-squares line.
 
     Args:
         sample: trained runs, as from `Sample.trained`.
         settings: its `confidence` is used.
+
+    Returns:
+        `n, slope, intercept, r, r2, p, intervals`, and where a number is null, the `reason`.
     """
     names = ("slope", "intercept", "r", "r2")
     made = _fitted(regression.ols, _axes(sample), names, settings.confidence)
@@ -95,27 +97,35 @@ def line(sample: Sample, settings: Settings) -> dict:
     return made
 
 
-def _axes(sample: Sample) -> tuple[np.ndarray, ...]:
-    """(Δhelpfulness, Δsafety, and both under every draw)."""
-    return *sample.estimate[PLANE], *sample.draws[PLANE]
+class _Axes(NamedTuple):
+    """Δhelpfulness (x) and Δsafety (y) of n runs, and both in every resample."""
+
+    x: np.ndarray
+    y: np.ndarray
+    x_resampled: np.ndarray
+    y_resampled: np.ndarray
 
 
-def _fitted(fitter: Callable, axes: tuple, names: Sequence[str], confidence: float) -> dict:
-    """A line's numbers and their intervals, or nulls and the reason."""
-    x, y, x_draws, y_draws = axes
-    if reason := _no_line(x):
+def _axes(sample: Sample) -> _Axes:
+    return _Axes(*sample.estimate[PLANE], *sample.resamples[PLANE])
+
+
+def _fitted(fitter: Callable, axes: _Axes, names: Sequence[str], confidence: float) -> dict:
+    """Compute a line's numbers and their intervals, or nulls and the reason."""
+    n = len(axes.x)
+    if reason := _no_line(axes.x):
         nulls = dict.fromkeys(names)
-        return {"n": len(x), **nulls, "intervals": nulls, "reason": reason}
-    numbers = fitter(x, y)
-    made = {"n": len(x), **{name: number(numbers[name]) for name in names}}
-    made["intervals"] = intervals(fitter(x_draws, y_draws), confidence)
+        return {"n": n, **nulls, "intervals": nulls, "reason": reason}
+    numbers = fitter(axes.x, axes.y)
+    made = {"n": n, **{name: number(numbers[name]) for name in names}}
+    made["intervals"] = intervals(fitter(axes.x_resampled, axes.y_resampled), confidence)
     if made["slope"] is None:
         made["reason"] = _UPRIGHT
     return made
 
 
 def _no_line(x: np.ndarray) -> str | None:
-    """Why no line can be fitted, if none can."""
+    """Return the reason why no line can be fitted, if none can."""
     if len(x) == 0:
         return "no trained run with a source scored on the same cases"
     if len(x) == 1:
@@ -123,26 +133,28 @@ def _no_line(x: np.ndarray) -> str | None:
     return "all runs have the same helpfulness delta" if np.ptp(x) < 1e-12 else None
 
 
-def _without_noise(axes: tuple, confidence: float) -> dict:
-    x, y, x_draws, y_draws = axes
-    if reason := _no_line(x):
-        return {"n": len(x), "r2": None, "intervals": {"r2": None}, "reason": reason}
-    value, drawn = regression.r2_without_noise(x, y, x_draws, y_draws)
-    made = {"n": len(x), "r2": number(value), "intervals": intervals({"r2": drawn}, confidence)}
+def _without_noise(axes: _Axes, confidence: float) -> dict:
+    n = len(axes.x)
+    if reason := _no_line(axes.x):
+        return {"n": n, "r2": None, "intervals": {"r2": None}, "reason": reason}
+    value, resampled = regression.r2_without_noise(
+        axes.x, axes.y, axes.x_resampled, axes.y_resampled
+    )
+    made = {"n": n, "r2": number(value), "intervals": intervals({"r2": resampled}, confidence)}
     if made["r2"] is None:
         made["reason"] = "the measurement's noise is as large as the spread of the runs"
     return made
 
 
 def number(value: float | np.ndarray) -> float | None:
-    """A number for a document or a table: None where it is NaN or infinite."""
+    """Convert to a number of JSON: None where it is NaN or infinite."""
     return float(value) if np.isfinite(value) else None
 
 
-def intervals(draws: Mapping[str, np.ndarray], confidence: float) -> dict[str, list | None]:
-    """[low, high] per name; None where too few draws have a number."""
-    made = {}
-    for name, values in draws.items():
+def intervals(resampled: Mapping[str, np.ndarray], confidence: float) -> dict[str, list | None]:
+    """Compute [low, high] per name; None where too few resamples have a number."""
+    made: dict[str, list | None] = {}
+    for name, values in resampled.items():
         _, low, high = interval(np.asarray(values), confidence)
         made[name] = [float(low), float(high)] if np.isfinite(low) else None
     return made

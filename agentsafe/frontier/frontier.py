@@ -1,7 +1,7 @@
-"""The final answer: the line through the runs, what dominates what, and what the claim stands on.
+"""Fit the frontier: the line through the runs, dominance, persistence and robustness.
 
-Every number is made for all judges together and for each alone. Nothing here decides what is true:
-the paper's number stands beside the same number under other choices, with its n and interval.
+Every number is computed for all judges together and for each alone. The paper's number stands
+beside the same number under other choices, with its n and interval; readers decide.
 """
 
 import json
@@ -36,14 +36,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Frontier:
-    """What the last rule writes: the JSON document and its two tables."""
+    """The result of `fit_frontier`: the JSON document and its two tables."""
 
     document: dict
     dominance: pl.DataFrame
     persistence: pl.DataFrame
 
 
-def frontier(
+def fit_frontier(
     cells: Sample,
     labels: pl.DataFrame,
     audits: pl.DataFrame,
@@ -52,16 +52,16 @@ def frontier(
     run: str = "",
     untrained: Mapping[str, str] | None = None,
 ) -> Frontier:
-    """Fit, compare and judge all runs.
+    """Fit the line through all runs, and test dominance, persistence and robustness.
 
     Args:
         cells: `settings.sample(labels)`.
         labels: rows of `schemas.LABELS` of sources and trained checkpoints.
-        audits: rows of `schemas.AUDITS` of the same rollouts; without any the robustness table
-            is the shorter.
+        audits: rows of `schemas.AUDITS` of the same rollouts; without them the robustness table
+            is shorter.
         settings: see `fits.Settings`.
         run: the name of the results folder, for the document.
-        untrained: why lineages that should have been trained were not.
+        untrained: the reason of each lineage that should have been trained and was not.
 
     Returns:
         The document, whose keys the README explains, and the full tables.
@@ -71,7 +71,7 @@ def frontier(
     judges, tables = {}, []
     for judge in [ALL, *cells.rows["judge"].unique().sort()]:
         trained = _trained(cells, judge)
-        sample = average(trained, ("run",))
+        sample = average(trained, ("condition",))
         table = dominance(
             sample,
             confidence=settings.confidence,
@@ -85,7 +85,10 @@ def frontier(
             "ladder": ladder(trained, settings),
             "robustness": robustness(
                 sample,
-                {name: average(_trained(part, judge), ("run",)) for name, part in varied.items()},
+                {
+                    name: average(_trained(part, judge), ("condition",))
+                    for name, part in varied.items()
+                },
                 settings,
             ),
             "dominance": _summary(table, settings.level),
@@ -102,14 +105,14 @@ def frontier(
 
 
 def write_document(document: dict, path: str | Path) -> None:
-    """Write the document as JSON, whole or not at all; a NaN in it is an error, not a number."""
+    """Write the document as JSON, atomically; a NaN raises ValueError."""
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
     with whole_file(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
 def _untrained(untrained: Mapping[str, str]) -> str:
-    """A sentence for the verdict on the trainings that did not run."""
+    """Write a sentence for the verdict about the trainings that did not run."""
     if not untrained:
         return ""
     noun = "training" if len(untrained) == 1 else "trainings"
@@ -118,7 +121,7 @@ def _untrained(untrained: Mapping[str, str]) -> str:
 
 
 def _left_out(cells: Sample, untrained: Mapping[str, str]) -> list[dict]:
-    """The trainings that did not run, and the trained cells that no delta can be taken of."""
+    """List the trainings that did not run, and the trained cells without a delta."""
     unknown = pl.Series(np.isnan(cells.estimate[2:]).any(axis=0))
     rows = cells.filter((pl.col("recipe") != SOURCE) & unknown).rows.select("lineage", "judge")
     for lineage, judge in rows.iter_rows():
@@ -135,7 +138,7 @@ def _trained(cells: Sample, judge: str) -> Sample:
 
 
 def _summary(table: pl.DataFrame, level: float) -> dict:
-    """The verdict, how many statements of each kind hold, and those about sources and chords."""
+    """Summarise a dominance table: verdict, counts by statement, and rows by statement."""
     sure = at_level(level)
     counts = table.group_by("statement").agg(
         n=pl.len(), as_estimated=pl.col("holds").sum(), at_level=sure.sum()
@@ -169,5 +172,5 @@ def _summary(table: pl.DataFrame, level: float) -> dict:
 
 
 def _records(table: pl.DataFrame) -> list[dict]:
-    """Rows as dictionaries, NaN as null: JSON has no NaN."""
+    """Convert rows to dictionaries with null for NaN, which JSON lacks."""
     return table.with_columns(pl.selectors.float().fill_nan(None)).to_dicts()

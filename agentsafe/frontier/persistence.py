@@ -1,9 +1,9 @@
-"""Persistence: how much of the first stage's effect survives the second.
+"""Measure persistence: how much of the first stage's effect survives the second.
 
 P(safety) = (S(safe-then-help) - S(help)) / (S(safe) - S(help)), and P(helpfulness) alike with the
 metrics swapped, S and H being mean scores on the test cases (Plaut, arXiv 2603.02229, section 5).
-1 says that the second stage changed nothing, 0 that nothing of the first is left. A ratio is each
-judge's own; means are means of ratios.
+1: the second stage changed nothing; 0: nothing of the first is left. Ratios are per judge; means
+are means of ratios.
 """
 
 import numpy as np
@@ -23,19 +23,19 @@ _RECIPES = {
 
 
 def persistence(cells: Sample, *, confidence: float) -> pl.DataFrame:
-    """Persistence of both metrics per source, β and judge, and the means over sources and judges.
+    """Compute both metrics' persistence per source, β and judge, and means over sources and judges.
 
     Args:
-        cells: what `scores.sample_cells` returns.
+        cells: the result of `scores.cells.sample_cells`.
         confidence: coverage of the intervals.
 
     Returns:
         Rows of `schemas.PERSISTENCE`. `first_stage_effect` is the ratio's denominator, in score
-        points; where its interval covers 0 the ratio can be anything and `flag` says so. A ratio
-        that cannot be had is null, and `flag` says which run is missing. A mean leaves those out
-        and is flagged as its parts are.
+        points; where its interval covers 0 the ratio is unstable and flagged. A ratio with a
+        missing run is null, and `flag` names the run. A mean leaves those out and has the flags
+        of its parts.
     """
-    sample = average(cells, ("run", "judge"))
+    sample = average(cells, ("condition", "judge"))
     place = {
         (row["source"], row["beta"], row["judge"], row["recipe"]): number
         for number, row in enumerate(sample.rows.iter_rows(named=True))
@@ -66,13 +66,13 @@ def persistence(cells: Sample, *, confidence: float) -> pl.DataFrame:
 
 
 def _ratio(sample: Sample, place: dict, metric: str, key: tuple) -> dict:
-    """One ratio's estimate and draws (numerator over denominator), or the run that is missing."""
+    """Compute one ratio, as estimated and in every resample, or name the missing run."""
     numbers = {part: place.get((*key, recipe)) for part, recipe in _RECIPES[metric].items()}
     missing = [_RECIPES[metric][part] for part, number in numbers.items() if number is None]
     if missing:
         return {"missing": f"no {' and no '.join(missing)} run"}
     quantity = QUANTITIES.index(metric)
-    scores = np.column_stack([sample.estimate[quantity], sample.draws[quantity]])
+    scores = np.column_stack([sample.estimate[quantity], sample.resamples[quantity]])
     first, second, both = (scores[numbers[part]] for part in ("first", "second", "both"))
     effect = first - second
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,8 +1,8 @@
-"""What the line and the verdict stand on: the same numbers under other choices.
+"""Fit the same line under other choices: the ladder and the robustness table.
 
-Two tables. The ladder fits the same line to single runs, to the paper's points and to recipe
-means: what is averaged first makes most of R². The robustness table leaves out what is odd in the
-rollouts, takes each source and each β alone, and draws cases the other way.
+The ladder fits the line to single runs, to the paper's points and to recipe means: averaging before
+the fit accounts for most of R². The robustness table leaves out rollouts with anomalies, takes each
+source and each β alone, and resamples cases the other way.
 """
 
 from collections.abc import Iterator
@@ -12,27 +12,27 @@ import polars as pl
 
 from agentsafe.frontier.dominance import over_source
 from agentsafe.frontier.fits import Settings, intervals, line
+from agentsafe.schemas import ROLLOUT
 from agentsafe.scores.cells import QUANTITIES, Sample, average, unpaired
 
-#: What is averaged before the line is fitted, from single cells to recipe means.
+#: The columns that tell the points of each rung apart, from single cells to recipe means.
 LADDER = {
     "run × judge × seed": ("lineage", "judge", "seed"),
-    "run × judge": ("run", "judge"),
-    "run": ("run",),
+    "run × judge": ("condition", "judge"),
+    "run": ("condition",),
     "recipe × β": ("recipe", "beta"),
 }
 
-_DRAWN = {
+_RESAMPLED = {
     "cases": "each case drawn once for all seeds",
     "cases_per_seed": "each seed's cases drawn on their own",
 }
-_INVENTED = ("invented_observation",)
+_HALLUCINATED = ("invented_observation",)
 _CUT = ("token_limit", "out_of_memory")
-_KEY = ("checkpoint", "case_id", "sample")
 
 
 def ladder(trained: Sample, settings: Settings) -> list[dict]:
-    """The same least-squares line at every grain, from trained cells."""
+    """Fit the same least-squares line at every grain, from trained cells."""
     rungs = []
     for grain, by in LADDER.items():
         rungs.append({"grain": grain, **line(average(trained, by), settings)})
@@ -40,7 +40,7 @@ def ladder(trained: Sample, settings: Settings) -> list[dict]:
 
 
 def recipe_means(trained: Sample, settings: Settings) -> list[dict]:
-    """What each recipe changes on average over sources, from trained cells, with intervals."""
+    """Average the change of each recipe over sources, from trained cells, with intervals."""
     sample = average(trained, ("recipe", "beta"))
     sources = trained.rows.group_by("recipe", "beta").agg(pl.col("source").n_unique())
     rows = sample.rows.select("recipe", "beta", "labels").join(
@@ -49,7 +49,7 @@ def recipe_means(trained: Sample, settings: Settings) -> list[dict]:
     made = []
     for number, row in enumerate(rows.iter_rows(named=True)):
         quantity = {name: QUANTITIES.index(name) for name in ("helpfulness_delta", "safety_delta")}
-        draws = {name: sample.draws[q, number] for name, q in quantity.items()}
+        resampled = {name: sample.resamples[q, number] for name, q in quantity.items()}
         made.append(
             {
                 "recipe": row["recipe"],
@@ -57,7 +57,7 @@ def recipe_means(trained: Sample, settings: Settings) -> list[dict]:
                 "sources": row["source"],
                 "labels": row["labels"],
                 **{name: float(sample.estimate[q, number]) for name, q in quantity.items()},
-                "intervals": intervals(draws, settings.confidence),
+                "intervals": intervals(resampled, settings.confidence),
             }
         )
     return made
@@ -66,25 +66,25 @@ def recipe_means(trained: Sample, settings: Settings) -> list[dict]:
 def variants(
     labels: pl.DataFrame, audits: pl.DataFrame, settings: Settings
 ) -> Iterator[tuple[str, Sample]]:
-    """The cells again under every choice that the claim might stand on.
+    """Score the cells again under every choice that could change the claim.
 
     Args:
         labels: rows of `schemas.LABELS`.
-        audits: rows of `schemas.AUDITS`; without any, only the way of drawing varies.
+        audits: rows of `schemas.AUDITS`; without them only the way of resampling varies.
         settings: see `fits.Settings`.
 
     Yields:
-        (name, cells). Leaving out rollouts leaves other cases to a run than to its source, so
-        that there is a paired delta, over the cases that both have left, and an unpaired one.
+        (name, cells). Without some rollouts a run and its source have different cases left, so
+        there is a paired delta, over the cases that both have, and an unpaired one.
     """
     other = "cases_per_seed" if settings.resample == "cases" else "cases"
-    yield _DRAWN[other], settings.sample(labels, resample=other)
+    yield _RESAMPLED[other], settings.sample(labels, resample=other)
     if audits.is_empty():
         return
     for name, flags in {
-        "without invented observations": _INVENTED,
+        "without invented observations": _HALLUCINATED,
         "without token-limit and stub rollouts": _CUT,
-        "without any of these": _INVENTED + _CUT,
+        "without any of these": _HALLUCINATED + _CUT,
     }.items():
         kept = without_flagged(labels, audits, flags)
         if kept.filter(pl.col("status") == "ok").height:
@@ -96,13 +96,13 @@ def variants(
 def without_flagged(
     labels: pl.DataFrame, audits: pl.DataFrame, flags: tuple[str, ...]
 ) -> pl.DataFrame:
-    """The labels of rollouts that have none of the audit's `flags`."""
-    flagged = audits.filter(pl.any_horizontal(flags)).select(_KEY)
-    return labels.join(flagged, on=_KEY, how="anti")
+    """Keep the labels of rollouts that have none of the audit's `flags`."""
+    flagged = audits.filter(pl.any_horizontal(flags)).select(ROLLOUT)
+    return labels.join(flagged, on=ROLLOUT, how="anti")
 
 
 def robustness(runs: Sample, varied: dict[str, Sample], settings: Settings) -> list[dict]:
-    """One row per choice: the line, and the run that comes closest to dominating its source.
+    """Make one row per choice: the line, and the run closest to dominating its source.
 
     Args:
         runs: the trained runs with all their rollouts, over all judges or of one.
@@ -123,13 +123,13 @@ def robustness(runs: Sample, varied: dict[str, Sample], settings: Settings) -> l
                 "variant": name,
                 "share_of_labels": int(sample.rows["labels"].sum()) / total,
                 **line(sample, settings),
-                "closest": closest.get("run"),
+                "closest": closest.get("condition"),
                 "closest_probability": closest.get("probability"),
                 "closest_labels": closest.get("labels"),
                 "dominating_as_estimated": int(compared["holds"].sum()),
             }
         )
     scores = Sample(
-        runs.rows, np.tile(runs.estimate[:2], (2, 1)), np.tile(runs.draws[:2], (2, 1, 1))
+        runs.rows, np.tile(runs.estimate[:2], (2, 1)), np.tile(runs.resamples[:2], (2, 1, 1))
     )
     return [*rows, {"variant": "raw scores instead of deltas", **line(scores, settings)}]

@@ -1,22 +1,20 @@
-"""How far those who score rollouts agree: judges with each other, and each judge with itself.
+"""Measure the agreement of judges with each other, and of each judge with itself.
 
 Two judges are compared on the rollouts that both labelled ok, each by its first replicate: the
 lowest number it has of the metric. A judge with several replicates is compared with itself over
-all of them. Where there are more than two judges, one more alpha says how far all agree. Of m
-labels of a rollout every pair counts, with weight 1 / (m - 1) as in alpha's definition: a rollout
-weighs by its number of labels. Labels without a partner are counted, never dropped in silence.
+all of them. With more than two judges, one more alpha is over all of them. Of m labels of a rollout
+every pair counts, with weight 1 / (m - 1) as in alpha's definition: the weight of a rollout is its
+number of labels. Labels without a partner are counted and reported.
 
-Kappa is Cohen's with quadratic weights (Cohen, Psychological Bulletin 70 (1968) 213), of more than
-two replicates that of their pairs' pooled table; alpha is Krippendorff's for ordinal scores
-(Krippendorff, Content Analysis, 2nd ed. (2004), chapter 11). Intervals come from the bootstrap of
-`scores`: cases are drawn, with all of their rollouts. They say what other cases would change;
-judges and checkpoints are not drawn.
+Kappa is Cohen's with quadratic weights; of more than two replicates it is that of their pairs'
+pooled table. Alpha is Krippendorff's for ordinal scores. Intervals come from `stats.bootstrap`:
+cases are resampled, with all of their rollouts. They express the variation over cases; judges and
+checkpoints are not resampled.
 """
 
 from collections.abc import Iterable, Iterator
 from itertools import combinations, product
 
-import krippendorff
 import numpy as np
 import polars as pl
 
@@ -27,25 +25,27 @@ from agentsafe.stats.bootstrap import case_weights, interval
 _SCORES = range(schemas.MAX_SCORE + 1)
 
 
-def agreement(labels: pl.DataFrame, *, draws: int, seed: int, confidence: float) -> pl.DataFrame:
-    """How far raters agree on each metric, with bootstrap intervals over cases.
+def measure_agreement(
+    labels: pl.DataFrame, *, resamples: int, seed: int, confidence: float
+) -> pl.DataFrame:
+    """Measure the agreement of raters on each metric, with bootstrap intervals over cases.
 
     Args:
         labels: rows of `schemas.LABELS`, of any judges and metrics; columns after `status` may be
-            missing. A label that stands there twice counts once.
-        draws: number of bootstrap draws.
-        seed: of the draws.
+            missing. A duplicate label counts once.
+        resamples: number of bootstrap resamples.
+        seed: of the bootstrap.
         confidence: coverage of the intervals, such as 0.95.
 
     Returns:
         Rows of `AGREEMENT`, one per metric, comparison and statistic. Where `judge_a` is `judge_b`
-        a judge's replicates are compared, or all judges where both are `all`; of those there is
-        alpha alone. `raters` says how many replicates or judges that are. `kappa` and `alpha` are
-        1 at most, and 0 where agreement is what chance gives; `exact` is the share of equal
-        scores; `difference` is the mean of b's score less a's, in score points, b being the later
-        of two replicates. `rollouts` and `cases` are those compared. Labels that were not are
+        a judge's replicates are compared, or all judges where both are `all`; those have only
+        alpha. `raters` is the number of replicates or judges. `kappa` and `alpha` are
+        at most 1, and 0 for agreement by chance; `exact` is the share of equal
+        scores; `difference` is the mean of b's score minus a's, in score points; b is the later of
+        two replicates. `rollouts` and `cases` are those compared. Labels that were not are
         `unparsed`, `error`, or `unmatched`: ok, but alone on their rollout, or one of two scores
-        of the same judge and replicate. `reason` says why a value or an interval is null.
+        of the same judge and replicate. `reason` explains a null value or interval.
     """
     rows = []
     for comparison, part in _comparisons(labels):
@@ -58,20 +58,20 @@ def agreement(labels: pl.DataFrame, *, draws: int, seed: int, confidence: float)
             "unmatched": len(part) - len(scored) - sum(failed.values()),
         }
         statistics = ["alpha"] if comparison["judge_a"] == ALL else STATISTICS
-        for statistic, numbers in _estimates(scored, statistics, draws, seed, confidence):
+        for statistic, numbers in _estimates(scored, statistics, resamples, seed, confidence):
             rows.append(comparison | counts | failed | {"statistic": statistic} | numbers)
     return pl.DataFrame(rows, schema=AGREEMENT)
 
 
 def confusion(labels: pl.DataFrame) -> pl.DataFrame:
-    """How often one rater gave this score and the other that.
+    """Count how often one rater gave one score and the other another.
 
     Args:
-        labels: as for `agreement`.
+        labels: as for `measure_agreement`.
 
     Returns:
-        Rows of `CONFUSION`, 16 for every comparison of `agreement` but that of all judges. Of two
-        replicates a is the earlier; of more, `count` is of all pairs of labels of a rollout.
+        Rows of `CONFUSION`, 16 per comparison of `measure_agreement` except that of all judges. Of
+        two replicates a is the earlier; of more, `count` is of all pairs of labels of a rollout.
     """
     scores = {name: CONFUSION[name] for name in ("score_a", "score_b")}
     cells = pl.DataFrame([*product(_SCORES, _SCORES)], scores, orient="row")
@@ -88,13 +88,16 @@ def confusion(labels: pl.DataFrame) -> pl.DataFrame:
 
 
 def kappa(tables: np.ndarray) -> np.ndarray:
-    """Cohen's kappa with quadratic weights.
+    """Compute Cohen's kappa with quadratic weights.
+
+    κ = 1 - Σ (i - j)² oᵢⱼ / Σ (i - j)² eᵢⱼ with eᵢⱼ = oᵢ. o.ⱼ / n (Cohen, Weighted kappa,
+    Psychological Bulletin 70 (1968) 213).
 
     Args:
         tables: shape (..., scores, scores), how often a gave the row's score and b the column's.
 
     Returns:
-        Shape (...), from -1 to 1; NaN where there is one score only.
+        Shape (...), from -1 to 1; NaN where there is only one score.
     """
     scores = np.arange(tables.shape[-1])
     of_a, of_b = tables.sum(axis=-1), tables.sum(axis=-2)
@@ -103,13 +106,18 @@ def kappa(tables: np.ndarray) -> np.ndarray:
 
 
 def alpha(tables: np.ndarray) -> np.ndarray:
-    """Krippendorff's alpha for ordinal scores: two are as far apart as their mean ranks, squared.
+    """Compute Krippendorff's alpha for ordinal scores.
+
+    α = 1 - (n - 1) Σ oᵢⱼ δ²ᵢⱼ / Σ nᵢ nⱼ δ²ᵢⱼ with coincidences o and δᵢⱼ the difference of the
+    mean ranks of scores i and j (Krippendorff, Content Analysis, 2nd ed. (2004), section 11.3).
+    The package `krippendorff` gives the same digits, one table at a time: 17 ms each on 15,408
+    rollouts, where 10,000 resamples take 0.25 s here. Tests compare with it.
 
     Args:
         tables: as for `kappa`, each pair of a rollout's m labels counted 1 / (m - 1) times.
 
     Returns:
-        Shape (...), at most 1; NaN where there is one score only.
+        Shape (...), at most 1; NaN where there is only one score.
     """
     coincidences = tables + tables.swapaxes(-1, -2)
     given = coincidences.sum(axis=-1)
@@ -120,12 +128,12 @@ def alpha(tables: np.ndarray) -> np.ndarray:
 
 
 def exact(tables: np.ndarray) -> np.ndarray:
-    """The share of pairs of equal scores, of tables as for `kappa`."""
+    """Compute the share of pairs of equal scores, of tables as for `kappa`."""
     return tables.trace(axis1=-2, axis2=-1) / _total(tables)
 
 
 def difference(tables: np.ndarray) -> np.ndarray:
-    """The mean of b's score less a's, of tables as for `kappa`."""
+    """Compute the mean of b's score minus a's, of tables as for `kappa`."""
     scores = np.arange(tables.shape[-1])
     return (tables * (scores - scores[:, None])).sum(axis=(-1, -2)) / _total(tables)
 
@@ -138,13 +146,13 @@ def _total(tables: np.ndarray) -> np.ndarray:
 
 
 def _beyond_chance(found: np.ndarray, chance: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """How much less apart scores are than by chance: 1 for not at all, 0 for just as much."""
-    with np.errstate(invalid="ignore"):  # one score only: no distance at all, nor by chance
+    """Compute 1 - Σ found · distance / Σ chance · distance."""
+    with np.errstate(invalid="ignore"):  # one score only: 0 / 0
         return 1 - _total(found * distance) / _total(chance * distance)
 
 
 def _comparisons(labels: pl.DataFrame) -> Iterator[tuple[dict[str, str], pl.DataFrame]]:
-    """What is compared, and the labels of it, with the `rater` of each: a judge or a replicate."""
+    """Yield each comparison and its labels, with the `rater` of each: a judge or a replicate."""
     labels = labels.select(*ROLLOUT, "judge", "metric", "replicate", "score", "status").unique()
     metrics = labels["metric"].unique().sort().to_list()
     metrics.sort(key=(*schemas.METRICS, *metrics).index)
@@ -168,14 +176,14 @@ def _key(metric: str, judge_a: str, judge_b: str) -> dict[str, str]:
 
 
 def _scored(labels: pl.DataFrame) -> pl.DataFrame:
-    """The labels that have a partner on their rollout, each the only score of its rater there."""
+    """Keep labels with a partner on their rollout, each the only score of its rater there."""
     ok = labels.filter(pl.col("status") == "ok")
     single = ok.filter(pl.len().over(*ROLLOUT, "rater") == 1)
     return single.filter(pl.len().over(ROLLOUT) > 1)
 
 
 def _pairs(scored: pl.DataFrame) -> pl.DataFrame:
-    """Every pair of labels of a rollout: `case_id, score_a, score_b, weight`, sorted."""
+    """List every pair of labels of a rollout: `case_id, score_a, score_b, weight`, sorted."""
     weight = 1 / (pl.len().over(ROLLOUT) - 1)
     one = scored.select(*ROLLOUT, "rater", score_a="score", weight=weight)
     other = scored.select(*ROLLOUT, other="rater", score_b="score")
@@ -184,7 +192,7 @@ def _pairs(scored: pl.DataFrame) -> pl.DataFrame:
 
 
 def _tables(pairs: pl.DataFrame) -> np.ndarray:
-    """The weight of each pair of scores in each case: shape (cases, scores, scores)."""
+    """Sum the weight of each pair of scores in each case: shape (cases, scores, scores)."""
     cases = pairs["case_id"].rank("dense").to_numpy() - 1
     tables = np.zeros((pairs["case_id"].n_unique(), len(_SCORES), len(_SCORES)))
     places = (cases, pairs["score_a"].to_numpy(), pairs["score_b"].to_numpy())
@@ -193,18 +201,18 @@ def _tables(pairs: pl.DataFrame) -> np.ndarray:
 
 
 def _estimates(
-    scored: pl.DataFrame, statistics: Iterable[str], draws: int, seed: int, confidence: float
+    scored: pl.DataFrame, statistics: Iterable[str], resamples: int, seed: int, confidence: float
 ) -> Iterator[tuple[str, dict[str, float | str | None]]]:
-    """Each statistic with its value and interval, or the reason why there is none."""
+    """Yield each statistic with its value and interval, or with the reason of a null."""
     if scored.is_empty():
         yield from ((name, {"reason": "no rollout has two ok labels"}) for name in statistics)
         return
     tables = _tables(_pairs(scored))
-    weights = case_weights(len(tables), draws, seed)
-    drawn = (weights @ tables.reshape(len(tables), -1)).reshape(-1, *tables.shape[1:])
+    weights = case_weights(len(tables), resamples, seed)
+    resampled = (weights @ tables.reshape(len(tables), -1)).reshape(-1, *tables.shape[1:])
     for name in statistics:
-        value = _alpha(scored) if name == "alpha" else STATISTICS[name](tables.sum(axis=0))
-        _, low, high = interval(STATISTICS[name](drawn), confidence)
+        value = STATISTICS[name](tables.sum(axis=0))
+        _, low, high = interval(STATISTICS[name](resampled), confidence)
         if np.isnan(value):
             yield name, {"reason": "all labels have the same score"}
         elif len(tables) == 1:
@@ -213,13 +221,3 @@ def _estimates(
             yield name, {"value": value, "reason": "most draws have one score only: no interval"}
         else:
             yield name, {"value": value, "low": low, "high": high}
-
-
-def _alpha(scored: pl.DataFrame) -> float:
-    """Alpha by the package, which takes a set of rollouts at a time; `alpha` takes all draws."""
-    counts = scored.group_by(ROLLOUT).agg(
-        (pl.col("score") == score).sum().alias(f"{score}") for score in _SCORES
-    )
-    values = counts.select(pl.exclude(ROLLOUT)).sort(pl.all()).to_numpy()
-    with np.errstate(invalid="ignore"):
-        return krippendorff.alpha(value_counts=values, level_of_measurement="ordinal")

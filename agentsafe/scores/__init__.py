@@ -1,1 +1,1 @@
-"""Labels of test cases into cells, and cells into points."""
+"""Scores of checkpoints: cells from labels of test cases, and points from cells."""

@@ -1,15 +1,17 @@
-"""From labels to scores: what each run scores, how far that is from its source, and how sure.
+"""Score the cells of an experiment from labels, with paired deltas and bootstrap resamples.
 
 A *cell* is one lineage scored by one judge: the mean over the test cases of the lineage's seed,
 and over nothing else: a trained checkpoint's labels on cases it trained on are left out here.
 Its delta is taken case by case against the source on the same judge, seed and cases. Coarser
-grains are plain means of cells, so that every seed and judge counts alike.
+grains are plain means of cells, so that every seed and judge has the same weight. A *condition* is
+a source, recipe and β: the mean over its judges and seeds.
 
-Intervals come from one bootstrap over cases: a case is drawn once per draw for all runs, judges
-and metrics together, since all of them saw the same cases (paired, clustered). Sources, judges and
-seeds are not drawn: the intervals say what other cases would change, not what other models would.
-The paper's released code draws each seed's test half on its own, as if a case that is in several
-halves were several cases; its intervals are narrower (`resample="cases_per_seed"`).
+Intervals come from one bootstrap over cases: each case is drawn once per resample for all
+conditions, judges and metrics together, since all of them saw the same cases (a paired, clustered
+bootstrap). Sources, judges and seeds are not resampled: the intervals express the variation over
+cases, not over models. The paper's released code resamples each seed's test half on its own, as if
+a case in several halves were several cases; its intervals are narrower
+(`resample="cases_per_seed"`).
 """
 
 from collections.abc import Sequence
@@ -29,42 +31,45 @@ QUANTITIES = ("safety", "helpfulness", "safety_delta", "helpfulness_delta")
 
 PLANE = [QUANTITIES.index("helpfulness_delta"), QUANTITIES.index("safety_delta")]  # across, up
 
-#: What is averaged at each grain, from single cells to the paper's points.
+#: The columns that tell the points of a grain apart, from single cells to the paper's points.
 GRAINS = {
     "run_seed_judge": ("lineage", "judge", "seed"),
-    "run_judge": ("run", "judge"),
-    "run": ("run",),
+    "run_judge": ("condition", "judge"),
+    "run": ("condition",),
 }
-#: Whether a case is drawn once for all seeds, or anew for each seed's test half.
+#: Cases are drawn once for all seeds, or again for each seed's test half.
 RESAMPLE = ("cases", "cases_per_seed")
-_RUN_COLUMNS = ("run", "source", "recipe", "beta")
+#: Columns that all cells of a condition share.
+CONDITION_COLUMNS = ("condition", "source", "recipe", "beta")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Scores of n runs, cells or groups of them, and the same under every bootstrap draw.
+    """Scores of n cells or groups of cells, and the same in every bootstrap resample.
 
-    `rows` has n rows that say what is scored. `estimate` has shape (4, n) and `draws` (4, n,
-    draws) in single precision, both in score points and in the order of `QUANTITIES`; NaN where
-    nothing is labelled.
+    Attributes:
+        rows: n rows that identify the cells or groups.
+        estimate: shape (4, n), in score points and in the order of `QUANTITIES`; NaN where nothing
+            is labelled.
+        resamples: shape (4, n, resamples), likewise, in single precision.
     """
 
     rows: pl.DataFrame
     estimate: np.ndarray
-    draws: np.ndarray
+    resamples: np.ndarray
 
     def filter(self, predicate: pl.Expr) -> "Sample":
-        """The rows for which `predicate` holds, with their scores."""
+        """Keep the rows for which `predicate` holds, with their scores."""
         keep = self.rows.select(predicate).to_series().fill_null(False).to_numpy()
         return replace(
             self,
             rows=self.rows.filter(predicate),
             estimate=self.estimate[:, keep],
-            draws=self.draws[:, keep],
+            resamples=self.resamples[:, keep],
         )
 
     def trained(self, among: pl.Expr | None = None) -> "Sample":
-        """The runs that were trained and whose distance from their source is known."""
+        """Keep the trained rows with a known delta from their source."""
         known = pl.Series(~np.isnan(self.estimate[2:]).any(axis=0))
         chosen = (pl.col("recipe") != SOURCE) & known
         return self.filter(chosen if among is None else chosen & among)
@@ -74,27 +79,27 @@ def sample_cells(
     labels: pl.DataFrame,
     *,
     cases: int,
-    draws: int,
+    resamples: int,
     seed: int,
     resample: str = "cases",
 ) -> Sample:
-    """Score every cell on its test cases, as estimated and under every draw.
+    """Score every cell on its test cases, as estimated and in every resample.
 
     Args:
         labels: rows of `schemas.LABELS`; those that are not ok, or of other metrics than
             `schemas.METRICS`, do not count. Samples and replicates of a case are averaged first.
         cases: number of cases of the suite, which the split halves.
-        draws: number of bootstrap draws.
-        seed: of the draws.
-        resample: what is drawn, one of `RESAMPLE`.
+        resamples: number of bootstrap resamples.
+        seed: of the bootstrap.
+        resample: how cases are drawn, one of `RESAMPLE`.
 
     Returns:
-        One row per cell with `lineage, run, source, recipe, beta, seed, judge, cases, labels`;
-        `labels` counts every sample and replicate, of the metric that has fewer.
-        A source has a cell for each seed, on that seed's test cases, so that it can be compared.
+        One row per cell with `lineage, condition, source, recipe, beta, seed, judge, cases,
+        labels`; `labels` counts every sample and replicate, of the metric that has fewer. A source
+        has a cell for each seed, on that seed's test cases, to be compared with.
 
     Raises:
-        UserError: there is no ok label at all, or a checkpoint's name is no lineage.
+        UserError: there is no ok label, or a checkpoint's name is not that of a lineage.
     """
     scored = (
         labels.filter(pl.col("status") == "ok", pl.col("metric").is_in(schemas.METRICS))
@@ -110,7 +115,7 @@ def sample_cells(
     cells, scores, source_scores, labelled = _cells(scored, case_ids, cases)
     values = np.concatenate([scores, scores - source_scores])  # (4, cells, cases)
     estimate = np.empty(values.shape[:2])
-    drawn = np.empty((*values.shape[:2], draws), np.float32)
+    resampled = np.empty((*values.shape[:2], resamples), np.float32)
     blocks = [np.full(len(cells), True)]
     if resample == "cases_per_seed":
         seeds = np.array([-1 if cell["seed"] is None else cell["seed"] for cell in cells])
@@ -118,22 +123,22 @@ def sample_cells(
     for stream, block in enumerate(blocks):
         scored_cases = ~np.isnan(scores[:, block]).all(axis=(0, 1))  # not those in no test half
         part = values[:, block][:, :, scored_cases]
-        weights = case_weights(part.shape[-1], draws, seed, stream)
+        weights = case_weights(part.shape[-1], resamples, seed, stream)
         estimate[:, block] = _weighted_means(part, np.ones((1, part.shape[-1])))[..., 0]
-        drawn[:, block] = _weighted_means(part.astype(np.float32), weights)
+        resampled[:, block] = _weighted_means(part.astype(np.float32), weights)
     rows = pl.DataFrame(cells, infer_schema_length=None).with_columns(
         pl.col("seed").cast(pl.Int32),
         pl.col("beta").cast(pl.Float64),
         cases=pl.Series((labelled > 0).any(axis=0).sum(axis=-1), dtype=pl.Int32),
         labels=pl.Series(labelled.sum(axis=-1).min(axis=0), dtype=pl.Int32),
     )
-    return Sample(rows, estimate, drawn)
+    return Sample(rows, estimate, resampled)
 
 
 def _cells(
     scored: pl.DataFrame, case_ids: Sequence[str], cases: int
 ) -> tuple[list[dict], np.ndarray, np.ndarray, np.ndarray]:
-    """The cells; their own and their source's scores, and label counts: (2, cells, case ids)."""
+    """Collect the cells; their own scores, their source's and label counts: (2, cells, cases)."""
     metrics = dict(zip(schemas.METRICS, range(len(schemas.METRICS)), strict=True))
     keys = scored.select("checkpoint", "judge").unique().sort("checkpoint", "judge")
     place = scored.join(keys.with_row_index("key"), on=["checkpoint", "judge"]).select(
@@ -162,7 +167,7 @@ def _cells(
             cells.append(
                 {
                     "lineage": checkpoint,
-                    "run": str(lineage.condition),
+                    "condition": str(lineage.condition),
                     "source": lineage.source,
                     "recipe": lineage.recipe,
                     "beta": lineage.beta,
@@ -179,24 +184,24 @@ def _cells(
 
 
 def _weighted_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Means over cases that skip NaN: (4, n, cases) and (draws, cases) -> (4, n, draws)."""
+    """Average over cases without NaN: (4, n, cases), (resamples, cases) -> (4, n, resamples)."""
     flat = values.reshape(-1, values.shape[-1])
     labelled = ~np.isnan(flat)
-    masks: dict[bytes, int] = {}  # few cells differ in what is labelled: sum each mask once
+    masks: dict[bytes, int] = {}  # few cells differ in their labelled cases: sum each mask once
     which = [masks.setdefault(mask.tobytes(), len(masks)) for mask in labelled]
     first = np.unique(which, return_index=True)[1]
     totals = labelled[first].astype(values.dtype) @ weights.T
-    with np.errstate(invalid="ignore"):  # a draw without any of the cases has no mean
+    with np.errstate(invalid="ignore"):  # a resample without any of the cases has no mean
         means = np.nan_to_num(flat) @ weights.T
         means /= totals[which]
     return means.reshape(*values.shape[:2], -1)
 
 
 def unpaired(cells: Sample) -> Sample:
-    """The cells with deltas as differences of two means, each over its own cases.
+    """Compute each delta as a difference of two means, each over its own cases.
 
-    `sample_cells` takes them case by case, over the cases that both a run and its source have
-    labels of. Where every case is labelled the two are the same.
+    `sample_cells` takes deltas case by case, over the cases that both a checkpoint and its source
+    have labels of. Where every case is labelled the two are the same.
     """
     keys = list(cells.rows.select("source", "judge", "seed").iter_rows())
     sources = {
@@ -204,26 +209,26 @@ def unpaired(cells: Sample) -> Sample:
     }
     known = np.array([key in sources for key in keys])
     places = [sources[key] for key in keys if key in sources]
-    estimate, draws = cells.estimate.copy(), cells.draws.copy()
-    for values in (estimate, draws):
+    estimate, resamples = cells.estimate.copy(), cells.resamples.copy()
+    for values in (estimate, resamples):
         values[2:, known] = values[:2, known] - values[:2, places]
-    return replace(cells, estimate=estimate, draws=draws)
+    return replace(cells, estimate=estimate, resamples=resamples)
 
 
 def average(cells: Sample, by: Sequence[str]) -> Sample:
-    """Plain means of the cells of each group, estimate and draws alike.
+    """Average the cells of each group with equal weights, in the estimate and in every resample.
 
     Args:
-        cells: what `sample_cells` returns.
-        by: columns of `cells.rows` that tell the groups apart; those of `GRAINS`, say.
+        cells: the result of `sample_cells`.
+        by: columns of `cells.rows` that tell the groups apart, such as those of `GRAINS`.
 
     Returns:
-        One row per group, sorted by `by`. Of `run, source, recipe, beta` it has the first of the
-        group, `cases` is the largest (cells of one seed share their cases), `labels` the sum.
+        One row per group, sorted by `by`. Of `condition, source, recipe, beta` it has the first of
+        the group, `cases` is the largest (cells of one seed share their cases), `labels` the sum.
     """
     groups = cells.rows.with_row_index("cell").group_by(*by, maintain_order=True)
     rows = groups.agg(
-        *(pl.col(name).first() for name in _RUN_COLUMNS if name not in by),
+        *(pl.col(name).first() for name in CONDITION_COLUMNS if name not in by),
         pl.col("cases").max(),
         pl.col("labels").sum(),
         pl.col("cell"),
@@ -234,12 +239,12 @@ def average(cells: Sample, by: Sequence[str]) -> Sample:
     return Sample(
         rows.drop("cell"),
         _group_means(members, cells.estimate[..., None])[..., 0],
-        _group_means(members, cells.draws),
+        _group_means(members, cells.resamples),
     )
 
 
 def _group_means(members: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Means that skip NaN: 0/1 members (groups, n), values (4, n, draws) -> (4, groups, draws)."""
+    """Average values (4, n, resamples) over 0/1 members (groups, n), without NaN."""
     known = ~np.isnan(values)
     members = members.astype(values.dtype)
     if known.all():

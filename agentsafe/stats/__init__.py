@@ -1,1 +1,1 @@
-"""Statistics without the experiment: regression, linear programs, bootstrap."""
+"""Statistics that know nothing of the experiment: regression, linear programs, bootstrap."""

@@ -1,7 +1,7 @@
-"""The linear programs: two lines and the mixtures of runs, written in PuLP.
+"""Solve the linear programs for two lines and for mixtures of runs, in PuLP.
 
-They say exactly what is asked; `lines` and `dominance` have the closed forms that answer the same
-for ten thousand draws, and the tests hold one against the other.
+They are the exact definitions. `stats.regression` and `frontier.dominance` have closed forms that
+compute the same for ten thousand resamples; tests compare the two.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ SOLVERS = ("cbc", "highs")
 
 
 def solver(name: str) -> pulp.LpSolver:
-    """PuLP's solver object: `cbc` comes with the package cbcbox, `highs` with highspy.
+    """Return PuLP's solver object: `cbc` comes with the package cbcbox, `highs` with highspy.
 
     Raises:
         UserError: the solver is not installed.
@@ -42,14 +42,20 @@ def _solve(program: pulp.LpProblem, name: str) -> None:
 
 
 def supporting_line(x: np.ndarray, y: np.ndarray, solver_name: str = "cbc") -> tuple[float, float]:
-    """Slope and intercept of the line on or above every point with the least slack in sum.
+    """Find the line on or above every point with the smallest sum of slacks.
 
     minimise Σ (slope·xᵢ + intercept - yᵢ)  subject to  slope·xᵢ + intercept ≥ yᵢ
 
+    This is quantile regression at τ = 1 (Koenker & Bassett, Regression quantiles, Econometrica 46
+    (1978) 33).
+
     Args:
-        x: n ≥ 2 numbers that are not all equal, else the program has no end.
+        x: n ≥ 2 numbers that are not all equal, else the program is unbounded.
         y: n numbers.
         solver_name: one of `SOLVERS`.
+
+    Returns:
+        (slope, intercept).
     """
     program = pulp.LpProblem("supporting_line", pulp.LpMinimize)
     slope, intercept = program.add_variable("slope"), program.add_variable("intercept")
@@ -64,11 +70,18 @@ def supporting_line(x: np.ndarray, y: np.ndarray, solver_name: str = "cbc") -> t
 def least_absolute_line(
     x: np.ndarray, y: np.ndarray, solver_name: str = "cbc"
 ) -> tuple[float, float]:
-    """Slope and intercept of the least-absolute-deviation line that is symmetric in both axes.
+    """Find the least-absolute-deviation line that is symmetric in both axes.
 
     minimise Σ |a·xᵢ + b·yᵢ - c|  subject to  |a| + |b| = 1
 
-    The two signs of b (with a ≥ 0) are two linear programs; the better one wins.
+    The two signs of b (with a ≥ 0) are two linear programs; the one with the smaller sum is taken.
+    Absolute values become constraints as in Wagner, Linear programming techniques for regression
+    analysis, JASA 54 (1959) 206.
+
+    Args:
+        x: n ≥ 2 numbers.
+        y: n numbers.
+        solver_name: one of `SOLVERS`.
 
     Returns:
         (slope, intercept); NaN for a vertical line.
@@ -96,20 +109,21 @@ def _least_absolute(x: np.ndarray, y: np.ndarray, solver_name: str) -> tuple[flo
 def best_mixtures(
     points: np.ndarray, solver_name: str = "cbc"
 ) -> list[tuple[float, dict[int, float]]]:
-    """For each point the mixture of the other points that beats it the most on both axes at once.
+    """Find for each point the mixture of the other points that beats it by the largest margin.
 
     maximise margin  subject to  Σⱼ wⱼ pⱼ ≥ pᵢ + margin (both axes),  Σⱼ wⱼ = 1,  w ≥ 0,  wᵢ = 0
 
-    A mixture is a real agent: before each episode a die picks which checkpoint plays it. The n
-    programs share no variable and are solved as one.
+    This is the linear program for dominance by a mixed strategy (Shoham & Leyton-Brown, Multiagent
+    Systems (2009), section 4.5). A mixture is a real agent: it picks the checkpoint at random
+    before each episode. The n programs share no variable and are solved as one.
 
     Args:
         points: shape (n, 2), n ≥ 2.
         solver_name: one of `SOLVERS`.
 
     Returns:
-        Per point (margin, {other's number: weight}); a margin above 0 says that the mixture
-        dominates the point, below 0 that no mixture does.
+        Per point (margin, {other's number: weight}); above 0 the mixture dominates the point,
+        below 0 no mixture does.
     """
     program = pulp.LpProblem("best_mixtures", pulp.LpMaximize)
     numbers = range(len(points))
@@ -133,6 +147,6 @@ def best_mixtures(
 
 
 def describe_mixture(weights: dict[int, float], names: Sequence[str]) -> str:
-    """A mixture in words: `0.62 qwen2.5-7b+help.b0.1 + 0.38 qwen2.5-7b`."""
+    """Write a mixture in words: `0.62 qwen2.5-7b+help.b0.1 + 0.38 qwen2.5-7b`."""
     heaviest_first = sorted(weights.items(), key=lambda item: -item[1])
     return " + ".join(f"{weight:.2f} {names[number]}" for number, weight in heaviest_first)

@@ -1,19 +1,26 @@
-"""Straight lines through points, each fitted to one data set or to all bootstrap draws at once.
+"""Fit straight lines through points, to one data set or to all bootstrap resamples at once.
 
-Every function takes x and y with the n points on the first axis and, if there is one, the draws on
-the second; what it returns has the shape of the rest. Where no line can be fitted (fewer than two
-points, all x equal) the numbers are NaN, and it is the caller who says why.
+Every function takes x and y of shape (n,) or (n, resamples) and returns numbers of shape () or
+(resamples,). Where no line can be fitted (fewer than two points, all x equal) the numbers are NaN,
+and the caller gives the reason.
 """
 
 import numpy as np
 
 Line = dict[str, np.ndarray]
 
-_UPRIGHT = 1e-6  # a line whose normal has less of y than this has no slope to speak of
+_UPRIGHT = 1e-6  # a line whose normal has a smaller y component than this counts as vertical
 
 
 def ols(x: np.ndarray, y: np.ndarray) -> Line:
-    """Ordinary least squares of y on x: slope, intercept, Pearson's r, R²."""
+    """Fit y on x by ordinary least squares.
+
+    slope = Sxy / Sxx, r = Sxy / √(Sxx Syy), R² = r² (Draper & Smith, Applied Regression Analysis,
+    3rd ed. (1998), sections 1.2 and 1.6).
+
+    Returns:
+        `slope`, `intercept`, Pearson's `r` and `r2`.
+    """
     if nothing := _no_line(x):
         return nothing
     x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
@@ -26,7 +33,11 @@ def ols(x: np.ndarray, y: np.ndarray) -> Line:
 
 
 def reverse_ols(x: np.ndarray, y: np.ndarray) -> Line:
-    """Least squares of x on y, written as y over x. Its slope is that of `ols` divided by R²."""
+    """Fit x on y by least squares, written as y over x.
+
+    Its slope is Syy / Sxy, that of `ols` divided by R² (Draper & Smith, Applied Regression
+    Analysis, 3rd ed. (1998), section 1.6).
+    """
     if nothing := _no_line(x):
         return _only(nothing)
     line = ols(y, x)
@@ -36,8 +47,12 @@ def reverse_ols(x: np.ndarray, y: np.ndarray) -> Line:
 
 
 def p_value(r: float, n: int) -> float:
-    """Two-sided p of a correlation r of n points being 0, by Student's t with n - 2 degrees."""
-    from scipy.special import stdtr  # late: half a second that most callers do not need
+    """Compute the two-sided p of a correlation r of n points under the hypothesis of none.
+
+    t = r √((n - 2) / (1 - r²)) follows Student's t with n - 2 degrees of freedom (Draper & Smith,
+    Applied Regression Analysis, 3rd ed. (1998), section 1.6). NaN for n < 3.
+    """
+    from scipy.special import stdtr  # importing it takes half a second
 
     if n < 3 or not np.isfinite(r):
         return float("nan")
@@ -47,21 +62,22 @@ def p_value(r: float, n: int) -> float:
 
 
 def deming(x: np.ndarray, y: np.ndarray, covariance: np.ndarray, steps: int = 60) -> Line:
-    """The line of least squares with errors in both variables, each point with its own.
+    """Fit the least-squares line with errors in both variables, each point with its own.
 
     York et al., Unified equations for the slope, intercept, and standard errors of the best
-    straight line, Am. J. Phys. 72 (2004) 367, eq. 13: iterated from the least-squares slope.
+    straight line, Am. J. Phys. 72 (2004) 367, eq. 13: b = Σ Wᵢ βᵢ Vᵢ / Σ Wᵢ βᵢ Uᵢ, iterated from
+    the least-squares slope.
 
     Args:
-        x: shape (n,) or (n, draws).
+        x: shape (n,) or (n, resamples).
         y: like x.
-        covariance: (n, 2, 2), the error covariance of each point's (x, y).
-        steps: iterations at most; it stops when no slope moves any more (1e-12, or 1e-6 in single
-            precision).
+        covariance: shape (n, 2, 2), the error covariance of each point's (x, y).
+        steps: maximum number of iterations; it stops when no slope changes by more than 1e-12
+            (1e-6 in single precision).
 
     Returns:
-        Slope and intercept; NaN where the iteration does not settle (nearly vertical lines). With
-        very unlike error variances the line can be a local optimum.
+        `slope` and `intercept`; NaN where the iteration does not converge (nearly vertical lines).
+        With very different error variances the line can be a local optimum.
     """
     if nothing := _no_line(x):
         return _only(nothing)
@@ -87,9 +103,10 @@ def deming(x: np.ndarray, y: np.ndarray, covariance: np.ndarray, steps: int = 60
 
 
 def theil_sen(x: np.ndarray, y: np.ndarray) -> Line:
-    """The median of the slopes of all pairs of points, and the median intercept given it.
+    """Compute the median of the slopes of all pairs of points, and the median intercept given it.
 
-    Sen, Estimates of the regression coefficient based on Kendall's tau, JASA 63 (1968) 1379.
+    slope = median of (yⱼ - yᵢ) / (xⱼ - xᵢ) over i < j with xᵢ ≠ xⱼ (Sen, Estimates of the
+    regression coefficient based on Kendall's tau, JASA 63 (1968) 1379).
     """
     if nothing := _no_line(x):
         return _only(nothing)
@@ -108,16 +125,18 @@ def theil_sen(x: np.ndarray, y: np.ndarray) -> Line:
 
 
 def lad(x: np.ndarray, y: np.ndarray) -> Line:
-    """The line of least absolute deviations that treats both axes alike.
+    """Fit the line of least absolute deviations that treats both axes alike.
 
-    It minimises the sum of |a x + b y - c| with |a| + |b| = 1, the points' distance to the line
-    in the maximum norm, so that swapping the axes swaps the line. For a >= 0 and either sign of b
-    the sum, with c the median, is convex in a: each is searched by golden section. The same line
-    is `programs.least_absolute_line`'s, which is exact; this one is for many draws at once.
+    It minimises Σ |a xᵢ + b yᵢ - c| with |a| + |b| = 1, the points' distance to the line in the
+    maximum norm (Späth & Watson, On orthogonal linear L1 approximation, Numer. Math. 51 (1987)
+    531, with that norm in the place of the Euclidean one), so that swapping the axes swaps the
+    line. For a ≥ 0 and either sign of b the sum, with c the median, is convex in a: both are
+    searched by golden section. `linear_programs.least_absolute_line` finds the same line exactly;
+    this function handles many resamples at once.
     """
     if nothing := _no_line(x):
         return _only(nothing)
-    steps = 40 if x.dtype == np.float64 else 24  # what the precision can tell apart
+    steps = 40 if x.dtype == np.float64 else 24  # limits of the precision
     best = [_golden(x, sign * y, steps) for sign in (1.0, -1.0)]
     falling = best[0][1] <= best[1][1]
     a = np.where(falling, best[0][0], best[1][0])
@@ -130,10 +149,12 @@ def lad(x: np.ndarray, y: np.ndarray) -> Line:
 
 
 def support(x: np.ndarray, y: np.ndarray) -> Line:
-    """The line with every point on or below it that leaves the least slack in sum.
+    """Find the line on or above every point with the smallest sum of slacks.
 
-    That sum is smallest where the line is lowest over the mean of x: the edge of the upper hull
-    there. The same line is `programs.supporting_line`'s; this one is for many draws at once.
+    The sum Σ (slope xᵢ + intercept - yᵢ) is smallest where the line is lowest over the mean of x:
+    the edge of the upper convex hull there. This is quantile regression at τ = 1 (Koenker &
+    Bassett, Regression quantiles, Econometrica 46 (1978) 33). `linear_programs.supporting_line`
+    finds the same line exactly; this function handles many resamples at once.
     """
     if nothing := _no_line(x):
         return _only(nothing)
@@ -155,30 +176,30 @@ def support(x: np.ndarray, y: np.ndarray) -> Line:
 
 
 def r2_without_noise(
-    x: np.ndarray, y: np.ndarray, x_draws: np.ndarray, y_draws: np.ndarray
+    x: np.ndarray, y: np.ndarray, x_resampled: np.ndarray, y_resampled: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """R² with the bootstrap's noise taken out of variances and covariance.
+    """Compute R² without the measurement noise that the bootstrap estimates.
 
-    The points' spread is that of the runs plus that of the measurement. The latter's share is the
-    mean, over draws, of the sample covariance of (draw - estimate): what all runs share in a draw
-    moves no slope and drops out. A draw has the noise twice, once measured and once drawn. This is
-    Spearman's correction for attenuation with correlated errors (Fuller, Measurement Error
-    Models, 1987, section 1.2).
+    (Sxy - Nxy)² / ((Sxx - Nxx) (Syy - Nyy)): Spearman's correction for attenuation with correlated
+    errors (Fuller, Measurement Error Models (1987), section 1.2). S are the second moments of the
+    points, N the mean over resamples of the second moments of (resample - estimate); a shift that
+    all points share changes no slope and cancels. A resample contains the noise twice, once
+    measured and once resampled, so 2 N is subtracted there.
 
     Args:
         x: shape (n,).
         y: shape (n,).
-        x_draws: shape (n, draws).
-        y_draws: shape (n, draws).
+        x_resampled: shape (n, resamples).
+        y_resampled: shape (n, resamples).
 
     Returns:
-        The corrected R² and, per draw, its draws. It can exceed 1 by chance and is not clipped;
-        NaN where the noise leaves nothing of a variance.
+        The corrected R², and the same in every resample. It can exceed 1 by chance and is not
+        clipped; NaN where the noise is at least as large as a variance.
     """
-    noise = _second_moments(x_draws - x[:, None], y_draws - y[:, None]).mean(axis=1)
+    noise = _second_moments(x_resampled - x[:, None], y_resampled - y[:, None]).mean(axis=1)
     return (
         float(_r2(_second_moments(x, y) - noise)),
-        _r2(_second_moments(x_draws, y_draws) - 2 * noise[:, None]),
+        _r2(_second_moments(x_resampled, y_resampled) - 2 * noise[:, None]),
     )
 
 
@@ -194,7 +215,7 @@ def _r2(moments: np.ndarray) -> np.ndarray:
 
 
 def _golden(x: np.ndarray, y: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The a in [0, 1] with the least sum of |a x + (1 - a) y - median|, and that sum."""
+    """Find the a in [0, 1] with the smallest Σ |a x + (1 - a) y - median|, and that sum."""
     ratio = (5**0.5 - 1) / 2
     low, high = np.zeros(x.shape[1:], x.dtype), np.ones(x.shape[1:], x.dtype)
     inner = [high - ratio * (high - low), low + ratio * (high - low)]
@@ -223,13 +244,16 @@ def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _spread(squares: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Whether values differ by more than rounding; `squares` is their sum of squared deviations."""
+    """Test whether values differ by more than rounding, given their sum of squared deviations."""
     rounding = 4 * np.finfo(values.dtype).eps
     return squares > rounding**2 * np.maximum((values**2).sum(axis=0), 1)
 
 
 def _median(values: np.ndarray) -> np.ndarray:
-    """The median along the last axis without NaN, NaN where nothing is left; reorders `values`."""
+    """Compute the median along the last axis without NaN; NaN where none is left.
+
+    It reorders `values`.
+    """
     median = np.asarray(np.median(values, axis=-1, overwrite_input=True))
     gaps = np.isnan(median)
     if gaps.any():
@@ -242,7 +266,7 @@ def _median(values: np.ndarray) -> np.ndarray:
 
 
 def _no_line(x: np.ndarray) -> Line | None:
-    """NaN for every number where there are too few points for a line."""
+    """Return NaN for every number where there are too few points for a line."""
     if len(x) >= 2:
         return None
     nothing = np.full(x.shape[1:], np.nan, x.dtype)

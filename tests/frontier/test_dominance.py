@@ -31,13 +31,13 @@ def made(runs: dict, draws: np.ndarray | None = None) -> Sample:
     lineages = [Lineage.parse(name) for name in runs]
     rows = pl.DataFrame(
         {
-            "run": list(runs),
+            "condition": list(runs),
             "source": [lineage.source for lineage in lineages],
             "recipe": [lineage.recipe for lineage in lineages],
             "beta": [lineage.beta for lineage in lineages],
             "labels": list(range(len(runs))),
         },
-        schema_overrides={"run": pl.String, "beta": pl.Float64, "labels": pl.Int32},
+        schema_overrides={"condition": pl.String, "beta": pl.Float64, "labels": pl.Int32},
     )
     deltas = np.array(list(runs.values()), float).reshape(-1, 2).T
     if draws is None:
@@ -146,16 +146,16 @@ def test_a_probability_is_the_share_of_draws_in_which_the_statement_holds():
     place = {name: number for number, name in enumerate(FIVE)}
     for row in table.filter(pl.col("statement").is_in([OVER_RUN, OVER_SOURCE])).rows(named=True):
         held, margins = 0, []
-        for draw in range(sample.draws.shape[2]):
-            mine = sample.draws[[3, 2], place[row["lineage"]], draw]
+        for draw in range(sample.resamples.shape[2]):
+            mine = sample.resamples[[3, 2], place[row["lineage"]], draw]
             theirs = (
                 np.zeros(2)
                 if row["other"] == "a"
-                else sample.draws[[3, 2], place[row["other"]], draw]
+                else sample.resamples[[3, 2], place[row["other"]], draw]
             )
             held += (mine >= theirs).all() and (mine > theirs).any()
             margins.append((mine - theirs).min())
-        assert row["probability"] == pytest.approx(held / sample.draws.shape[2])
+        assert row["probability"] == pytest.approx(held / sample.resamples.shape[2])
         low, high = np.percentile(margins, [5, 95])
         assert (row["margin_low"], row["margin_high"]) == pytest.approx((low, high), abs=1e-6)
     assert 0 < table["probability"].median() < 1
@@ -183,7 +183,7 @@ def test_over_source_says_the_same_as_the_full_table():
     table = judged(sample).filter(pl.col("statement") == OVER_SOURCE)
     short = over_source(sample)
     for row in short.rows(named=True):
-        full = row_of(table, OVER_SOURCE, row["run"])
+        full = row_of(table, OVER_SOURCE, row["condition"])
         assert (row["holds"], row["probability"]) == (full["holds"], full["probability"])
     assert len(short) == len(table) == 6
 
@@ -300,7 +300,7 @@ def test_the_table_has_its_schema_and_no_nan_whatever_the_draws():
 
 
 def test_without_any_run_there_is_no_statement_and_no_verdict():
-    nothing = made({"a+safe.b0.1": (0, 0)}).filter(pl.col("run") == "none")
+    nothing = made({"a+safe.b0.1": (0, 0)}).filter(pl.col("condition") == "none")
     table = judged(nothing)
     assert table.is_empty()
     assert table.schema == schemas.DOMINANCE
@@ -329,7 +329,7 @@ def test_the_verdict_counts_pairs_of_runs_once():
 def test_the_verdict_names_the_closest_where_none_is_sure():
     runs = {"a+help.b0.1": (0.2, 0.1), "a+both.b0.1": (0.1, 0.1), "a+safe.b0.1": (-1, 1)}
     sample = noisy(runs)
-    probability = dict(over_source(sample).select("run", "probability").rows())
+    probability = dict(over_source(sample).select("condition", "probability").rows())
     closest = max(("a+help.b0.1", "a+both.b0.1"), key=probability.get)
     said = verdict(judged(sample), 0.95)
     assert said.startswith("No run dominates its source at probability 0.95; closest is " + closest)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agentsafe import schemas
 from agentsafe.frontier.fits import Settings, fit
-from agentsafe.frontier.frontier import Frontier, frontier, write_document
+from agentsafe.frontier.frontier import Frontier, fit_frontier, write_document
 from agentsafe.frontier.robustness import LADDER
 from agentsafe.scores.cells import Sample, average
 
@@ -84,7 +84,7 @@ def audits_of(labels: pl.DataFrame) -> pl.DataFrame:
 def fitted(labels: pl.DataFrame, audits: pl.DataFrame | None = None, **changes) -> Frontier:
     chosen = replace(SETTINGS, **changes)
     audits = pl.DataFrame(schema=schemas.AUDITS) if audits is None else audits
-    found = frontier(chosen.sample(labels), labels, audits, chosen, run="small")
+    found = fit_frontier(chosen.sample(labels), labels, audits, chosen, run="small")
     as_json(found)
     return found
 
@@ -147,7 +147,7 @@ def test_every_number_of_a_full_experiment_is_there_with_its_interval(whole):
 
 
 def test_the_line_is_the_least_squares_line_of_the_runs_deltas(labels, whole):
-    sample = average(SETTINGS.sample(labels).trained(), ("run",))
+    sample = average(SETTINGS.sample(labels).trained(), ("condition",))
     slope, intercept = np.polyfit(sample.estimate[3], sample.estimate[2], 1)
     ols = whole.document["judges"]["all"]["ols"]
     assert (ols["slope"], ols["intercept"]) == pytest.approx((slope, intercept))
@@ -328,7 +328,7 @@ def test_runs_whose_source_is_missing_are_no_runs():
 def test_trainings_that_did_not_run_are_left_out_with_their_reason():
     bare = labels_table(recipes=())
     lost = {"a+safe.j1.b0.1.s0": "no pair", "a+help.j1.b0.1.s0": "no pair", "c+x.b1": "late"}
-    found = frontier(SETTINGS.sample(bare), bare, audits_of(bare), SETTINGS, untrained=lost)
+    found = fit_frontier(SETTINGS.sample(bare), bare, audits_of(bare), SETTINGS, untrained=lost)
     assert as_json(found)
     assert {row["lineage"]: row["reason"] for row in found.document["left_out"]} == lost
     verdict = found.document["verdict"]
@@ -381,7 +381,7 @@ def test_an_upright_least_absolute_line_is_null_and_says_why():
     x, y = np.array([0.0, 0.0, 0.0, 0.0, 1.0]), np.array([0.0, 1.0, 2.0, 3.0, 1.5])
     estimate = np.stack([y, x, y, x])
     draws = estimate[:, :, None] + np.random.default_rng(0).normal(scale=0.01, size=(4, 5, 50))
-    lad = fit(Sample(pl.DataFrame({"run": list("abcde")}), estimate, draws), SETTINGS)["lad"]
+    lad = fit(Sample(pl.DataFrame({"condition": list("abcde")}), estimate, draws), SETTINGS)["lad"]
     assert lad["slope"] is None
     assert lad["intercept"] is None
     assert lad["reason"]
@@ -395,7 +395,7 @@ def test_whatever_the_deltas_a_null_has_a_reason_and_nothing_is_nan(deltas, nois
     estimate = np.stack([y, x, y, x])
     noise = np.random.default_rng(0).normal(size=(*estimate.shape, 20)) if noisy else 0.0
     draws = np.repeat(estimate[:, :, None], 20, axis=2) + noise
-    sample = Sample(pl.DataFrame({"run": [str(delta) for delta in deltas]}), estimate, draws)
+    sample = Sample(pl.DataFrame({"condition": [str(delta) for delta in deltas]}), estimate, draws)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fitted_lines = fit(sample, SETTINGS)

@@ -18,7 +18,7 @@ def made(runs: dict, noise: float = 0.01) -> Sample:
     rows = pl.DataFrame(
         {
             "lineage": [str(lineage) for lineage in lineages],
-            "run": [str(lineage.condition) for lineage in lineages],
+            "condition": [str(lineage.condition) for lineage in lineages],
             "source": [lineage.source for lineage in lineages],
             "recipe": [lineage.recipe for lineage in lineages],
             "beta": [lineage.beta for lineage in lineages],
@@ -72,7 +72,7 @@ def test_both_ratios_by_hand():
 def test_the_interval_is_that_of_the_ratios_of_the_draws():
     sample = made(PHI, noise=0.1)
     (row,) = rows_of(sample, metric="safety", source="phi-4", judge="j1")
-    safe, helpful, both = sample.draws[0, :3]
+    safe, helpful, both = sample.resamples[0, :3]
     ratios = (both - helpful) / (safe - helpful)
     assert (row["low"], row["high"]) == pytest.approx(tuple(np.percentile(ratios, [5, 95])))
 

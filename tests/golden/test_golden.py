@@ -7,14 +7,14 @@ import polars as pl
 import pytest
 
 from agentsafe.frontier.fits import Settings
-from agentsafe.frontier.frontier import frontier
+from agentsafe.frontier.frontier import fit_frontier
 from agentsafe.frontier.persistence import persistence
 from agentsafe.preferences import pairs
 from agentsafe.preferences.dataset import instruction_prompts, training_set
 from agentsafe.preferences.summary import summary
 from agentsafe.rollouts.audit import audit_summary
 from agentsafe.scores.cells import QUANTITIES, average
-from agentsafe.scores.points import points
+from agentsafe.scores.points import score_runs
 from agentsafe.suites.cases import case_index, split
 
 SOURCES = {"Llama-3.1-8B": "llama-3.1-8b", "Phi-4": "phi-4", "Qwen2.5-7B": "qwen2.5-7b"}
@@ -42,7 +42,7 @@ def cells(match, settings):
 
 @pytest.fixture(scope="module")
 def document(match, cells, settings):
-    return frontier(cells, match.labels, match.audits, settings).document
+    return fit_frontier(cells, match.labels, match.audits, settings).document
 
 
 def folders(audits: pl.DataFrame, side: str) -> pl.DataFrame:
@@ -196,7 +196,7 @@ def test_intervals_of_the_paper_way_of_drawing(document):
 
 def test_a_case_in_several_test_halves_makes_intervals_wider(match, document):
     cells = Settings(resample="cases").sample(match.labels)
-    joint = frontier(cells, match.labels, match.audits.clear(), Settings()).document
+    joint = fit_frontier(cells, match.labels, match.audits.clear(), Settings()).document
     for key in ("slope", "intercept", "r2"):
         low, high = document["judges"]["all"]["ols"]["intervals"][key]
         joint_low, joint_high = joint["judges"]["all"]["ols"]["intervals"][key]
@@ -238,15 +238,15 @@ def test_runs_over_their_source(document):
 
 
 def test_highest_run_above_the_line(cells, document):
-    sample = average(cells, ("run",)).trained()
+    sample = average(cells, ("condition",)).trained()
     line = document["judges"]["all"]["ols"]
     above = sample.estimate[2] - (line["slope"] * sample.estimate[3] + line["intercept"])
-    assert sample.rows["run"][int(above.argmax())] == "phi-4+help.b0.1+safe.b0.1"
+    assert sample.rows["condition"][int(above.argmax())] == "phi-4+help.b0.1+safe.b0.1"
     assert above.max() == pytest.approx(0.321553, abs=1e-6)
 
 
 def test_source_means_and_mean_deltas(cells):
-    table = points(cells, confidence=0.95).filter(pl.col("grain") == "run")
+    table = score_runs(cells, confidence=0.95).filter(pl.col("grain") == "run")
     wanted = {
         "llama-3.1-8b": (1.196759, 2.256944),
         "qwen2.5-7b": (1.277778, 2.078704),

@@ -63,6 +63,6 @@ def random_scores(missing: float = 0.0) -> dict:
 
 
 def sampled(scores: dict, paired: bool = True, **changes) -> Sample:
-    options = {"cases": CASES, "draws": 200, "seed": 7} | changes
+    options = {"cases": CASES, "resamples": 200, "seed": 7} | changes
     sample = sample_cells(labels_table(scores), **options)
     return sample if paired else unpaired(sample)

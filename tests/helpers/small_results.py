@@ -8,8 +8,8 @@ import polars as pl
 
 from agentsafe import schemas
 from agentsafe.frontier.fits import Settings
-from agentsafe.frontier.frontier import frontier
-from agentsafe.scores.points import points
+from agentsafe.frontier.frontier import fit_frontier
+from agentsafe.scores.points import score_runs
 from agentsafe.training.summary import training_summary
 
 CASES = 12
@@ -58,10 +58,10 @@ def results(
     cells = settings.sample(labelled)
     audits = pl.DataFrame(schema=schemas.AUDITS)
     missing = dict.fromkeys(untrained, "no pair is left")
-    found = frontier(cells, labelled, audits, settings, run="small", untrained=missing)
+    found = fit_frontier(cells, labelled, audits, settings, run="small", untrained=missing)
     counted = turns(labelled)
     return SimpleNamespace(
-        points=points(cells, confidence=0.95, audits=counted, cases=CASES, untrained=missing),
+        points=score_runs(cells, confidence=0.95, audits=counted, cases=CASES, untrained=missing),
         document=found.document,
         dominance=found.dominance,
         persistence=found.persistence,

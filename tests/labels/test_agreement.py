@@ -15,19 +15,19 @@ from agentsafe.labels.agreement import (
     AGREEMENT,
     CONFUSION,
     STATISTICS,
-    agreement,
     alpha,
     confusion,
     difference,
     exact,
     kappa,
+    measure_agreement,
 )
 from agentsafe.schemas import ROLLOUT
 from agentsafe.stats.bootstrap import case_weights
 from tests.helpers.judged import by_two, row, synthetic, table
 
 SCORES = range(schemas.MAX_SCORE + 1)
-OPTIONS = {"draws": 50, "seed": 0, "confidence": 0.9}
+OPTIONS = {"resamples": 50, "seed": 0, "confidence": 0.9}
 
 few = settings(max_examples=40, deadline=None)  # whole tables: each example takes milliseconds
 score = st.sampled_from(SCORES)
@@ -36,7 +36,7 @@ two_scores = st.lists(st.tuples(score, score), min_size=1, max_size=12)
 
 def statistics(labels: pl.DataFrame, judge_a="a", judge_b="b", metric="safety", **options) -> dict:
     """The rows of one comparison by statistic; no number of the table may be NaN."""
-    found = agreement(labels, **(OPTIONS | options))
+    found = measure_agreement(labels, **(OPTIONS | options))
     assert found.schema == AGREEMENT
     assert not any(found.select(pl.selectors.float().is_nan().any()).row(0))
     assert (found["value"].is_null() <= found["reason"].is_not_null()).all()
@@ -164,7 +164,7 @@ def test_a_judge_that_always_says_the_same_agrees_as_by_chance(scores):
 def test_the_order_of_the_labels_does_not_matter(seed):
     labels = synthetic(0, judges=("a", "b", "c"), replicates=4)
     shuffled = labels.sample(fraction=1, shuffle=True, seed=seed)
-    assert agreement(labels, **OPTIONS).equals(agreement(shuffled, **OPTIONS))
+    assert measure_agreement(labels, **OPTIONS).equals(measure_agreement(shuffled, **OPTIONS))
     assert confusion(labels).equals(confusion(shuffled))
 
 
@@ -182,7 +182,7 @@ def test_every_label_is_compared_or_counted_as_left_out(given_scores):
     )
     judges = labels["judge"].unique().sort().to_list()
     for judge_a, judge_b in combinations(judges, 2):
-        found = statistics(labels, judge_a, judge_b, draws=5)
+        found = statistics(labels, judge_a, judge_b, resamples=5)
         assert found.keys() == STATISTICS.keys()
         part = labels.filter(pl.col("judge").is_in([judge_a, judge_b]))
         for one in found.values():
@@ -211,7 +211,7 @@ def test_intervals_are_those_of_the_packages_on_every_drawn_set_of_whole_cases()
         drawn["alpha"].append(krippendorff.alpha(ratings, level_of_measurement="ordinal"))
         drawn["exact"].append((a == b).mean())
         drawn["difference"].append((b.astype(float) - a).mean())
-    for name, found in statistics(labels, draws=60, seed=5, confidence=0.8).items():
+    for name, found in statistics(labels, resamples=60, seed=5, confidence=0.8).items():
         expected = np.percentile(drawn[name], [10, 90])
         assert (found["low"], found["high"]) == pytest.approx(tuple(expected))
         assert (found["rollouts"], found["cases"]) == (len(wide), len(cases))
@@ -221,7 +221,8 @@ def test_intervals_are_those_of_the_packages_on_every_drawn_set_of_whole_cases()
 def test_intervals_hold_the_value_and_grow_with_confidence(seed):
     labels = synthetic(seed, judges=("a", "b", "c"), replicates=2)
     wide, narrow = (
-        agreement(labels, draws=400, seed=1, confidence=confidence) for confidence in (0.95, 0.5)
+        measure_agreement(labels, resamples=400, seed=1, confidence=confidence)
+        for confidence in (0.95, 0.5)
     )
     assert len(wide) == 2 * (3 * 4 + 1 + 3 * 4)
     assert wide["reason"].is_null().all()
@@ -232,7 +233,9 @@ def test_intervals_hold_the_value_and_grow_with_confidence(seed):
 
 def test_only_another_seed_gives_other_intervals():
     labels = synthetic(0)
-    one, same, other = (agreement(labels, **(OPTIONS | {"seed": seed})) for seed in (1, 1, 2))
+    one, same, other = (
+        measure_agreement(labels, **(OPTIONS | {"seed": seed})) for seed in (1, 1, 2)
+    )
     assert one.equals(same)
     assert one["value"].equals(other["value"])
     assert not one["low"].equals(other["low"])
@@ -278,7 +281,7 @@ def test_where_most_draws_have_one_score_only_there_is_no_interval():
     both = {seed: (case_weights(2, 99, seed) == 1).all(axis=1).mean() for seed in range(9)}
     seed = min(both, key=both.get)
     assert both[seed] < 0.5
-    found = statistics(by_two([(0, 0), (3, 3)], cases=2), draws=99, seed=seed)
+    found = statistics(by_two([(0, 0), (3, 3)], cases=2), resamples=99, seed=seed)
     assert (found["kappa"]["value"], found["kappa"]["low"]) == (1, None)
     assert found["kappa"]["reason"] == "most draws have one score only: no interval"
     assert (found["exact"]["low"], found["exact"]["reason"]) == (1, None)
@@ -287,7 +290,7 @@ def test_where_most_draws_have_one_score_only_there_is_no_interval():
 def test_a_single_label_of_each_rollout_is_nothing_to_compare():
     alone = table([row(number, "a", 1) for number in range(3)])
     for labels in (alone, alone.clear()):
-        assert agreement(labels, **OPTIONS).equals(pl.DataFrame(schema=AGREEMENT))
+        assert measure_agreement(labels, **OPTIONS).equals(pl.DataFrame(schema=AGREEMENT))
         assert confusion(labels).equals(pl.DataFrame(schema=CONFUSION))
 
 
@@ -296,7 +299,7 @@ def test_a_single_label_of_each_rollout_is_nothing_to_compare():
 
 def compared(labels: pl.DataFrame) -> list[tuple]:
     return (
-        agreement(labels, **OPTIONS)
+        measure_agreement(labels, **OPTIONS)
         .select("metric", "judge_a", "judge_b")
         .unique(maintain_order=True)
         .rows()
@@ -307,7 +310,7 @@ def test_every_pair_then_all_judges_then_each_with_itself():
     labels = synthetic(0, judges=("c", "a", "b"), metrics=("safety",), replicates=2)
     pairs = [("a", "b"), ("a", "c"), ("b", "c"), ("all", "all"), ("a", "a"), ("b", "b"), ("c", "c")]
     assert compared(labels) == [("safety", *pair) for pair in pairs]
-    found = agreement(labels, **OPTIONS)
+    found = measure_agreement(labels, **OPTIONS)
     together = found.filter(judge_a="all")
     assert (together["statistic"].to_list(), together["raters"].to_list()) == (["alpha"], [3])
     assert found.filter(pl.col("judge_a") != "all")["raters"].unique().to_list() == [2]
@@ -399,7 +402,7 @@ def test_confusion_counts_rollouts_by_both_scores():
 
 
 def test_the_released_judges_on_the_source_rollouts_that_both_labelled(match):
-    found = agreement(match.labels, draws=200, seed=0, confidence=0.95)
+    found = measure_agreement(match.labels, resamples=200, seed=0, confidence=0.95)
     wide = match.labels.pivot("judge", index=[*ROLLOUT, "metric"], values="score").drop_nulls()
     for metric in schemas.METRICS:
         part = wide.filter(metric=metric)

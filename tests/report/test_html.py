@@ -46,7 +46,7 @@ def page(found=None, drawn=None, **rest) -> str:
 def compared(*judges: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     """How far judges agree, and their scores against each other."""
     labels = synthetic(0, judges)
-    found = agreement.agreement(labels, draws=50, seed=0, confidence=0.9)
+    found = agreement.measure_agreement(labels, resamples=50, seed=0, confidence=0.9)
     return found, agreement.confusion(labels)
 
 

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from agentsafe._util import format as fmt
-from agentsafe.labels.agreement import STATISTICS, agreement
+from agentsafe.labels.agreement import STATISTICS, measure_agreement
 from agentsafe.report import latex, tables
 from agentsafe.report.inputs import ReportInputs
 from tests.helpers.judged import by_two, synthetic
@@ -24,7 +24,7 @@ def inputs(**changes) -> ReportInputs:
 
 
 def agreed(labels: pl.DataFrame) -> pl.DataFrame:
-    return agreement(labels, draws=50, seed=0, confidence=0.9)
+    return measure_agreement(labels, resamples=50, seed=0, confidence=0.9)
 
 
 def test_all_tables_are_there(made):

@@ -18,7 +18,7 @@ from agentsafe.scores.cells import (
     average,
     sample_cells,
 )
-from agentsafe.scores.points import points
+from agentsafe.scores.points import score_runs
 from agentsafe.stats.bootstrap import case_weights, interval
 from agentsafe.suites.cases import split
 from tests.helpers.scored_runs import CASES, RUNS, labels_table, random_scores, sampled
@@ -93,10 +93,10 @@ def slow_bootstrap(scores: dict, rows: list[dict], resample: str, paired: bool, 
 @pytest.mark.parametrize("resample", RESAMPLE)
 def test_the_bootstrap_is_that_of_a_slow_loop(resample, paired, missing):
     scores = random_scores(missing)
-    sample = sampled(scores, resample=resample, paired=paired, draws=60)
+    sample = sampled(scores, resample=resample, paired=paired, resamples=60)
     rows = list(sample.rows.iter_rows(named=True))
     slow = slow_bootstrap(scores, rows, resample, paired, 60)
-    np.testing.assert_allclose(sample.draws, slow, atol=2e-6)
+    np.testing.assert_allclose(sample.resamples, slow, atol=2e-6)
     assert len(rows) == 13  # 5 trained, 2 sources x 2 judges x 2 seeds
 
 
@@ -118,7 +118,7 @@ def test_a_case_is_drawn_at_once_for_all_runs_judges_and_metrics():
         (name, judge, case): values
         for name, judge, (case, values) in product(names, ("j1", "j2"), of_case.items())
     }
-    draws = sampled(scores).draws
+    draws = sampled(scores).resamples
     assert np.ptp(draws[:, :, :], axis=1).max() == 0
     assert np.ptp(draws[0, 0]) > 0
 
@@ -138,7 +138,7 @@ def test_absurd_scores_on_training_cases_do_not_matter():
     assert changed > 20
     one, other = sampled(scores), sampled(absurd)
     assert one.estimate.tobytes() == other.estimate.tobytes()
-    assert one.draws.tobytes() == other.draws.tobytes()
+    assert one.resamples.tobytes() == other.resamples.tobytes()
     assert one.rows["cases"].to_list() == [7] * len(one.rows)
 
 
@@ -177,7 +177,7 @@ def test_labels_are_counted_one_by_one_and_cases_once():
     failed = one.with_columns(
         replicate=pl.lit(2, pl.Int32), status=pl.lit("error"), score=pl.lit(None, pl.Int8)
     )
-    options = {"cases": CASES, "draws": 20, "seed": 0}
+    options = {"cases": CASES, "resamples": 20, "seed": 0}
     single = sample_cells(one, **options)
     several = sample_cells(pl.concat([one, two, failed]), **options)
     number, source = cell(single, run, "j1"), cell(single, "a", "j1")
@@ -186,13 +186,13 @@ def test_labels_are_counted_one_by_one_and_cases_once():
     assert several.rows["labels"][number] == 8 * len(test)
     assert several.rows["cases"].to_list() == single.rows["cases"].to_list() == [len(test)] * 2
     assert several.estimate.tobytes() == single.estimate.tobytes()
-    assert several.draws.tobytes() == single.draws.tobytes()
+    assert several.resamples.tobytes() == single.resamples.tobytes()
 
 
 def test_paired_and_unpaired_deltas_are_the_same_where_every_case_is_labelled():
     scores = random_scores()
     np.testing.assert_allclose(
-        sampled(scores).draws, sampled(scores, paired=False).draws, atol=2e-6
+        sampled(scores).resamples, sampled(scores, paired=False).resamples, atol=2e-6
     )
 
 
@@ -202,8 +202,8 @@ def test_a_run_that_one_judge_never_labelled_is_compared_by_the_other_judge_alon
     scores = {("a", "j1", case): (1, 1) for case in test}
     scores |= {("a", "j2", case): (3, 3) for case in test}
     scores |= {(run, "j1", case): (2, 0) for case in test}
-    sample = average(sampled(scores).trained(), ("run",))
-    assert sample.rows["run"].to_list() == ["a+safe.b0.1"]
+    sample = average(sampled(scores).trained(), ("condition",))
+    assert sample.rows["condition"].to_list() == ["a+safe.b0.1"]
     assert sample.estimate[:, 0].tolist() == [2, 0, 1, -1]
 
 
@@ -212,7 +212,7 @@ def test_without_its_source_a_run_has_scores_but_no_delta_and_is_not_compared():
     sample = sampled(scores)
     assert "b+help.j2.b0.05.s0" in sample.rows["lineage"]
     assert "b+help.j2.b0.05.s0" not in sample.trained().rows["lineage"]
-    table = points(sample, confidence=0.9).filter(pl.col("source") == "b")
+    table = score_runs(sample, confidence=0.9).filter(pl.col("source") == "b")
     assert len(table) == 3
     for quantity, part in product(QUANTITIES, ("", "_se", "_low", "_high")):
         nulls = table[quantity + part].null_count()
@@ -240,17 +240,17 @@ def test_labels_that_are_not_ok_do_not_count():
     failed = table.with_columns(
         status=pl.lit("error"), score=pl.lit(3, pl.Int8), replicate=pl.lit(1, pl.Int32)
     )
-    options = {"cases": CASES, "draws": 20, "seed": 0}
+    options = {"cases": CASES, "resamples": 20, "seed": 0}
     one = sample_cells(table, **options)
     other = sample_cells(pl.concat([table, failed]), **options)
-    assert one.draws.tobytes() == other.draws.tobytes()
+    assert one.resamples.tobytes() == other.resamples.tobytes()
 
 
 def test_no_ok_label_at_all_is_refused():
     table = labels_table(random_scores()).with_columns(status=pl.lit("unparsed"))
     for nothing in (table, table.clear()):
         with pytest.raises(UserError, match=r"no label .*status.*error.*logs.*label_sets") as e:
-            sample_cells(nothing, cases=CASES, draws=10, seed=0)
+            sample_cells(nothing, cases=CASES, resamples=10, seed=0)
         assert "\n" not in str(e.value)
 
 
@@ -261,16 +261,16 @@ def test_a_checkpoint_whose_name_is_no_lineage_is_refused():
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_order_of_the_labels():
     table = labels_table(random_scores(0.3))
-    options = {"cases": CASES, "draws": 100}
+    options = {"cases": CASES, "resamples": 100}
     one = sample_cells(table, seed=1, **options)
     case_weights.cache_clear()
     other = sample_cells(table.sample(fraction=1, shuffle=True, seed=5), seed=1, **options)
     assert one.rows.equals(other.rows)
-    assert one.draws.tobytes() == other.draws.tobytes()
+    assert one.resamples.tobytes() == other.resamples.tobytes()
     assert one.estimate.tobytes() == other.estimate.tobytes()
     third = sample_cells(table, seed=2, **options)
     assert one.estimate.tobytes() == third.estimate.tobytes()
-    assert one.draws.tobytes() != third.draws.tobytes()
+    assert one.resamples.tobytes() != third.resamples.tobytes()
 
 
 def test_case_weights_are_a_bootstraps():
@@ -302,7 +302,7 @@ def test_reading_counts_a_label_of_two_sets_once(tmp_path):
 def hand_made(estimate, rows: dict) -> Sample:
     estimate = np.asarray(estimate, float)
     size = estimate.shape[1]
-    names = ("run", "source", "recipe", "beta")
+    names = ("condition", "source", "recipe", "beta")
     filled = {name: ["x"] * size for name in names} | {"cases": [1] * size, "labels": [2] * size}
     draws = np.stack([estimate, 10 * estimate], axis=-1).astype(np.float32)
     return Sample(pl.DataFrame(filled | rows), estimate, draws)
@@ -312,39 +312,43 @@ def test_averages_are_plain_means_of_cells_by_hand():
     cells = hand_made(
         [[3, 1, 2, 7], [0, 2, 1, np.nan], [1, np.nan, 3, 0], [1, 1, 1, np.nan]],
         {
-            "run": ["r2", "r1", "r2", "r1"],
+            "condition": ["r2", "r1", "r2", "r1"],
             "judge": ["j", "j", "k", "j"],
             "cases": [5, 6, 7, 8],
             "labels": [1, 2, 3, 4],
         },
     )
-    runs = average(cells, ("run",))
-    assert runs.rows["run"].to_list() == ["r1", "r2"]
+    runs = average(cells, ("condition",))
+    assert runs.rows["condition"].to_list() == ["r1", "r2"]
     assert runs.rows["cases"].to_list() == [8, 7]
     assert runs.rows["labels"].to_list() == [6, 4]
     expected = [[4, 2.5], [2, 0.5], [0, 2], [1, 1]]
     np.testing.assert_allclose(runs.estimate, expected)
-    np.testing.assert_allclose(runs.draws[..., 0], expected)
-    np.testing.assert_allclose(runs.draws[..., 1], np.multiply(10, expected))
-    by_judge = average(cells, ("run", "judge"))
-    assert by_judge.rows.select("run", "judge").rows() == [("r1", "j"), ("r2", "j"), ("r2", "k")]
+    np.testing.assert_allclose(runs.resamples[..., 0], expected)
+    np.testing.assert_allclose(runs.resamples[..., 1], np.multiply(10, expected))
+    by_judge = average(cells, ("condition", "judge"))
+    assert by_judge.rows.select("condition", "judge").rows() == [
+        ("r1", "j"),
+        ("r2", "j"),
+        ("r2", "k"),
+    ]
     np.testing.assert_allclose(by_judge.estimate[0], [4, 3, 2])
 
 
 def test_the_average_of_nothing_labelled_is_nan_and_of_no_cells_is_empty():
-    cells = hand_made([[np.nan, 1]] * 4, {"run": ["r1", "r2"]})
-    np.testing.assert_array_equal(average(cells, ("run",)).estimate, [[np.nan, 1]] * 4)
-    nothing = average(cells.filter(pl.col("run") == "r3"), ("run",))
+    cells = hand_made([[np.nan, 1]] * 4, {"condition": ["r1", "r2"]})
+    np.testing.assert_array_equal(average(cells, ("condition",)).estimate, [[np.nan, 1]] * 4)
+    nothing = average(cells.filter(pl.col("condition") == "r3"), ("condition",))
     assert nothing.estimate.shape == (4, 0)
-    assert nothing.draws.shape == (4, 0, 2)
+    assert nothing.resamples.shape == (4, 0, 2)
 
 
 def test_a_filter_keeps_rows_and_numbers_together():
-    cells = hand_made([[1, 2, 3]] * 4, {"run": ["r1", "r2", "r3"], "beta": [0.1, None, 0.1]})
+    cells = hand_made([[1, 2, 3]] * 4, {"condition": ["r1", "r2", "r3"], "beta": [0.1, None, 0.1]})
     kept = cells.filter(pl.col("beta") == 0.1)
-    assert kept.rows["run"].to_list() == ["r1", "r3"]
+    assert kept.rows["condition"].to_list() == ["r1", "r3"]
     assert kept.estimate[0].tolist() == [1, 3]
-    assert kept.draws[0, :, 1].tolist() == [10, 30]
+    assert kept.resamples[0, :, 1].tolist() == [10, 30]
 
 
 def test_an_interval_is_percentiles_and_a_standard_deviation():
@@ -371,7 +375,7 @@ def test_an_interval_leaves_out_draws_without_a_number_and_gives_up_below_half()
 
 
 def test_points_have_every_grain_and_only_sources_have_no_delta():
-    table = points(sampled(random_scores()), confidence=0.95)
+    table = score_runs(sampled(random_scores()), confidence=0.95)
     assert table.schema == schemas.POINTS
     counts = dict(table["grain"].value_counts().iter_rows())
     # 5 trained and 2 sources x 2 judges x 2 seeds; 2 runs of one judge and 1 of two,
@@ -393,7 +397,7 @@ def test_points_have_every_grain_and_only_sources_have_no_delta():
 
 def test_a_point_of_the_run_grain_is_the_mean_of_its_cells():
     scores = random_scores()
-    table = points(sampled(scores), confidence=0.95)
+    table = score_runs(sampled(scores), confidence=0.95)
     run = table.filter((pl.col("grain") == "run") & (pl.col("lineage") == "a+safe.b0.1"))
     parts = [
         slow_quantities(
@@ -416,7 +420,7 @@ def test_a_point_of_the_run_grain_is_the_mean_of_its_cells():
 
 def test_a_metric_without_labels_is_null_and_never_nan():
     scores = {key: (value[0], None) for key, value in random_scores().items()}
-    table = points(sampled(scores), confidence=0.95)
+    table = score_runs(sampled(scores), confidence=0.95)
     assert table["helpfulness"].null_count() == len(table)
     assert table["helpfulness_high"].null_count() == len(table)
     assert table["safety"].null_count() == 0

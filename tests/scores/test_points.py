@@ -8,7 +8,7 @@ import pytest
 
 from agentsafe import schemas
 from agentsafe.scores.cells import QUANTITIES
-from agentsafe.scores.points import points
+from agentsafe.scores.points import score_runs
 from agentsafe.suites.cases import split
 from tests.helpers.scored_runs import CASES, RUNS, random_scores, sampled
 
@@ -34,7 +34,7 @@ def audits(malformed: dict[tuple[str, int], int], samples: int = 2) -> pl.DataFr
 
 
 def scored(**changes) -> pl.DataFrame:
-    table = points(sampled(random_scores()), confidence=0.9, cases=CASES, **changes)
+    table = score_runs(sampled(random_scores()), confidence=0.9, cases=CASES, **changes)
     assert table.schema == schemas.POINTS
     return table
 
@@ -96,7 +96,7 @@ def test_a_run_of_which_some_lineages_trained_averages_those_and_says_so():
 def test_with_nothing_trained_sources_keep_their_scores():
     scores = {key: value for key, value in random_scores().items() if key[0] in "ab"}
     lost = {f"{source}+safe.j1.b0.1.s0": "no pair" for source in "ab"}
-    table = points(sampled(scores), confidence=0.9, cases=CASES, untrained=lost)
+    table = score_runs(sampled(scores), confidence=0.9, cases=CASES, untrained=lost)
     trained = table.filter(pl.col("recipe") != "source")
     assert trained["safety"].is_null().all() and set(trained["reason"]) == {"no pair"}
     own = table.filter(pl.col("grain") == "run", pl.col("lineage") == "a")

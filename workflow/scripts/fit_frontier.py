@@ -2,7 +2,7 @@
 
 from agentsafe import schemas
 from agentsafe.frontier.fits import Settings
-from agentsafe.frontier.frontier import frontier, write_document
+from agentsafe.frontier.frontier import fit_frontier, write_document
 from agentsafe.runs.script import job
 from agentsafe.training.summary import read_cards, untrained
 
@@ -12,7 +12,9 @@ with job(snakemake.log[0], snakemake.threads):
     audits = schemas.read_table(snakemake.input.audits, schemas.AUDITS)
     missing = untrained(read_cards(snakemake.input.cards))
     cells = settings.sample(labels)
-    found = frontier(cells, labels, audits, settings, run=snakemake.params.run, untrained=missing)
+    found = fit_frontier(
+        cells, labels, audits, settings, run=snakemake.params.run, untrained=missing
+    )
     schemas.write_table(found.dominance, snakemake.output.dominance, schemas.DOMINANCE)
     schemas.write_table(found.persistence, snakemake.output.persistence, schemas.PERSISTENCE)
     write_document(found.document, snakemake.output.document)

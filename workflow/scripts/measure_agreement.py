@@ -1,17 +1,11 @@
-"""Measure how far judges agree with each other, and each with itself."""
+"""Measure the agreement of judges with each other, and of each with itself."""
 
 from agentsafe import schemas
-from agentsafe.labels.agreement import agreement, confusion
+from agentsafe.labels.agreement import confusion, measure_agreement
 from agentsafe.runs.script import job
 
 with job(snakemake.log[0], snakemake.threads):
     labels = schemas.read_labels(snakemake.input)
-    options = snakemake.params.settings
-    table = agreement(
-        labels,
-        draws=options["resamples"],
-        seed=options["seed"],
-        confidence=options["confidence"],
-    )
+    table = measure_agreement(labels, **snakemake.params.settings)
     schemas.write_table(table, snakemake.output.agreement, schemas.AGREEMENT)
     schemas.write_table(confusion(labels), snakemake.output.confusion, schemas.CONFUSION)

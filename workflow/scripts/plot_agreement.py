@@ -1,4 +1,4 @@
-"""Draw how far judges agree: the scores of one against those of the other."""
+"""Draw the agreement of judges: the scores of one against those of the other."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Draw what is in the preference sets."""
+"""Draw the composition of the preference sets."""
 
 from pathlib import Path
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from agentsafe import schemas
 from agentsafe.runs.script import job
 from agentsafe.scores.cells import sample_cells
-from agentsafe.scores.points import points
+from agentsafe.scores.points import score_runs
 from agentsafe.training.summary import read_cards, untrained
 
 with job(snakemake.log[0], snakemake.threads):
@@ -13,11 +13,11 @@ with job(snakemake.log[0], snakemake.threads):
     cells = sample_cells(
         schemas.read_labels(snakemake.input.labels),
         cases=options.cases,
-        draws=options.resamples,
+        resamples=options.resamples,
         seed=options.seed,
         resample=options.resample,
     )
-    table = points(
+    table = score_runs(
         cells,
         confidence=options.confidence,
         audits=schemas.read_table(snakemake.input.audits, schemas.AUDITS),

@@ -8,14 +8,14 @@ import pytest
 import vl_convert
 
 from agentsafe._util import format as fmt
-from agentsafe.labels.agreement import AGREEMENT, CONFUSION, agreement, confusion
+from agentsafe.labels.agreement import AGREEMENT, CONFUSION, confusion, measure_agreement
 from agentsafe.report.figures import export, plot_agreement
 from tests.helpers.judged import by_two, row, synthetic, table
 
 
 def specification(labels: pl.DataFrame) -> dict:
     """The chart of labels as Vega-Lite; a NaN or an infinity in it is an error."""
-    measured = agreement(labels, draws=50, seed=0, confidence=0.9)
+    measured = measure_agreement(labels, resamples=50, seed=0, confidence=0.9)
     made = plot_agreement(measured, confusion(labels)).to_dict()
     json.dumps(made, allow_nan=False)
     return made
@@ -49,7 +49,7 @@ def test_cells_have_counts_and_the_shares_of_their_row():
 
 def test_a_panel_says_what_is_in_the_table():
     labels = synthetic(0, metrics=("safety",))
-    found = agreement(labels, draws=50, seed=0, confidence=0.9)
+    found = measure_agreement(labels, resamples=50, seed=0, confidence=0.9)
     numbers = found.rows_by_key("statistic", named=True, unique=True)
     ((panel,),) = panels(specification(labels))
     texts = {
@@ -141,6 +141,6 @@ def test_what_is_drawn_in_print_is_whole_and_large_enough():
 @pytest.mark.parametrize("replicates", [1, 2])
 def test_a_chart_can_be_saved(tmp_path, replicates):
     labels = synthetic(0, replicates=replicates)
-    measured = agreement(labels, draws=50, seed=0, confidence=0.9)
+    measured = measure_agreement(labels, resamples=50, seed=0, confidence=0.9)
     chart = plot_agreement(measured, confusion(labels))
     assert all(path.stat().st_size for path in export.save(chart, tmp_path / "agreement"))
