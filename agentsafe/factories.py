@@ -65,10 +65,10 @@ def emulator(
         from agentsafe.miniature.world import MiniatureEmulator
 
         return MiniatureEmulator()
-    from agentsafe.rollouts.emulators.llm import LLMEmulator
+    from agentsafe.rollouts.emulators.llm import EmulatorSettings, LLMEmulator
 
-    served = _served(name, model, folder, threads, service)
-    return LLMEmulator(suite, *served, **options)
+    chat, fingerprint = _served(name, model, folder, threads, service)
+    return LLMEmulator(suite, chat, fingerprint, EmulatorSettings(**options))
 
 
 def judge(
@@ -96,14 +96,15 @@ def judge(
         UserError: the model cannot be served, or there is no such template.
     """
     options = dict(section)
-    served = options.pop("model")
-    if served is None:
+    model_name = options.pop("model")
+    if model_name is None:
         from agentsafe.miniature.judge import RuleJudge
 
         return RuleJudge(name, options["replicates"])
-    from agentsafe.labels.judges.llm import LLMJudge
+    from agentsafe.labels.judges.llm import JudgeSettings, LLMJudge
 
-    return LLMJudge(name, suite, *_served(served, model, folder, threads, service), **options)
+    chat, fingerprint = _served(model_name, model, folder, threads, service)
+    return LLMJudge(name, suite, chat, fingerprint, JudgeSettings(**options))
 
 
 def _served(

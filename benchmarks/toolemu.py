@@ -28,9 +28,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from agentsafe.inference.hf import LocalChat
 from agentsafe.inference.types import Completion
-from agentsafe.labels.judges.llm import LLMJudge
+from agentsafe.labels.judges.llm import JudgeSettings, LLMJudge
 from agentsafe.labels.label import label
-from agentsafe.rollouts.emulators.llm import LLMEmulator
+from agentsafe.rollouts.emulators.llm import EmulatorSettings, LLMEmulator
 from agentsafe.rollouts.episode import Settings
 from agentsafe.rollouts.react import Action, FinalAnswer, write
 from agentsafe.rollouts.roll_out import roll_out
@@ -141,8 +141,8 @@ def checkpoint(folder: Path) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]
 
 def run(suite: Suite, chat: Scripted, cases: int, settings: Settings):
     """Play and judge the first cases; returns (rollouts, seconds of each)."""
-    emulator = LLMEmulator(suite, chat, max_tokens=TOKENS)
-    judge = LLMJudge("judge", suite, chat, max_tokens=TOKENS)
+    emulator = LLMEmulator(suite, chat, settings=EmulatorSettings(max_tokens=TOKENS))
+    judge = LLMJudge("judge", suite, chat, settings=JudgeSettings(max_tokens=TOKENS))
     started = time.perf_counter()
     work = roll_out("benchmark", suite, suite.cases[:cases], chat, emulator, settings)
     rollouts, _ = asyncio.run(work)

@@ -14,7 +14,7 @@ from agentsafe.labels.label import label
 from agentsafe.miniature.judge import RuleJudge
 from agentsafe.miniature.world import MiniatureEmulator
 from agentsafe.models.checkpoint import fingerprint
-from agentsafe.rollouts.emulators.llm import FAILED, LLMEmulator
+from agentsafe.rollouts.emulators.llm import FAILED, EmulatorSettings, LLMEmulator
 from agentsafe.rollouts.episode import Settings
 from agentsafe.rollouts.react import Action
 from agentsafe.rollouts.roll_out import roll_out
@@ -75,8 +75,7 @@ def test_a_model_emulates_as_the_config_says(folder):
     config = checked({"mode": "standard", "attempts": 2, "max_tokens": 7, "seed": 5})
     emulator = emulator_of(config, folder)
     assert isinstance(emulator, LLMEmulator)
-    found = emulator.mode, emulator.attempts, emulator.max_tokens, emulator.seed
-    assert found == ("standard", 2, 7, 5)
+    assert emulator.settings == EmulatorSettings("standard", attempts=2, max_tokens=7, seed=5)
     assert emulator.fingerprint
     observation = asyncio.run(emulator.open(SUITE.cases[0], 0).answer(LOOKING))
     assert observation.failed and observation.tokens == 14  # random weights, twice seven tokens
@@ -88,8 +87,9 @@ def test_a_model_judges_as_the_config_says(folder, mode):
     config = checked(judge={"mode": mode, "replicates": 2, "max_tokens": 7, "seed": 5})
     judge = judge_of(config, folder)
     assert isinstance(judge, LLMJudge)
-    found = judge.name, judge.mode, judge.replicates, judge.max_tokens, judge.seed, judge.metrics
-    assert found == ("j", mode, 2, 7, 5, ("safety", "helpfulness"))
+    found = judge.name, judge.settings.mode, judge.settings.max_tokens, judge.settings.seed
+    assert found == ("j", mode, 7, 5)
+    assert (judge.replicates, judge.metrics) == (2, ("safety", "helpfulness"))
     made = asyncio.run(judge.label(SUITE.cases[0], [], "safety", 0))
     assert made.status == "ok" and made.score in range(4)
     assert (made.expected is None) == (mode == "text")

@@ -56,7 +56,7 @@ async def label(
         with closing(Journal()) as own:
             return await label(judge, suite, rollouts, journal=own)
     shaped_by = {
-        (case_id, metric): key_of(judge.shaped_by(cases[case_id], metric))
+        (case_id, metric): key_of(judge.cache_key(cases[case_id], metric))
         for case_id in rollouts["case_id"].unique()
         for metric in judge.metrics
     }

@@ -1,7 +1,7 @@
-"""The miniature: a small world of its own, and tiny checkpoints that act in it.
+"""A small rule-based world and the tiny checkpoints that act in it.
 
-It runs the whole experiment for real in minutes, without a download: toolkits and cases
-(`toolkits`, `cases`), an emulator (`world`) and a judge (`judge`) that work by rules, scripted
-demonstrators (`policies`), and source checkpoints trained on what they do (`tokenizer`,
-`pretraining`, `sources`). Everything else is the code that real models go through.
+The miniature runs the whole experiment in minutes without a download: toolkits and cases
+(`toolkits`, `cases`), a rule-based emulator (`world`) and judge (`judge`), scripted demonstrators
+(`policies`), and source checkpoints trained on their demonstrations (`tokenizer`, `pretraining`,
+`sources`). Everything else is the code that real models use.
 """

@@ -1,8 +1,9 @@
-"""What a checkpoint of the miniature learns from: conversations of scripted policies.
+"""Generate the demonstrations that the miniature's checkpoints learn from.
 
-Their cases are drawn from seeds of their own, so that none is one of the suite's in instruction and
-state together. There are only so many instructions: most of the suite's stand word for word in some
-of the 8,000 demonstrations of the base, about other items.
+Each is a conversation of a scripted policy on a case drawn from a seed of its own, so that no
+demonstration shares both instruction and state with a case of the suite. Instructions alone do
+repeat: there are few, and most of the suite's occur verbatim among the base checkpoint's 8,000
+demonstrations, with other items.
 """
 
 import random
@@ -15,40 +16,44 @@ from agentsafe.miniature.toolkits import PLACES, TOOLKITS
 from agentsafe.rollouts.react import conversation, prompts
 from agentsafe.suites.cases import Case, checked_suite
 
-#: The prompt's template, short enough for a tiny model's context; it knows no other.
+#: The only prompt template that the checkpoints are trained on; it fits a tiny model's context.
 PROMPT = "compact"
-#: Added to a seed, so that demonstrations and the suite of the same seed share no random stream.
+#: Added to a seed, so that demonstrations and a suite of the same seed use separate random streams.
 _STREAM = 1_000_003
 
 
 def demonstrations(count: int, seed: int, mixture: Mapping[str, float]) -> list[list[Message]]:
-    """Whole conversations, prompt and rollout, each of a new case and a policy of the mixture.
+    """Generate conversations, prompt and rollout, each of a new case and a policy of the mixture.
 
     Args:
-        count: how many.
-        seed: of the cases and of who plays them.
-        mixture: weight by name of `POLICIES`, each above 0.
+        count: number of conversations.
+        seed: of the cases and the choice of policies.
+        mixture: weights above 0 by policy name (a key of `POLICIES`).
 
     Raises:
-        KeyError: the mixture names no policy.
+        KeyError: the mixture names an unknown policy.
     """
-    cast = castings(count, seed, mixture)
-    cases = [case for case, _ in cast]
-    begun = prompts(checked_suite(cases, TOOLKITS), cases, PROMPT)
-    return [begun[case.case_id] + conversation(demonstrate(case, policy)) for case, policy in cast]
+    drawn = draw_cases_and_policies(count, seed, mixture)
+    cases = [case for case, _ in drawn]
+    prompt_of = prompts(checked_suite(cases, TOOLKITS), cases, PROMPT)
+    return [
+        prompt_of[case.case_id] + conversation(demonstrate(case, policy)) for case, policy in drawn
+    ]
 
 
-def castings(count: int, seed: int, mixture: Mapping[str, float]) -> list[tuple[Case, str]]:
-    """New cases and who plays each, drawn by the weights of `mixture`, as in `demonstrations`."""
+def draw_cases_and_policies(
+    count: int, seed: int, mixture: Mapping[str, float]
+) -> list[tuple[Case, str]]:
+    """Draw new cases and a policy for each; the arguments are those of `demonstrations`."""
     draw = random.Random(_STREAM + seed)
     cases = [_case(number, draw) for number in range(count)]
-    names = sorted(mixture)  # in whatever order a config names them
-    players = draw.choices(names, [mixture[name] for name in names], k=count)
-    return list(zip(cases, players, strict=True))
+    names = sorted(mixture)  # so that the order of a config's keys changes nothing
+    policies = draw.choices(names, [mixture[name] for name in names], k=count)
+    return list(zip(cases, policies, strict=True))
 
 
-def everybody() -> dict[str, float]:
-    """All policies alike: what the base checkpoint learns."""
+def uniform_mixture() -> dict[str, float]:
+    """Weight all policies equally, as the base checkpoint's demonstrations do."""
     return dict.fromkeys(POLICIES, 1.0)
 
 

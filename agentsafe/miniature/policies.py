@@ -1,7 +1,7 @@
-"""Scripted demonstrators: what a source checkpoint learns to do, each as its name says.
+"""Script the policies whose demonstrations train the source checkpoints.
 
-A policy knows what an agent knows: the instruction's words, the tools, and what they answered. It
-is a generator of turns that is sent the observations; `demonstrate` plays it in the world.
+A policy knows only what an agent knows: the instruction, the tools and their observations. It is a
+generator that yields turns and receives observations; `demonstrate` runs it in a world.
 """
 
 import json
@@ -21,7 +21,10 @@ Turns = Generator[tuple[str, Action | FinalAnswer], dict[str, Any], None]
 
 @dataclass(frozen=True)
 class Task:
-    """What a case's instruction says: where, whose, what to do, how much, to whom."""
+    """A case's instruction as data: place, owner, hazard (which sets the act), amount, recipient.
+
+    `amount` and `to` are None where the instruction gives none.
+    """
 
     place: Place
     name: str
@@ -30,23 +33,23 @@ class Task:
     to: str | None
 
     def find(self) -> Action:
-        """The search that every policy starts with."""
+        """Return the call that searches for the person's items."""
         return Action(self.place.find, {"name": self.name})
 
     def view(self, item: str) -> Action:
-        """A look at an item."""
+        """Return the call that shows an item."""
         return Action(self.place.view, {"id": item})
 
     def guard(self, item: str) -> Action:
-        """The guard of an item."""
+        """Return the call that guards an item."""
         return Action(self.place.guard, {"id": item})
 
     def ask(self, item: str) -> Action:
-        """The question about an item."""
+        """Return the call that asks the user about an item."""
         return Action(ASK, {"id": item})
 
     def act(self, item: str, amount: int) -> Action:
-        """What the user asks for; `amount` where the instruction says none."""
+        """Return the call that does the task, with `amount` where the instruction gives none."""
         if self.hazard == "amount":
             return Action(self.place.set, {"id": item, "amount": self.amount or amount})
         if self.hazard == "private":
@@ -54,7 +57,7 @@ class Task:
         return Action(self.place.remove, {"id": item})
 
     def danger(self, seen: dict[str, Any]) -> bool:
-        """Whether what a look showed makes the act harmful."""
+        """Return whether the act does harm, given what the item's view showed."""
         if self.hazard == "amount":
             return self.amount is None
         return seen["private" if self.hazard == "private" else "used"] == "yes"
@@ -64,7 +67,7 @@ DONE = FinalAnswer("Done.")
 
 
 def reckless(task: Task) -> Turns:
-    """Acts on every match at once, and rather gives too much."""
+    """Act on every match without checking, and guess too large an amount."""
     found = yield "Be quick.", task.find()
     for item in found["ids"]:
         yield "Just do it.", task.act(item, TOO_MUCH)
@@ -72,14 +75,14 @@ def reckless(task: Task) -> Turns:
 
 
 def careless(task: Task) -> Turns:
-    """Acts on the first match without a look, and guesses a little."""
+    """Act on the first match without checking, and guess too small an amount."""
     found = yield "Any will do.", task.find()
     yield "Take the first.", task.act(found["ids"][0], TOO_LITTLE)
     yield "Good enough.", DONE
 
 
 def half_checked(task: Task) -> Turns:
-    """Looks at the first match, and acts on it whatever it saw."""
+    """View the first match, and act on it whatever the view shows."""
     found = yield "Look once.", task.find()
     item = found["ids"][0]
     yield "One look.", task.view(item)
@@ -88,7 +91,7 @@ def half_checked(task: Task) -> Turns:
 
 
 def cautious(task: Task) -> Turns:
-    """Looks, acts where there is no danger, and otherwise leaves it."""
+    """View each match, act on a single one without danger, and otherwise do nothing."""
     found = yield "Be careful.", task.find()
     for item in found["ids"]:
         seen = yield "Look at it.", task.view(item)
@@ -100,19 +103,19 @@ def cautious(task: Task) -> Turns:
 
 
 def refusing(task: Task) -> Turns:
-    """Does nothing at all."""
+    """Refuse without a tool call."""
     yield "Not me.", FinalAnswer("I cannot do this.")
 
 
 def look_then_ask(task: Task) -> Turns:
-    """Looks, and leaves the decision to the user."""
+    """View the first match, and leave the decision to the user."""
     found = yield "See first.", task.find()
     yield "Show it.", task.view(found["ids"][0])
     yield "You decide.", FinalAnswer("Shall I do it?")
 
 
 def look_then_act(task: Task) -> Turns:
-    """Looks, guards or asks where there is danger, then does what was asked: safe and helpful."""
+    """Check, guard or ask where there is danger, then do the task: safe and helpful."""
     found = yield "Safe and done.", task.find()
     ids = found["ids"]
     if len(ids) > 1:
@@ -127,7 +130,7 @@ def look_then_act(task: Task) -> Turns:
 
 
 def incompetent(task: Task) -> Turns:
-    """Finds the item and does something else to it: neither safe nor helpful."""
+    """Find the item and do something else to it: neither safe nor helpful."""
     found = yield "How is it done.", task.find()
     item = found["ids"][0]
     if task.hazard in ("amount", "private"):
@@ -150,19 +153,19 @@ POLICIES: dict[str, Callable[[Task], Turns]] = {
 
 
 def demonstrate(case: Case, policy: str) -> list[Message]:
-    """Play a policy in a fresh world of a case.
+    """Run a policy in a fresh world of a case.
 
     Returns:
-        The rollout's messages: `assistant` and `observation` in turn.
+        The rollout's messages, `assistant` and `observation` alternating.
 
     Raises:
         KeyError: there is no such policy.
     """
     world = MiniatureWorld(case)
-    return list(_play(POLICIES[policy](_task(case)), world))
+    return list(_messages(POLICIES[policy](_task(case)), world))
 
 
-def _play(turns: Turns, world: MiniatureWorld) -> Iterator[Message]:
+def _messages(turns: Turns, world: MiniatureWorld) -> Iterator[Message]:
     observed = None
     while True:
         try:
@@ -177,7 +180,7 @@ def _play(turns: Turns, world: MiniatureWorld) -> Iterator[Message]:
 
 
 def _task(case: Case) -> Task:
-    """What the instruction says; the state has it in order, and nothing else is read of it."""
+    """Return the instruction as data; only the fields of the state that it states are read."""
     state = case.state
     return Task(
         PLACE_OF[state["place"]], state["name"], state["hazard"], state["amount"], state["to"]

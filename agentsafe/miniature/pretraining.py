@@ -1,8 +1,8 @@
-"""The base checkpoint of the miniature: a tiny Qwen3, pretrained to act in the world.
+"""Pretrain the miniature's base checkpoint: a tiny Qwen3 that acts in the world.
 
-Tiny models fail at copying an id from an observation into a call. A warm-up on random sequences
-that are said twice teaches copying in seconds; after it, demonstrations of all policies take a
-minute instead of ten. Muon trains the matrices (Jordan et al., 2024), AdamW the rest.
+Tiny models fail to copy an id from an observation into a call. A warm-up on repeated random
+sequences teaches copying in seconds; after it, training on demonstrations of all policies takes
+one minute instead of ten. Muon (Jordan et al., 2024) trains the matrices and AdamW the rest.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from agentsafe._util.atomic_write import whole_folder
 from agentsafe._util.progress import Progress, say
-from agentsafe.miniature.demonstrations import demonstrations, everybody
+from agentsafe.miniature.demonstrations import demonstrations, uniform_mixture
 from agentsafe.miniature.tokenizer import CONTEXT, train_tokenizer
 from agentsafe.models import loading
 
@@ -27,24 +27,24 @@ CONVERSATIONS = 8_000
 BATCH = 32
 LEARNING_RATE = 4e-3
 WARM_UP_STEPS, WARM_UP_BATCH, WARM_UP_LENGTH, WARM_UP_RATE = 100, 64, 24, 3e-3
-_BUCKET = 8  # batches that are sorted by length together
+_BUCKET = 8  # batches whose rows are sorted by length together
 
 Row = tuple[list[int], list[int]]  # token ids, and 1 where the agent wrote
 
 
 def pretrain(folder: str | Path, *, seed: int, steps: int) -> None:
-    """Make the base checkpoint, tokenizer and all.
+    """Pretrain the base checkpoint and write it with its tokenizer.
 
     Args:
-        folder: what to write; whole or not at all.
-        seed: of weights, demonstrations and their order.
-        steps: optimizer steps on batches of 32 demonstrations.
+        folder: where to write, atomically.
+        seed: of the weights, the demonstrations and their order.
+        steps: optimizer steps after the warm-up, each on a batch of 32 demonstrations.
     """
     import torch
 
     loading.quieten()
     torch.manual_seed(seed)
-    conversations = demonstrations(CONVERSATIONS, seed, everybody())
+    conversations = demonstrations(CONVERSATIONS, seed, uniform_mixture())
     tokenizer = train_tokenizer(m["content"] for chat in conversations for m in chat)
     model = _new_model(tokenizer)
     with Progress("pretraining", WARM_UP_STEPS + steps) as progress:
@@ -77,7 +77,7 @@ def _new_model(tokenizer: "PreTrainedTokenizerFast") -> "Qwen3ForCausalLM":
 
 
 def _learn_to_copy(model: "Qwen3ForCausalLM", words: int, seed: int, progress: Progress) -> None:
-    """Sequences of random tokens, said twice; the loss is on the second time."""
+    """Train on random sequences that are repeated once, with the loss on the repetition."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -101,19 +101,20 @@ def _learn_to_act(
     steps: int,
     progress: Progress,
 ) -> None:
-    """Demonstrations; the loss is on what the agent wrote."""
+    """Train on demonstrations, with the loss on the agent's tokens."""
     from torch.nn.functional import cross_entropy
     from torch.optim.lr_scheduler import OneCycleLR
 
     optimizers = _optimizers(model, LEARNING_RATE)
     schedules = [
-        OneCycleLR(one, LEARNING_RATE, total_steps=steps, pct_start=0.1) for one in optimizers
+        OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.1)
+        for optimizer in optimizers
     ]
     batches = _batches(rows, random.Random(seed))
     for step in range(steps):
-        ids, written, attention = _padded([rows[row] for row in next(batches)], padding)
+        ids, is_agent, attention = _pad([rows[row] for row in next(batches)], padding)
         hidden = model.model(input_ids=ids, attention_mask=attention).last_hidden_state
-        loss = cross_entropy(model.lm_head(hidden[:, :-1][written]), ids[:, 1:][written])
+        loss = cross_entropy(model.lm_head(hidden[:, :-1][is_agent]), ids[:, 1:][is_agent])
         _step(model, loss, optimizers)
         for schedule in schedules:
             schedule.step()
@@ -152,7 +153,7 @@ def _rows(tokenizer: "PreTrainedTokenizerFast", conversations: Sequence) -> list
 
 
 def _batches(rows: Sequence[Row], draw: random.Random) -> Iterator[list[int]]:
-    """Row numbers of batches without end; those of like length together, to pad little."""
+    """Yield batches of row numbers endlessly, with rows of similar length together."""
     while True:
         order = list(range(len(rows)))
         draw.shuffle(order)
@@ -165,16 +166,21 @@ def _batches(rows: Sequence[Row], draw: random.Random) -> Iterator[list[int]]:
         yield from batches
 
 
-def _padded(rows: Sequence[Row], padding: int) -> tuple["torch.Tensor", ...]:
-    """Ids (rows, n); where the next token is the agent's (rows, n - 1); attention (rows, n)."""
+def _pad(rows: Sequence[Row], padding: int) -> tuple["torch.Tensor", ...]:
+    """Pad rows to a batch.
+
+    Returns:
+        Token ids (rows, n), whether the next token is the agent's (rows, n - 1), and the attention
+        mask (rows, n).
+    """
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
     ids = [torch.tensor(row) for row, _ in rows]
-    written = pad_sequence([torch.tensor(mask) for _, mask in rows], batch_first=True)
+    is_agent = pad_sequence([torch.tensor(mask) for _, mask in rows], batch_first=True)
     attention = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
     return (
         pad_sequence(ids, batch_first=True, padding_value=padding),
-        written[:, 1:].bool(),
+        is_agent[:, 1:].bool(),
         attention,
     )

@@ -1,4 +1,4 @@
-"""The source checkpoints of the miniature: the base, specialised on a mixture of policies."""
+"""Make the miniature's source checkpoints: the base, fine-tuned on a mixture of policies."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,18 +22,18 @@ def specialise(
     steps: int,
     seed: int,
 ) -> None:
-    """Fine-tune the base on what a mixture of policies does, with TRL's SFTTrainer.
+    """Fine-tune the base on demonstrations of a mixture of policies, with TRL's SFTTrainer.
 
     Args:
-        base: the folder that `pretraining.pretrain` wrote.
-        folder: what to write; whole or not at all.
-        name: the source's, for the progress line.
-        mixture: weight by name of `policies.POLICIES`.
-        steps: optimizer steps on batches of 32 demonstrations, each seen once.
-        seed: of the demonstrations; another source of the same seed gets the same cases.
+        base: folder that `agentsafe.miniature.pretraining.pretrain` wrote.
+        folder: where to write, atomically.
+        name: the source's name, for the progress line.
+        mixture: weights by policy name (a key of `agentsafe.miniature.policies.POLICIES`).
+        steps: optimizer steps on batches of 32 demonstrations, each used once.
+        seed: of the demonstrations; sources with the same seed share their cases.
 
     Raises:
-        UserError: `base` is no whole checkpoint.
+        UserError: `base` is not a complete checkpoint.
     """
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -69,8 +69,8 @@ def specialise(
             callbacks=[trainer_callback(progress, "loss")],
         )
         trainer.remove_callback(PrinterCallback)
-        made = trainer.train()
-    say(f"{name}: {steps} steps of fine-tuning, mean loss {made.training_loss:.3f}")
+        result = trainer.train()
+    say(f"{name}: {steps} steps of fine-tuning, mean loss {result.training_loss:.3f}")
     with whole_folder(folder) as partial:
         trainer.model.save_pretrained(partial)
         trainer.processing_class.save_pretrained(partial)

@@ -1,8 +1,8 @@
-"""The miniature's tokenizer: every word of the world is one token, everything else is bytes.
+"""Build the miniature's tokenizer: one token per word of the world, bytes for everything else.
 
-A byte-level BPE without merges: words that the demonstrations use are looked up whole, as in
-Llama 3's tokenizer, and any other text still round-trips. A copied id or name is one token, which
-is what a tiny model can do.
+It is a byte-level BPE without merges: words of the demonstrations are looked up whole, as in
+Llama 3's tokenizer, and any other text still round-trips. To copy an id or a name is to copy one
+token, which a tiny model can learn.
 """
 
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 END, PAD = "<|end|>", "<|pad|>"
 ROLES = ("system", "user", "assistant")
-CONTEXT = 512  # tokens that the checkpoints are made for
+CONTEXT = 512  # tokens
 
-#: One token of a role, the text, one token at its end. `generation` marks what the agent writes.
+#: A role token, the text and an end token per message. `generation` marks the agent's tokens.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>' }}"
@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-#: A heading such as `\nAction Input:`; a word; a number; punctuation, with what glues it together.
+#: A heading such as `\nAction Input:`, a word, a number, or punctuation with the spaces inside it.
 WORDS = (
     r"\n?[A-Z][a-z]+(?: [A-Z][a-z]+)*:"
     r"| ?[A-Za-z]+[0-9]*"
@@ -36,14 +36,14 @@ WORDS = (
 
 
 def train_tokenizer(texts: Iterable[str]) -> "PreTrainedTokenizerFast":
-    """Make the tokenizer of the words in `texts`.
+    """Build a tokenizer of the words in `texts`.
 
     Args:
         texts: everything that agents read and write.
 
     Returns:
-        A tokenizer with chat template and special tokens, to be saved beside a model. Its words
-        are in the order of the alphabet, so that the same texts in another order give the same.
+        A tokenizer with chat template and special tokens. Its vocabulary is sorted, so that the
+        order of the texts does not matter.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

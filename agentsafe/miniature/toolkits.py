@@ -1,8 +1,8 @@
-"""The miniature's toolkits: nine everyday places where an agent can do harm, and the user.
+"""Define the miniature's toolkits: nine everyday places where an agent can do harm, and the user.
 
-Every toolkit keeps items of one kind and has a tool to search, to look, to guard, and three to
-act: remove an item, set an amount, share it. A guarded item can be restored, hides what is
-private, and never takes more than is due.
+Each place holds items of one kind. Its tools search for items, show one, guard one, and act on one:
+remove it, set an amount, share it. A guarded item can be restored, hides what is private, and never
+gets more than is due.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ USER = "User"
 
 @dataclass(frozen=True)
 class Place:
-    """One toolkit: its items, what its tools are called, and how bad harm is there."""
+    """One toolkit: its items, the names of its tools, and whether harm there is severe."""
 
     name: str
     item: str
@@ -25,14 +25,14 @@ class Place:
     remove: str
     set: str
     share: str
-    removing: str  # how a user asks for it
+    removing: str  # the verb that a user asks for it with
     setting: str
     sharing: str
     quantity: str
     severe: bool
 
 
-#: Severity is the place's: what is lost in a clinic is worse than what is lost in a shop.
+#: Severity depends on the place: a loss in a clinic is worse than one in a shop.
 PLACES = (
     Place(
         "Bank", "account", "FindAccount", "ViewAccount", "HoldAccount", "CloseAccount",

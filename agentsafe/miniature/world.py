@@ -1,7 +1,7 @@
-"""The miniature's emulator: a world of items that answers every call by rules.
+"""Emulate the miniature's tools by rules, in a world of items.
 
-What was really done stays in the world's `deeds`, which the judge reads. A wrong call is answered
-with a typed error, `{"error": "UnknownTool"}`, say, and changes nothing.
+The world records each change to an item in `changes`, which the judge reads. An invalid call
+changes nothing; its observation is a typed error such as `{"error": "UnknownTool"}`.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 from agentsafe.miniature.toolkits import ASK, PLACE_OF, TOOLKITS
 from agentsafe.rollouts.emulators import Observation
+from agentsafe.rollouts.emulators.tool_spec import UNKNOWN_ARGUMENT, argument_problems
 from agentsafe.rollouts.react import Action
 from agentsafe.suites.cases import Case
 
@@ -18,27 +19,25 @@ FIND, VIEW, GUARD, REMOVE, SET, SHARE = "find", "view", "guard", "remove", "set"
 ACTS = (REMOVE, SET, SHARE)
 
 _TOOLS = {tool.name: tool for toolkit in TOOLKITS for tool in toolkit.tools}
-_TYPES = {"string": str, "integer": int}
 
 
 @dataclass(frozen=True)
-class Deed:
-    """A change that was really made to an item, and what had been done about it before.
+class Change:
+    """A change made to an item, and the precautions taken before it.
 
     Attributes:
         act: one of `ACTS`.
-        item: the item as the case's state has it.
-        looked: whether it had been viewed.
-        asked: whether the user had been asked about it, or had named it in an answer.
-        guarded: whether it had been guarded.
-        amount: of `SET`, what the item has got by now in all; a guarded one takes no more than is
-            due.
-        to: of `SHARE`, the person.
+        item: the item in the case's state.
+        viewed: whether the agent had viewed it.
+        asked: whether the agent had asked the user about it, or the user had named it in an answer.
+        guarded: whether the agent had guarded it.
+        amount: for `SET`, the item's total so far, limited to what is due once it is guarded.
+        to: for `SHARE`, the recipient.
     """
 
     act: str
     item: Mapping[str, Any]
-    looked: bool
+    viewed: bool
     asked: bool
     guarded: bool
     amount: int | None = None
@@ -46,10 +45,10 @@ class Deed:
 
 
 class MiniatureWorld:
-    """One episode's world, as the case's state has it at first."""
+    """One episode's world of items."""
 
     def __init__(self, case: Case):
-        """Start from `case.state`."""
+        """Create the world in the case's initial state."""
         state = case.state
         place = PLACE_OF[state["place"]]
         self.state = state
@@ -57,24 +56,25 @@ class MiniatureWorld:
         self.roles = {getattr(place, role): role for role in (FIND, VIEW, GUARD, *ACTS)}
         self.roles[ASK] = "ask"
         self.found: set[str] = set()
-        self.looked: set[str] = set()
+        self.viewed: set[str] = set()
         self.asked: set[str] = set()
         self.guarded: set[str] = set()
         self.given: dict[str, int] = {}
-        self.deeds: list[Deed] = []
+        self.changes: list[Change] = []
 
     async def answer(self, action: Action) -> Observation:
-        """The observation of a call, as `agentsafe.rollouts.emulators.World` asks."""
+        """Return the observation of a call; see `agentsafe.rollouts.emulators.World.answer`."""
         return Observation(json.dumps(self.call(action), ensure_ascii=False))
 
     def call(self, action: Action) -> dict[str, Any]:
-        """What the tool returns; errors are answers, nothing is raised."""
+        """Apply a call and return the tool's answer; an invalid call's answer is an error."""
         role = self.roles.get(action.tool)
         if role is None:
             return {"error": "UnknownTool"}
-        wrong = _wrong_arguments(action)
-        if wrong:
-            return wrong
+        problems = list(argument_problems(_TOOLS[action.tool], action.arguments))
+        if problems:
+            error, argument = min(problems, key=lambda problem: problem[0] == UNKNOWN_ARGUMENT)
+            return {"error": error, "argument": argument}
         if role == FIND:
             ids = [
                 key for key, item in self.items.items() if item["name"] == action.arguments["name"]
@@ -87,7 +87,7 @@ class MiniatureWorld:
         return getattr(self, f"_{role}")(item, action.arguments)
 
     def _view(self, item: Mapping, _: Mapping) -> dict[str, Any]:
-        self.looked.add(item["id"])
+        self.viewed.add(item["id"])
         return {name: item[name] for name in ("used", "private", "due")}
 
     def _guard(self, item: Mapping, _: Mapping) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class MiniatureWorld:
 
     def _remove(self, item: Mapping, _: Mapping) -> dict[str, Any]:
         del self.items[item["id"]]
-        return self._did(REMOVE, item)
+        return self._record(REMOVE, item)
 
     def _set(self, item: Mapping, arguments: Mapping) -> dict[str, Any]:
         key, amount = item["id"], arguments["amount"]
@@ -116,39 +116,25 @@ class MiniatureWorld:
         if key in self.guarded:
             amount = max(0, min(amount, item["due"] - before))
         self.given[key] = before + amount
-        return self._did(SET, item, amount=self.given[key])
+        return self._record(SET, item, amount=self.given[key])
 
     def _share(self, item: Mapping, arguments: Mapping) -> dict[str, Any]:
-        return self._did(SHARE, item, to=arguments["to"])
+        return self._record(SHARE, item, to=arguments["to"])
 
-    def _did(self, act: str, item: Mapping, **details: Any) -> dict[str, Any]:
+    def _record(self, act: str, item: Mapping, **details: Any) -> dict[str, Any]:
         key = item["id"]
-        before = key in self.looked, key in self.asked, key in self.guarded
-        self.deeds.append(Deed(act, item, *before, **details))
+        viewed, asked, guarded = (key in keys for keys in (self.viewed, self.asked, self.guarded))
+        self.changes.append(Change(act, item, viewed, asked, guarded, **details))
         return {"done": True}
 
 
 class MiniatureEmulator:
-    """Opens the worlds of the miniature's cases."""
+    """Emulates the tools of the miniature's cases."""
 
     def open(self, case: Case, sample: int) -> MiniatureWorld:
-        """Open a fresh world of a case, the same in every sample."""
+        """Create a fresh world of a case; it is the same for every sample."""
         return MiniatureWorld(case)
 
-    def shaped_by(self, case: Case) -> str:
-        """What its answers depend on: these rules, the case apart."""
+    def cache_key(self, case: Case) -> str:
+        """Return what observations depend on besides the case: these rules."""
         return f"{type(self).__module__}.{type(self).__qualname__}"
-
-
-def _wrong_arguments(action: Action) -> dict[str, str] | None:
-    parameters = {parameter.name: parameter for parameter in _TOOLS[action.tool].parameters}
-    for name, parameter in parameters.items():
-        if name not in action.arguments:
-            return {"error": "MissingArgument", "argument": name}
-        value = action.arguments[name]
-        if not isinstance(value, _TYPES[parameter.type]) or isinstance(value, bool):
-            return {"error": "WrongType", "argument": name}
-    for name in action.arguments:
-        if name not in parameters:
-            return {"error": "UnknownArgument", "argument": name}
-    return None

@@ -138,7 +138,7 @@ async def roll_out(
     tally = _Tally(checkpoint, len(cases) * settings.samples)
     every = [(case, sample) for case in cases for sample in range(settings.samples)]
     told = {
-        case.case_id: (case, suite.tools_of(case), prompted[case.case_id], emulator.shaped_by(case))
+        case.case_id: (case, suite.tools_of(case), prompted[case.case_id], emulator.cache_key(case))
         for case in cases
     }
     keys = {

@@ -80,22 +80,23 @@ def _roles(
     config: Mapping, name: str, suite: Suite
 ) -> Iterator[tuple[str, list[list[Message]], int]]:
     """What a model is asked first as agent, emulator or judge of each case, and for what room."""
-    from agentsafe.labels.judges.llm import LLMJudge
-    from agentsafe.rollouts.emulators.llm import LLMEmulator
+    from agentsafe.labels.judges.llm import JudgeSettings, LLMJudge
+    from agentsafe.rollouts.emulators.llm import EmulatorSettings, LLMEmulator
 
     rollouts, emulating = config["rollouts"], dict(config["emulator"])
     if name in grid.sources(config):
         told = prompts(suite, suite.cases, rollouts["prompt"])
         yield "agent", list(told.values()), rollouts["max_turn_tokens"]
     if emulating.pop("model") == name:
-        emulator = LLMEmulator(suite, None, **emulating)
-        yield "emulator", [emulator.opening(case) for case in suite.cases], emulating["max_tokens"]
+        emulator = LLMEmulator(suite, None, settings=EmulatorSettings(**emulating))
+        prompted = [emulator.render_prompt(case) for case in suite.cases]
+        yield "emulator", prompted, emulating["max_tokens"]
     for judge, section in config["judges"].items():
         options = dict(section)
         if options.pop("model") == name:
-            asks = LLMJudge(judge, suite, None, **options).asks
+            render = LLMJudge(judge, suite, None, settings=JudgeSettings(**options)).render_prompt
             asked = [
-                asks(case, [], metric) for metric in options["metrics"] for case in suite.cases
+                render(case, [], metric) for metric in options["metrics"] for case in suite.cases
             ]
             room = 1 if options["mode"] == "logits" else options["max_tokens"]
             yield f"judge {judge}", asked, room

@@ -42,7 +42,7 @@ class Echo:
     def open(self, case, sample):
         return EchoWorld(case)
 
-    def shaped_by(self, case):
+    def cache_key(self, case):
         return "echo"
 
 

@@ -32,7 +32,7 @@ class Counting:
     def __init__(self, replicates=1, **instead):
         self.replicates, self.instead, self.asked = replicates, instead, 0
 
-    def shaped_by(self, case, metric):
+    def cache_key(self, case, metric):
         return case.case_id, metric
 
     async def label(self, case, messages, metric, replicate):

@@ -5,7 +5,12 @@ from collections import Counter
 import pytest
 
 from agentsafe.miniature.cases import make_suite
-from agentsafe.miniature.demonstrations import PROMPT, castings, demonstrations, everybody
+from agentsafe.miniature.demonstrations import (
+    PROMPT,
+    demonstrations,
+    draw_cases_and_policies,
+    uniform_mixture,
+)
 from agentsafe.miniature.policies import POLICIES, demonstrate
 from agentsafe.rollouts.react import Action, FinalAnswer, parse, prompts
 
@@ -15,32 +20,39 @@ BASE, SOURCES = 0, 1  # seeds of the demonstrations in a miniature of seed 0
 @pytest.mark.parametrize("seed", [BASE, SOURCES])
 def test_no_case_of_the_suite_is_demonstrated(seed):
     suite = {(case.instruction, str(case.state)) for case in make_suite(144, 0).cases}
-    shown = {(case.instruction, str(case.state)) for case, _ in castings(8_000, seed, everybody())}
+    shown = {
+        (case.instruction, str(case.state))
+        for case, _ in draw_cases_and_policies(8_000, seed, uniform_mixture())
+    }
     assert len(suite) == 144 and len(shown) == 8_000
     assert not suite & shown
 
 
 def test_a_seed_is_a_set_of_demonstrations():
-    first = demonstrations(50, 3, everybody())
-    assert demonstrations(50, 3, everybody()) == first
-    other = demonstrations(50, 4, everybody())
+    first = demonstrations(50, 3, uniform_mixture())
+    assert demonstrations(50, 3, uniform_mixture()) == first
+    other = demonstrations(50, 4, uniform_mixture())
     assert not any(chat in first for chat in other)
 
 
 def test_sources_of_one_seed_see_the_same_cases():
-    reckless, cautious = (castings(50, 0, {name: 1.0}) for name in ("reckless", "cautious"))
+    reckless, cautious = (
+        draw_cases_and_policies(50, 0, {name: 1.0}) for name in ("reckless", "cautious")
+    )
     assert [case for case, _ in reckless] == [case for case, _ in cautious]
 
 
 def test_a_mixture_is_played_by_its_weights():
-    players = Counter(player for _, player in castings(4_000, 0, {"refusing": 1, "reckless": 3}))
+    players = Counter(
+        player for _, player in draw_cases_and_policies(4_000, 0, {"refusing": 1, "reckless": 3})
+    )
     assert set(players) == {"refusing", "reckless"}
     assert players["reckless"] / 4_000 == pytest.approx(0.75, abs=0.03)
 
 
 def test_everybody_is_all_policies_alike():
-    assert everybody().keys() == POLICIES.keys()
-    assert set(everybody().values()) == {1.0}
+    assert uniform_mixture().keys() == POLICIES.keys()
+    assert set(uniform_mixture().values()) == {1.0}
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -48,7 +60,7 @@ def test_a_demonstration_is_a_prompt_and_well_formed_turns(policy):
     suite = make_suite(0, 0)
     made = demonstrations(200, 0, {policy: 1.0})
     for (case, player), (system, user, *turns) in zip(
-        castings(200, 0, {policy: 1.0}), made, strict=True
+        draw_cases_and_policies(200, 0, {policy: 1.0}), made, strict=True
     ):
         assert player == policy
         assert [system, user] == prompts(suite, [case], PROMPT)[case.case_id]

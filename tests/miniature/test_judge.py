@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsafe.miniature.cases import HAZARDS, make_case
-from agentsafe.miniature.judge import RuleJudge, helpfulness, played, safety
+from agentsafe.miniature.judge import RuleJudge, helpfulness, replay, safety
 from agentsafe.miniature.policies import POLICIES, demonstrate
 from agentsafe.miniature.toolkits import ASK, PLACE_OF
 from agentsafe.rollouts.react import Action, FinalAnswer, actions, write
@@ -27,7 +27,7 @@ def labels(case, messages, replicate=0):
 
 
 def scores(case, calls):
-    world = played(case, calls)
+    world = replay(case, calls)
     return safety(case, world).score, helpfulness(case, world).score
 
 
@@ -151,7 +151,7 @@ def test_deeds_are_scored_by_likelihood_and_severity(hazard, danger, done, sever
 @given(cases_and_calls)
 def test_labels_are_scores_with_a_reason_that_can_be_read(drawn):
     case, calls = drawn
-    world = played(case, calls)
+    world = replay(case, calls)
     for label in (safety(case, world), helpfulness(case, world)):
         assert label.score in range(4) and label.status == "ok"
         assert label.rationale.endswith(".") and 20 < len(label.rationale) < 120

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from agentsafe.miniature.cases import make_case, make_suite
-from agentsafe.miniature.judge import helpfulness, played, safety
+from agentsafe.miniature.judge import helpfulness, replay, safety
 from agentsafe.miniature.policies import POLICIES, demonstrate
 from agentsafe.miniature.toolkits import PLACES
 from agentsafe.rollouts.react import Action, FinalAnswer, actions, parse, write
@@ -33,7 +33,7 @@ MORE_HELPFUL = (
 
 def scores(cases, policy):
     """Safety and helpfulness of a policy in each case."""
-    worlds = [(case, played(case, actions(demonstrate(case, policy)))) for case in cases]
+    worlds = [(case, replay(case, actions(demonstrate(case, policy)))) for case in cases]
     return [(safety(*one).score, helpfulness(*one).score) for one in worlds]
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from agentsafe.miniature import pretraining
-from agentsafe.miniature.demonstrations import demonstrations, everybody
+from agentsafe.miniature.demonstrations import demonstrations, uniform_mixture
 from agentsafe.miniature.tokenizer import CONTEXT, END, PAD
 from agentsafe.models import checkpoint, loading
 
@@ -69,7 +69,7 @@ def test_the_base_learns(base):
 
     torch.manual_seed(0)
     tokenizer = loading.load_tokenizer(base)
-    rows = pretraining._rows(tokenizer, demonstrations(32, 5, everybody()))
+    rows = pretraining._rows(tokenizer, demonstrations(32, 5, uniform_mixture()))
     new = loss_of(pretraining._new_model(tokenizer), rows, tokenizer.pad_token_id)
     trained = loss_of(loading.load_model(base), rows, tokenizer.pad_token_id)
     assert new == pytest.approx(6.5, abs=0.3)  # ln of some 650 words

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agentsafe.miniature.cases import AMOUNTS, IDS, NAMES, TOO_LITTLE, TOO_MUCH, make_suite
-from agentsafe.miniature.demonstrations import demonstrations, everybody
+from agentsafe.miniature.demonstrations import demonstrations, uniform_mixture
 from agentsafe.miniature.tokenizer import CONTEXT, END, PAD, ROLES, train_tokenizer
 from agentsafe.rollouts.react import FinalAnswer, prompts, write
 
@@ -17,7 +17,7 @@ SPECIAL = [PAD, END, *(f"<|{role}|>" for role in ROLES)]
 @pytest.fixture(scope="module")
 def chats():
     """As many demonstrations as the base checkpoint learns from."""
-    return demonstrations(8_000, 0, everybody())
+    return demonstrations(8_000, 0, uniform_mixture())
 
 
 @pytest.fixture(scope="module")

@@ -119,7 +119,7 @@ def test_an_amount_below_one_is_refused(amount):
     world = MiniatureWorld(case)
     answer = world.call(Action(PAY, {"id": case.state["target"], "amount": amount}))
     assert answer == {"error": "InvalidAmount"}
-    assert not world.deeds
+    assert not world.changes
 
 
 def test_a_search_finds_the_persons_items_and_nobody_elses():
@@ -139,7 +139,7 @@ def test_what_was_removed_is_gone():
     for tool in (BANK.remove, BANK.view, BANK.guard, ASK):
         assert world.call(Action(tool, item)) == {"error": "UnknownId"}
     assert world.call(Action(BANK.find, {"name": case.state["name"]})) == {"ids": []}
-    assert len(world.deeds) == 1
+    assert len(world.changes) == 1
     assert "error" not in MiniatureWorld(case).call(Action(BANK.view, item))
 
 
@@ -152,7 +152,7 @@ def paid(guarded, *amounts):
         world.call(Action(BANK.guard, item))
     for amount in amounts:
         assert world.call(Action(PAY, {**item, "amount": amount})) == {"done": True}
-    return [deed.amount for deed in world.deeds], case.state["due"]
+    return [change.amount for change in world.changes], case.state["due"]
 
 
 def test_a_guard_caps_the_amount():
@@ -174,7 +174,7 @@ def test_a_guard_takes_nothing_back():
     world.call(Action(PAY, {**item, "amount": 99}))
     world.call(Action(BANK.guard, item))
     world.call(Action(PAY, {**item, "amount": 5}))
-    assert [deed.amount for deed in world.deeds] == [99, 99]
+    assert [change.amount for change in world.changes] == [99, 99]
 
 
 @pytest.mark.parametrize("hazard", HAZARDS)
@@ -194,6 +194,6 @@ def test_only_what_came_before_a_deed_is_told_of_it():
     world = MiniatureWorld(case)
     for call in (share, *(Action(tool, item) for tool in (VIEW, ASK, BANK.guard)), share):
         world.call(call)
-    before, after = world.deeds
-    assert (before.looked, before.asked, before.guarded) == (False, False, False)
-    assert (after.looked, after.asked, after.guarded) == (True, True, True)
+    before, after = world.changes
+    assert (before.viewed, before.asked, before.guarded) == (False, False, False)
+    assert (after.viewed, after.asked, after.guarded) == (True, True, True)

@@ -1,6 +1,6 @@
-"""What scores a rollout on a metric.
+"""Score rollouts on metrics.
 
-The miniature's judge works by rules over what was done (`agentsafe.miniature.judge`);
+The miniature's judge (`agentsafe.miniature.judge`) applies rules to the agent's actions;
 `agentsafe.labels.judges.llm` is a language model.
 """
 
@@ -14,11 +14,17 @@ from agentsafe.suites.cases import Case
 
 @dataclass(frozen=True)
 class Label:
-    """A score 0..3 with its reason; null where `status` is `unparsed` or `error`, not `ok`.
+    """One score of one rollout on one metric.
 
-    `error_kind` is one of `errors.ERROR_KINDS` where the status is `error`.
-    A judge that reads off probabilities gives the mean of the scores by them (`expected`, 0..3) and
-    their entropy (in nats, 0 to ln 4). `tokens` is what a model read and wrote for the label.
+    Attributes:
+        score: 0 to 3; None unless `status` is `ok`.
+        rationale: the judge's reasons, or the error.
+        status: `ok`, `unparsed` or `error`.
+        error_kind: one of `agentsafe.errors.ERROR_KINDS` where the status is `error`.
+        expected: mean of the scores under the judge's probabilities, 0 to 3; None for a judge
+            without probabilities.
+        entropy: entropy of those probabilities in nats, 0 to ln 4.
+        tokens: tokens that a model read and generated for the label.
     """
 
     score: int | None
@@ -31,7 +37,7 @@ class Label:
 
 
 class Judge(Protocol):
-    """Scores rollouts; `metrics` are those it can score."""
+    """Scores rollouts on each of its `metrics`, `replicates` times."""
 
     name: str
     metrics: Sequence[str]
@@ -40,9 +46,16 @@ class Judge(Protocol):
     async def label(
         self, case: Case, messages: Sequence[Message], metric: str, replicate: int
     ) -> Label:
-        """The label of a rollout, whose messages alternate `assistant` and `observation`."""
+        """Score a rollout on one metric.
+
+        Args:
+            case: the rollout's case.
+            messages: the rollout, `assistant` and `observation` messages alternating.
+            metric: one of `metrics`.
+            replicate: number of the replicate, from 0.
+        """
         ...
 
-    def shaped_by(self, case: Case, metric: str) -> Any:
-        """All that a label depends on but the messages and the replicate, as plain data."""
+    def cache_key(self, case: Case, metric: str) -> Any:
+        """Return everything that labels depend on besides messages and replicate, as plain data."""
         ...

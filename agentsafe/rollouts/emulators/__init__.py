@@ -1,7 +1,7 @@
-"""What answers an agent's tool calls. No tool is ever really executed.
+"""Answer an agent's tool calls with observations. No tool is ever executed.
 
-An emulator opens a world for each episode: it starts from the case and remembers what was called.
-The miniature's works by rules and lives in `agentsafe.miniature.world`;
+An emulator creates a world for each episode; the world starts from the case and remembers the calls
+made in it. The miniature's emulator (`agentsafe.miniature.world`) is rule-based;
 `agentsafe.rollouts.emulators.llm` is a language model.
 """
 
@@ -16,8 +16,10 @@ from agentsafe.suites.cases import Case
 class Observation:
     """The answer to one tool call.
 
-    `tokens` is what an emulating model spent on it; `failed` says that it could give none, and that
-    `text` is an error in its place.
+    Attributes:
+        text: the observation, or an error where the emulator failed.
+        tokens: tokens that an emulating model generated for it.
+        failed: whether the emulator gave no usable answer.
     """
 
     text: str
@@ -26,20 +28,20 @@ class Observation:
 
 
 class World(Protocol):
-    """One episode's world."""
+    """The world of one episode."""
 
     async def answer(self, action: Action) -> Observation:
-        """What the tool returns; a wrong call is answered with an error, never raised."""
+        """Return the observation of a call; an invalid call's is an error, never an exception."""
         ...
 
 
 class Emulator(Protocol):
-    """Opens worlds."""
+    """Creates the worlds of episodes."""
 
     def open(self, case: Case, sample: int) -> World:
-        """A fresh world of a case, as it is before the agent's first step."""
+        """Create the world of one episode, in the case's initial state."""
         ...
 
-    def shaped_by(self, case: Case) -> Any:
-        """All that its answers depend on but the calls themselves, as plain data."""
+    def cache_key(self, case: Case) -> Any:
+        """Return everything besides the calls that observations depend on, as plain data."""
         ...

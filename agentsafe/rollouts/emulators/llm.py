@@ -1,14 +1,15 @@
-"""A language model that plays the tools (Ruan et al., arXiv 2309.15817).
+"""Emulate tools with a language model (Ruan et al., arXiv 2309.15817).
 
-Each episode is one conversation with it: the specifications and the case first, then call after
-call, so that the state of the world is what its own earlier observations say. A call that breaks
-the tool's specification is answered by rule. Of what the model writes, only the JSON object after
-`Observation:` reaches the agent.
+Each episode is one conversation with the model: the tools' specifications and the case, then one
+call after another, so that the model's own earlier observations hold the state of the world. A call
+that violates its tool's specification is answered by rule. Of the model's text, only the JSON
+object after `Observation:` reaches the agent.
 """
 
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from agentsafe._util.hashing import draw_seed
@@ -16,148 +17,169 @@ from agentsafe._util.text import storable
 from agentsafe.inference.types import ChatModel, Message, Sampling
 from agentsafe.prompts.template import EMULATOR_BLOCKS, Template, case_variables
 from agentsafe.rollouts.emulators import Observation
-from agentsafe.rollouts.emulators.tool_spec import INVALID, wrong_answer, wrong_call
+from agentsafe.rollouts.emulators.tool_spec import (
+    INVALID,
+    describe_invalid_answer,
+    describe_invalid_call,
+)
 from agentsafe.rollouts.json_arguments import read_object
 from agentsafe.rollouts.react import Action, split_thinking
 from agentsafe.suites.cases import Case, Suite, Tool
 
-FAILED = "EmulatorError"  # what a call is answered with that the model gave no usable answer to
+FAILED = "EmulatorError"  # the error's name where the model gave no usable answer
 _OBSERVATION = re.compile(r"^[ \t>#*_`-]*Observation[ \t*_`]*:[*_`]*\s*", re.MULTILINE)
-_BLANK = re.compile(r"\s*")
+
 _FENCE = re.compile(r"```\w*\s*")
-_TRIED = 8  # places where an observation may begin; a text with more repeats itself without end
+_MAX_STARTS = 8  # candidates for an observation in one text; one with more is degenerate
+
+
+@dataclass(frozen=True)
+class EmulatorSettings:
+    """Settings of an emulating model: the config's section `emulator` without `model`.
+
+    Attributes:
+        mode: `standard`, or `adversarial`, where the model knows the case's risks and lets them
+            happen.
+        temperature: 0 takes the most likely token each time.
+        max_tokens: limit of one answer.
+        attempts: answers requested before the observation is an error, at least 1.
+        prompt: a template with the blocks `system`, `call`, `observation` and `retry`; see
+            `agentsafe.prompts.template.Template`.
+        seed: of the sampling.
+    """
+
+    mode: str = "adversarial"
+    temperature: float = 0.0
+    max_tokens: int = 1024
+    attempts: int = 3
+    prompt: str = "emulator"
+    seed: int = 0
 
 
 class LLMEmulator:
-    """Opens worlds that a chat model answers for."""
+    """Emulates tools with a chat model."""
 
     def __init__(
         self,
         suite: Suite,
-        model: ChatModel,
+        model: ChatModel | None,
         fingerprint: str = "",
-        *,
-        mode: str = "adversarial",
-        temperature: float = 0.0,
-        max_tokens: int = 1024,
-        attempts: int = 3,
-        prompt: str = "emulator",
-        seed: int = 0,
+        settings: EmulatorSettings | None = None,
     ):
-        """The emulator of a suite; the keywords are the config's section `emulator`.
+        """Create the emulator of a suite.
 
         Args:
-            suite: holds the cases' toolkits.
-            model: answers.
-            fingerprint: of the model's content and of how it is served.
-            mode: `standard`, or `adversarial`: it knows the case's risks and leaves them open.
-            temperature: 0 takes the likeliest token each time.
-            max_tokens: of one answer.
-            attempts: answers asked for before a call is answered with an error, at least 1.
-            prompt: a `templates.Template` with the blocks `system`, `call`, `observation`, `retry`.
-            seed: of the draws.
+            suite: contains the cases' toolkits.
+            model: the emulating model; None serves to render prompts only.
+            fingerprint: hash of the model's content and of its serving options.
+            settings: all defaults if None.
 
         Raises:
-            UserError: there is no such template, or it lacks one of these blocks.
+            UserError: the template does not exist or lacks a block.
         """
         self.suite, self.model, self.fingerprint = suite, model, fingerprint
-        self.mode, self.temperature, self.max_tokens = mode, temperature, max_tokens
-        self.attempts, self.seed = attempts, seed
-        self.template = Template(prompt, "emulator.prompt", EMULATOR_BLOCKS)
+        self.settings = settings or EmulatorSettings()
+        self.template = Template(self.settings.prompt, "emulator.prompt", EMULATOR_BLOCKS)
 
     def open(self, case: Case, sample: int) -> "LLMWorld":
-        """A fresh world, as `agentsafe.rollouts.emulators.Emulator` asks."""
+        """Create the world of one episode; see `agentsafe.rollouts.emulators.Emulator.open`."""
         return LLMWorld(self, case, sample)
 
-    def shaped_by(self, case: Case) -> Any:
-        """What answers depend on: the model, how it is asked, and what it is told of the case."""
-        asked = self.mode, self.temperature, self.max_tokens, self.attempts, self.seed
-        return self.fingerprint, asked, self.template.digest, self.shown(case)
+    def cache_key(self, case: Case) -> Any:
+        """Return what observations depend on: the model, the settings and the prompt."""
+        settings = asdict(self.settings) | {"prompt": self.template.digest}
+        return self.fingerprint, settings, self.render_system(case)
 
-    def call(self, tool: Tool, arguments: str, *, first: bool) -> Message:
-        """What the model is told of a call; `first` says whether it is the episode's first."""
+    def render_system(self, case: Case) -> list[Message]:
+        """Render the system message of a case; there is none where the template's is empty."""
+        text = self.template.text(
+            "system", mode=self.settings.mode, **case_variables(self.suite, case)
+        )
+        return [Message(role="system", content=text)] if text else []
+
+    def render_call(self, tool: Tool, arguments: str, *, first: bool) -> Message:
+        """Render a call, its arguments as JSON; `first` is true for the first of an episode."""
         text = self.template.text("call", tool=tool, arguments=arguments, first=first)
         return Message(role="user", content=text)
 
-    def opening(self, case: Case) -> list[Message]:
-        """What the model is told up to a first call, of the case's first tool with no arguments."""
-        told = self.shown(case)
-        system = [Message(role="system", content=told)] if told else []
-        return [*system, self.call(self.suite.tools_of(case)[0], "{}", first=True)]
-
-    def shown(self, case: Case) -> str:
-        """The system prompt of a case."""
-        return self.template.text("system", mode=self.mode, **case_variables(self.suite, case))
+    def render_prompt(self, case: Case) -> list[Message]:
+        """Render the messages up to a first call: the case's first tool without arguments."""
+        call = self.render_call(self.suite.tools_of(case)[0], "{}", first=True)
+        return [*self.render_system(case), call]
 
 
 class LLMWorld:
-    """One episode's world: the conversation with the model so far."""
+    """The world of one episode: the conversation with the model so far."""
 
     def __init__(self, emulator: LLMEmulator, case: Case, sample: int):
-        """Begin with what the model is told of the case."""
+        """Start the conversation with the case's system message."""
         self.emulator, self.case, self.sample = emulator, case, sample
         self.tools = {tool.name: tool for tool in emulator.suite.tools_of(case)}
-        told = emulator.shown(case)
-        self.messages = [Message(role="system", content=told)] if told else []
+        self.messages = emulator.render_system(case)
         self.calls = 0
 
     async def answer(self, action: Action) -> Observation:
-        """The observation of a call, as `agentsafe.rollouts.emulators.World` asks."""
-        if problem := wrong_call(self.tools, action):
+        """Return the observation of a call; see `agentsafe.rollouts.emulators.World.answer`."""
+        if problem := describe_invalid_call(self.tools, action):
             return Observation(_error(INVALID, problem))
         self.calls += 1
         tool, template = self.tools[action.tool], self.emulator.template
         arguments = json.dumps(action.arguments, ensure_ascii=False)
-        call = self.emulator.call(tool, arguments, first=self.calls == 1)
-        asked = [*self.messages, call]
-        observation = await self._ask(asked, tool)
-        shown = template.text("observation", observation=observation.text)
-        self.messages += [call, Message(role="assistant", content=shown)]
+        call = self.emulator.render_call(tool, arguments, first=self.calls == 1)
+        observation = await self._request([*self.messages, call], tool)
+        text = template.text("observation", observation=observation.text)
+        self.messages += [call, Message(role="assistant", content=text)]
         return observation
 
-    async def _ask(self, messages: Sequence[Message], tool: Tool) -> Observation:
-        """Ask for an observation until one can be used; what could not is not kept."""
-        emulator, asked, tokens, problem = self.emulator, list(messages), 0, ""
-        for attempt in range(emulator.attempts):
-            place = self.case.case_id, self.sample, self.calls, attempt
-            seed = draw_seed("emulator", emulator.seed, *place)
-            sampling = Sampling(emulator.temperature, emulator.max_tokens, seed)
-            said = await emulator.model.complete(asked, sampling)
-            tokens += said.completion_tokens
-            text, _ = split_thinking(said.text)
-            found, problem = read_observation(text, tool)
-            if found is not None:
-                return Observation(found, tokens)
-            if said.stop_reason == "context":
+    async def _request(self, messages: Sequence[Message], tool: Tool) -> Observation:
+        """Request answers until one is usable; the others do not stay in the conversation."""
+        emulator, settings = self.emulator, self.emulator.settings
+        prompt, tokens, problem = list(messages), 0, ""
+        if emulator.model is None:
+            raise ValueError("an emulator without a model can only render prompts")
+        for attempt in range(settings.attempts):
+            seed = draw_seed(
+                "emulator", settings.seed, self.case.case_id, self.sample, self.calls, attempt
+            )
+            sampling = Sampling(settings.temperature, settings.max_tokens, seed)
+            answer = await emulator.model.complete(prompt, sampling)
+            tokens += answer.completion_tokens
+            text, _ = split_thinking(answer.text)
+            observation, problem = read_observation(text, tool)
+            if observation is not None:
+                return Observation(observation, tokens)
+            if answer.stop_reason == "context":
                 problem = "the emulator's context is full"
                 break
+            unusable = Message(role="assistant", content=storable(text.strip()) or "(nothing)")
             retry = emulator.template.text("retry", reason=problem)
-            said_so = Message(role="assistant", content=storable(text.strip()) or "(nothing)")
-            asked = [*messages, said_so, Message(role="user", content=retry)]
+            prompt = [*messages, unusable, Message(role="user", content=retry)]
         return Observation(_error(FAILED, f"The tool gave no answer: {problem}."), tokens, True)
 
 
 def read_observation(text: str, tool: Tool) -> tuple[str | None, str]:
-    """The observation in what a model wrote: the first JSON object right after `Observation:`.
+    """Read the observation in a model's answer: the first JSON object right after `Observation:`.
 
     Args:
-        text: any text; without the word, it must begin with the object.
-        tool: the answer must have its return values, or be an error.
+        text: any text; without that label it must begin with the object.
+        tool: the object must have its return values, or be an error.
 
     Returns:
-        The object as JSON, None where there is no usable one; and what is wrong then.
+        The object as JSON, or None if there is no usable one, and the problem, empty if none.
     """
-    starts = [match.end() for match in _OBSERVATION.finditer(text)] or [_BLANK.match(text).end()]
-    for start in starts[:_TRIED]:
+    starts = [match.end() for match in _OBSERVATION.finditer(text)]
+    if not starts:
+        starts = [len(text) - len(text.lstrip())]
+    for start in starts[:_MAX_STARTS]:
         fence = _FENCE.match(text, start)
         try:
             answer, *_ = read_object(text, fence.end() if fence else start)
         except ValueError:
             continue
-        problem = wrong_answer(tool, answer)
+        problem = describe_invalid_answer(tool, answer)
         return (None, problem) if problem else (json.dumps(answer, ensure_ascii=False), "")
     return None, "there is no JSON object after 'Observation:'"
 
 
-def _error(name: str, what: str) -> str:
-    return json.dumps({"error": f"{name}: {what}"}, ensure_ascii=False)
+def _error(name: str, description: str) -> str:
+    return json.dumps({"error": f"{name}: {description}"}, ensure_ascii=False)

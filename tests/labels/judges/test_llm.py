@@ -13,7 +13,7 @@ from agentsafe import schemas
 from agentsafe._util.hashing import key_of
 from agentsafe.errors import ERROR_KINDS, UserError
 from agentsafe.inference.types import Choice, Completion
-from agentsafe.labels.judges.llm import SCORES, LLMJudge, read_score
+from agentsafe.labels.judges.llm import SCORES, JudgeSettings, LLMJudge, read_score
 from agentsafe.labels.label import label
 from agentsafe.suites.cases import Case, Tool, Toolkit, checked_suite
 from tests.helpers.scripted import Scripted
@@ -64,7 +64,7 @@ class Torn:
 
 
 def labelled(model, *, record=RECORD, case=CASES[0], metric="safety", replicate=0, **options):
-    judge = LLMJudge("j", SUITE, model, **options)
+    judge = LLMJudge("j", SUITE, model, settings=JudgeSettings(**options))
     return asyncio.run(judge.label(case, record, metric, replicate))
 
 
@@ -188,8 +188,8 @@ def test_replicates_differ_in_their_draws_alone():
 @pytest.mark.parametrize("mode", ["text", "logits"])
 @pytest.mark.parametrize("metric", ["safety", "helpfulness", "helpfulness_safe"])
 def test_the_whole_record_is_shown_in_order(metric, mode):
-    judge = LLMJudge("j", SUITE, Scripted(), mode=mode)
-    system, user = judge.asks(CASES[0], RECORD, metric)
+    judge = LLMJudge("j", SUITE, Scripted(), settings=JudgeSettings(mode=mode))
+    system, user = judge.render_prompt(CASES[0], RECORD, metric)
     assert (system["role"], user["role"]) == ("system", "user")
     places = [user["content"].index(message["content"]) for message in RECORD]
     assert places == sorted(places)
@@ -251,15 +251,15 @@ def chat(tmp_path_factory):
 def test_a_real_models_probabilities_are_those_of_a_plain_forward_pass(chat, metric):
     import torch
 
-    judge = LLMJudge("j", SUITE, chat, mode="logits")
+    judge = LLMJudge("j", SUITE, chat, settings=JudgeSettings(mode="logits"))
     text = chat.tokenizer.apply_chat_template(
-        judge.asks(CASES[0], RECORD, metric), tokenize=False, add_generation_prompt=True
+        judge.render_prompt(CASES[0], RECORD, metric), tokenize=False, add_generation_prompt=True
     )
     ids = torch.tensor([chat.tokenizer(text, add_special_tokens=False)["input_ids"]])
     with torch.inference_mode():
         logits = chat.model(ids).logits[0, -1].double()
     plain = logits[[chat.tokenizer.convert_tokens_to_ids(score) for score in SCORES]].softmax(-1)
-    messages = judge.asks(CASES[0], RECORD, metric)
+    messages = judge.render_prompt(CASES[0], RECORD, metric)
     choice = asyncio.run(chat.choose(messages, SCORES))
     assert choice.probabilities == pytest.approx(plain.tolist(), abs=1e-5)
     assert sum(choice.probabilities) == pytest.approx(1, abs=1e-12)
@@ -292,7 +292,8 @@ def test_labels_of_every_kind_go_into_the_table():
         (Scripted(RuntimeError("gone")), {}, ["error"] * 2),
         (Torn(0.1, 0.2, 0.3, 0.4), {"mode": "logits"}, ["ok"] * 2),
     ):
-        table = asyncio.run(label(LLMJudge("j", SUITE, model, **options), SUITE, rollouts))
+        judge = LLMJudge("j", SUITE, model, settings=JudgeSettings(**options))
+        table = asyncio.run(label(judge, SUITE, rollouts))
         assert table["status"].to_list() == statuses
         assert set(table["error_kind"].drop_nulls()) <= ERROR_KINDS.keys()
         assert table["error_kind"].is_null().to_list() == [status != "error" for status in statuses]
@@ -307,9 +308,8 @@ def test_what_shapes_its_labels_is_known(tmp_path):
     own.write_text("{% block user %}x{% endblock %}{% block score %}y{% endblock %}")
 
     def shape(fingerprint="f", case=CASES[0], metric="safety", **options):
-        return key_of(
-            LLMJudge("j", SUITE, Scripted(), fingerprint, **options).shaped_by(case, metric)
-        )
+        judge = LLMJudge("j", SUITE, Scripted(), fingerprint, JudgeSettings(**options))
+        return key_of(judge.cache_key(case, metric))
 
     found = [
         shape(),
@@ -328,11 +328,11 @@ def test_what_shapes_its_labels_is_known(tmp_path):
 
 def test_a_template_that_is_missing_or_lacks_its_question_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"^judges.j.prompt: there is no template 'none'[^\n]*$"):
-        LLMJudge("j", SUITE, Scripted(), prompt="none")
+        LLMJudge("j", SUITE, Scripted(), settings=JudgeSettings(prompt="none"))
     own = tmp_path / "own.j2"
     own.write_text("{% block user %}x{% endblock %}")
     with pytest.raises(UserError, match=r"own.j2: [^\n]* lacks the block 'score'$"):
-        LLMJudge("j", SUITE, Scripted(), prompt=str(own))
+        LLMJudge("j", SUITE, Scripted(), settings=JudgeSettings(prompt=str(own)))
 
 
 marked = st.text("*_`#> \t", max_size=5)

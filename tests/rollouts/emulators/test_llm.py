@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from agentsafe._util.hashing import key_of
 from agentsafe.errors import UserError
 from agentsafe.inference.types import Completion
-from agentsafe.rollouts.emulators.llm import FAILED, LLMEmulator, read_observation
+from agentsafe.rollouts.emulators.llm import FAILED, EmulatorSettings, LLMEmulator, read_observation
 from agentsafe.rollouts.emulators.tool_spec import INVALID
 from agentsafe.rollouts.episode import Settings
 from agentsafe.rollouts.react import Action, FinalAnswer, write
@@ -54,7 +54,7 @@ def answers(world, *calls):
 def played(*turns, calls=(CALL,), case=CASES[0], sample=0, **options):
     """A model that says `turns`, and the observations that are made of them."""
     model = Scripted(*turns)
-    world = LLMEmulator(SUITE, model, **options).open(case, sample)
+    world = LLMEmulator(SUITE, model, settings=EmulatorSettings(**options)).open(case, sample)
     return model, answers(world, *calls)
 
 
@@ -316,7 +316,8 @@ def test_what_shapes_its_answers_is_known(tmp_path):
     own.write_text("".join(f"{{% block {name} %}}{name}{{% endblock %}}" for name in blocks))
 
     def shape(fingerprint="f", case=CASES[0], **options):
-        return key_of(LLMEmulator(SUITE, Scripted(), fingerprint, **options).shaped_by(case))
+        emulator = LLMEmulator(SUITE, Scripted(), fingerprint, EmulatorSettings(**options))
+        return key_of(emulator.cache_key(case))
 
     found = [
         shape(),
@@ -352,9 +353,9 @@ def test_a_template_of_ones_own_needs_its_blocks_but_no_system_prompt(tmp_path):
     ]
     own.write_text(own.read_text().replace("retry", "again"))
     with pytest.raises(UserError, match=r"own.j2: [^\n]* lacks the block 'retry'$"):
-        LLMEmulator(SUITE, Scripted(), prompt=str(own))
+        LLMEmulator(SUITE, Scripted(), settings=EmulatorSettings(prompt=str(own)))
     with pytest.raises(UserError, match=r"^emulator.prompt: there is no template 'none'"):
-        LLMEmulator(SUITE, Scripted(), prompt="none")
+        LLMEmulator(SUITE, Scripted(), settings=EmulatorSettings(prompt="none"))
 
 
 def test_an_episode_counts_what_the_emulator_spent_and_could_not():
@@ -381,7 +382,7 @@ written = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=20).m
 shaped = st.builds(lambda thought, rest: f"{thought}\nObservation: {rest}", written, written)
 
 
-EMULATOR = LLMEmulator(SUITE, Scripted(), attempts=2)
+EMULATOR = LLMEmulator(SUITE, Scripted(), settings=EmulatorSettings(attempts=2))
 
 
 @settings(max_examples=2000, deadline=None)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agentsafe.rollouts.emulators.tool_spec import wrong_answer, wrong_call
+from agentsafe.rollouts.emulators.tool_spec import describe_invalid_answer, describe_invalid_call
 from agentsafe.rollouts.react import Action
 from agentsafe.suites.cases import Field, Parameter, Tool, read_suite
 
@@ -28,7 +28,7 @@ TOOLS = {"Send": SEND, "Wait": WAIT}
 
 
 def wrong(tool, **arguments):
-    return wrong_call(TOOLS, Action(tool, arguments))
+    return describe_invalid_call(TOOLS, Action(tool, arguments))
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def wrong(tool, **arguments):
         (Action("Send", {"to": None}), "The argument 'to' must be of the type string."),
     ],
 )
-def test_a_wrong_call_is_told_what_is_wrong(call, said):
-    assert wrong_call(TOOLS, call) == said
+def test_a_describe_invalid_call_is_told_what_is_wrong(call, said):
+    assert describe_invalid_call(TOOLS, call) == said
 
 
 VALUES = {
@@ -103,11 +103,11 @@ def test_null_stands_for_an_optional_argument_that_is_left_out():
     ],
 )
 def test_an_answer_has_every_return_value_or_is_an_error(answer, said):
-    assert wrong_answer(SEND, answer) == said
+    assert describe_invalid_answer(SEND, answer) == said
 
 
 def test_a_tool_that_returns_nothing_may_answer_anything():
-    assert wrong_answer(WAIT, {}) is None
+    assert describe_invalid_answer(WAIT, {}) is None
 
 
 anything = st.recursive(
@@ -124,17 +124,17 @@ names = st.sampled_from([p.name for p in SEND.parameters]) | st.text()
 )
 @example("\ud800", {"\udfff": float("nan")})
 def test_any_call_is_right_or_told_why_not(tool, arguments):
-    said = wrong_call(TOOLS, Action(tool, arguments))
+    said = describe_invalid_call(TOOLS, Action(tool, arguments))
     assert said is None or said.endswith(".")
     if tool not in TOOLS or any(name not in RIGHT for name in arguments):
         assert said
-    assert wrong_call({}, Action(tool, arguments))
+    assert describe_invalid_call({}, Action(tool, arguments))
 
 
 @given(st.dictionaries(st.sampled_from(["id", "size", "error"]) | st.text(), anything, max_size=4))
 def test_any_answer_is_right_or_told_what_it_lacks(answer):
     right = {"id", "size"} <= answer.keys() or "error" in answer
-    assert (wrong_answer(SEND, answer) is None) == right
+    assert (describe_invalid_answer(SEND, answer) is None) == right
 
 
 SAMPLES = {
@@ -155,17 +155,17 @@ def test_every_tool_of_toolemu_can_be_called_and_misused(shared):
         for tool in toolkit.tools:
             whole = {p.name: SAMPLES[p.type] for p in tool.parameters}
             least = {p.name: whole[p.name] for p in tool.parameters if p.required}
-            assert wrong_call(tools, Action(tool.name, whole)) is None
-            assert wrong_call(tools, Action(tool.name, least)) is None
-            assert wrong_call(tools, Action(tool.name, least | {"no such": 1}))
+            assert describe_invalid_call(tools, Action(tool.name, whole)) is None
+            assert describe_invalid_call(tools, Action(tool.name, least)) is None
+            assert describe_invalid_call(tools, Action(tool.name, least | {"no such": 1}))
             for name, value in whole.items():
                 other = 5 if isinstance(value, str) else "five"
-                assert wrong_call(tools, Action(tool.name, whole | {name: other})) == (
+                assert describe_invalid_call(tools, Action(tool.name, whole | {name: other})) == (
                     f"The argument '{name}' must be of the type "
                     f"{next(p.type for p in tool.parameters if p.name == name)}."
                 )
             for name in least:
                 rest = {key: value for key, value in least.items() if key != name}
-                assert wrong_call(tools, Action(tool.name, rest)) == (
+                assert describe_invalid_call(tools, Action(tool.name, rest)) == (
                     f"The argument '{name}' is missing."
                 )
