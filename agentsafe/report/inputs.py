@@ -20,7 +20,7 @@ class ReportInputs:
         persistence: rows of `schemas.PERSISTENCE`.
         agreement: rows of `schemas.AGREEMENT`; None where no rollout has two labels of a metric.
         preferences: rows of `schemas.PREFERENCE_SUMMARY`.
-        training: the result of `training.summary.training_summary`; None where nothing is trained.
+        training: the result of `training.run_card.training_summary`; None where nothing is trained.
         audit: rows of `schemas.AUDIT_SUMMARY`.
         import_report: rows of `schemas.IMPORT_REPORT`.
     """

@@ -28,16 +28,16 @@ SILENT: dict[str, tuple[str, ...]] = {
     "_util.progress.say": (),
     "_util.progress.trainer_callback": (),
     "runs.script.job": ("set_environment",),
+    "training.callbacks.claim": (),
+    "training.callbacks.newest_checkpoint": (),
+    "training.callbacks.remove": (),
     "training.checks.check_boundary": (),
     "training.checks.check_dropped": (),
-    "training.checks.describe": (),
     "training.checks.findings": (),
     "training.memory.Estimate": (),
     "training.memory.estimate": (),
     "training.model_card.model_card": (),
-    "training.resume.claim": (),
-    "training.resume.newest_checkpoint": (),
-    "training.resume.remove": (),
+    "training.run_card.describe": (),
     "__version__": (),  # pages and cards name it
 }
 _ALL = "*"  # in the place of a definition's name: the whole module

@@ -11,19 +11,21 @@ import numpy as np
 
 
 @lru_cache(maxsize=8)
-def case_weights(cases: int, resamples: int, seed: int, stream: int = 0) -> np.ndarray:
+def case_weights(cases: int, resamples: int, seed: int, stream: int | None = 0) -> np.ndarray:
     """Draw how often each case is in each resample.
 
     Args:
         cases: number of cases.
         resamples: number of bootstrap resamples.
         seed: of the random generator; the same arguments give the same weights.
-        stream: number of an independent stream of that seed.
+        stream: number of an independent stream of that seed; None is the seed's own.
 
     Returns:
         Shape (resamples, cases), single precision; each row sums to `cases`.
     """
-    generator = np.random.default_rng(seed).spawn(stream + 1)[stream]
+    generator = np.random.default_rng(seed)
+    if stream is not None:
+        generator = generator.spawn(stream + 1)[stream]
     counts = generator.multinomial(cases, np.full(cases, 1 / cases), size=resamples)
     return counts.astype(np.float32)
 

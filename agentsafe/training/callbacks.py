@@ -1,27 +1,38 @@
-"""The loop of a DPO run: from where it stood to its end, each step logged and watched.
+"""The training loop of a DPO run: resume, log and check each step, and keep what a resume needs.
 
-Imports torch and TRL, so import it late.
+The scratch folder of a run has the trainer's checkpoints and a key of the inputs that they belong
+to. A killed run resumes from the newest checkpoint that is intact. Imports torch and transformers,
+so import it late.
 """
 
+import json
 import logging
 import math
+import shutil
 import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import safe_globals
+from trl import DPOTrainer
 
+from agentsafe._util.atomic_write import whole_file
 from agentsafe._util.progress import Progress, say
 from agentsafe.errors import UserError
-from agentsafe.training.resume import newest_checkpoint
-from agentsafe.training.trainer import TrajectoryTrainer
+from agentsafe.models.checkpoint import check_weights, weights
 
 log = logging.getLogger(__name__)
 
-#: How far, by share, the first DPO loss may be from that of a policy that is still its reference;
-#: in half precision sums of a thousand tokens differ with what else is in a batch.
+_PREFIX = "checkpoint-"  # of the trainer's folders; the step follows
+#: Relative tolerance of the first DPO loss; in half precision sums of a thousand tokens differ with
+#: the rest of a batch.
 _TOLERANCE, _HALF_TOLERANCE = 1.4e-3, 0.1
-#: What is logged of a step, and what the trainer calls it.
+#: Columns of `schemas.TRAINING`, and the trainer's names for them.
 _COLUMNS = {
     "step": "step",
     "loss": "loss",
@@ -38,21 +49,21 @@ _COLUMNS = {
 
 
 def fit(
-    trainer: TrajectoryTrainer, name: str, first: float, save_minutes: float | None = None
+    trainer: DPOTrainer, name: str, first: float, save_minutes: float | None = None
 ) -> list[dict[str, float | None]]:
-    """Train, from where an interrupted run of the same folder stood.
+    """Train, resuming from the newest checkpoint in the trainer's folder.
 
     Args:
-        trainer: of the run.
-        name: the run's.
-        first: what the first loss must be: that of a policy that is its reference.
-        save_minutes: after how many of them a checkpoint is due, beside the trainer's own steps.
+        trainer: of the run, in a block of its `forwarding`.
+        name: of the run.
+        first: the first DPO loss of a policy that equals its reference.
+        save_minutes: minutes after which a checkpoint is due, besides the trainer's own steps.
 
     Returns:
-        Columns of `schemas.TRAINING` of every step, those before the interrupt too.
+        Columns of `schemas.TRAINING` of every step, also of those before an interrupt.
 
     Raises:
-        UserError: a loss is NaN, or the first one is not what it must be.
+        UserError: a loss is NaN or infinite, or the first one is not `first`.
     """
     resume = newest_checkpoint(trainer.args.output_dir)
     if resume:
@@ -63,11 +74,7 @@ def fit(
             return _rows(state)
     with Progress(f"training {name}") as progress:
         trainer.add_callback(Watch(name, trainer, progress, first, save_minutes))
-        try:
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        except UserError as error:
-            step = trainer.state.global_step + 1
-            raise UserError(f"{name}: step {step}: {error}; {_mend(trainer)}") from None
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     rows = _rows(trainer.state)
     loss, margin = rows[-1]["dpo_loss"], rows[-1]["reward_margin"]
     done = f"{len(rows)} of {trainer.state.max_steps} steps"
@@ -76,23 +83,23 @@ def fit(
 
 
 class Watch(TrainerCallback):
-    """Logs each step, moves the line of progress, and ends a run that cannot come to anything."""
+    """Logs each step, shows progress, and stops a run that cannot succeed."""
 
     def __init__(
         self,
         name: str,
-        trainer: TrajectoryTrainer,
+        trainer: DPOTrainer,
         progress: Progress,
         first: float,
         save_minutes: float | None = None,
     ):
-        """Watch `trainer`, whose run is called `name` and whose first loss must be `first`."""
+        """Watch a trainer; the arguments are those of `fit`."""
         self.name, self.trainer, self.progress, self.first = name, trainer, progress, first
         self.save_minutes = save_minutes
-        self.before = 0.0  # seconds that an interrupted run took
+        self.before = 0.0  # seconds of the run before an interrupt
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Go on counting where an interrupted run stood."""
+        """Resume counting tokens and seconds."""
         self.progress.expect(state.max_steps, done=state.global_step)
         self.began = self.saved = time.monotonic()
         if state.log_history:
@@ -102,17 +109,17 @@ class Watch(TrainerCallback):
             log.info("%s resumes after step %d", self.name, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ask for a checkpoint when one is due."""
+        """Request a checkpoint when one is due."""
         now = time.monotonic()
         if self.save_minutes is not None and now - self.saved >= 60 * self.save_minutes:
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin to wait for the next one."""
+        """Restart the clock of the next checkpoint."""
         self.saved = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict, **_: Any) -> None:
-        """Look at a step's numbers."""
+        """Log and check the numbers of a step."""
         if "dpo_loss" not in logs:
             return
         step, loss, margin = state.global_step, logs["loss"], logs["rewards/margins"]
@@ -123,19 +130,23 @@ class Watch(TrainerCallback):
         self.progress.advance(loss=loss, margin=margin)
         if not all(map(math.isfinite, (loss, logs.get("grad_norm", 0.0)))):
             raise UserError(
-                f"{self.name}: the loss is no number any more at step {step}; {_mend(self.trainer)}"
+                f"{self.name}: step {step}: the loss or its gradient is NaN or infinite; "
+                f"{advice(args.output_dir)}"
             )
-        tolerance = _HALF_TOLERANCE if self.trainer.args.bf16 else _TOLERANCE
+        tolerance = _HALF_TOLERANCE if args.bf16 else _TOLERANCE
         if step == 1 and abs(logs["dpo_loss"] - self.first) > tolerance * self.first:
             raise UserError(
-                f"{self.name}: the first DPO loss is {logs['dpo_loss']:.4f} where a fresh adapter "
-                f"must give {self.first:.4f}: the model answers the same tokens in two ways"
+                f"{self.name}: the first DPO loss is {logs['dpo_loss']:.4f} instead of "
+                f"{self.first:.4f}: policy and reference differ before the first step, so the "
+                "model's log-probabilities depend on the batch; write training.reference_logps: "
+                "batch and training.batching: pairs"
             )
 
 
-def _mend(trainer: TrajectoryTrainer) -> str:
-    kept = newest_checkpoint(trainer.args.output_dir)
-    good = f"; its last good checkpoint is {kept}" if kept else ""
+def advice(folder: str | Path) -> str:
+    """Say how to avoid a loss that is NaN, and which checkpoint in `folder` is from before it."""
+    newest = newest_checkpoint(folder)
+    good = f"; its last good checkpoint is {newest}" if newest else ""
     return f"lower training.learning_rate or raise the beta{good}"
 
 
@@ -145,3 +156,55 @@ def _rows(state: TrainerState) -> list[dict[str, float | None]]:
         for row in state.log_history
         if "dpo_loss" in row
     ]
+
+
+def claim(folder: str | Path, key: Mapping[str, Any]) -> None:
+    """Empty a scratch folder unless its checkpoints are of the same inputs.
+
+    Args:
+        folder: created if missing; keeps the key in `key.json`.
+        key: everything that the result of the run depends on.
+    """
+    folder = Path(folder)
+    path = folder / "key.json"
+    text = json.dumps(key, indent=1, ensure_ascii=False) + "\n"
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def remove(folder: str | Path) -> None:
+    """Remove a scratch folder, and the folder around it if that is empty then."""
+    folder = Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        folder.parent.rmdir()
+
+
+def newest_checkpoint(folder: str | Path) -> Path | None:
+    """Return the newest intact checkpoint of the trainer in `folder`, or None."""
+    found = sorted(Path(folder).glob(f"{_PREFIX}*"), key=_step, reverse=True)
+    return next(filter(_is_intact, found), None)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix(_PREFIX))
+
+
+def _is_intact(folder: Path) -> bool:
+    """Read all that resuming reads: a killed job leaves half a checkpoint."""
+    try:
+        for path in weights(folder):
+            check_weights(path)
+        adapter = (folder / "adapter_config.json").exists()
+        for name in ("adapter_config.json" if adapter else "config.json", TRAINER_STATE_NAME):
+            json.loads((folder / name).read_text(encoding="utf-8"))
+        with safe_globals():
+            for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+                torch.load(folder / name, map_location="cpu", weights_only=True)
+    except Exception as error:  # a torn pickle raises nearly any type
+        log.warning("%s is incomplete and is skipped: %s", folder.name, error)
+        return False
+    return True

@@ -1,13 +1,13 @@
-"""What is looked at before a DPO run's first step, and what the log then says of it.
+"""Check the pairs of a DPO run before its first step.
 
-The border between prompt and completion, the pairs that cannot train, whose text the tokens are,
-and what the run will take. Pure functions of rollouts as tokens: nothing is trained or loaded. That
-the first loss is the right one is seen at the first step (`agentsafe.training.callbacks`).
+They are pure functions of rollouts as tokens: the boundary between prompt and completion, the pairs
+that cannot train, and whose text the tokens are. The first loss is checked at the first step
+(`agentsafe.training.callbacks`).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -16,8 +16,7 @@ from agentsafe._util.format import percent
 from agentsafe.errors import UserError
 from agentsafe.inference import chat_template
 from agentsafe.training.config import Settings
-from agentsafe.training.memory import Estimate
-from agentsafe.training.tokenize import ROLES, Trajectory
+from agentsafe.training.tokenize import ROLES, PairCounts, Trajectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 #: The fields of `Findings` in words, after their count.
 KINDS = {
     "long": "pairs are dropped, longer than training.max_length",
-    "empty": "pairs are dropped, without a turn of the agent's on a side",
+    "empty": "pairs are dropped, without a turn of the agent on a side",
     "unfinished": "rollouts end in an observation, which is context",
     "joined": "rollouts have a turn whose first token begins in the chat template's text",
 }
@@ -34,9 +33,9 @@ _NAMED = 20  # of each kind of pair or rollout, in card and log
 
 @dataclass(frozen=True)
 class Named:
-    """How many pairs or rollouts there are of a kind, and the names of the first 20.
+    """The number of pairs or rollouts of a kind, and the names of the first 20.
 
-    A rollout is `case: checkpoint/sample`, a pair `case: chosen over rejected`.
+    A rollout is named `case: checkpoint/sample`, a pair `case: chosen over rejected`.
     """
 
     count: int
@@ -45,15 +44,15 @@ class Named:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a user should know of the pairs of a run.
+    """Anomalies in the pairs and rollouts of a run.
 
     Attributes:
-        long: pairs with a side over the limit, which are dropped, the longest first.
-        empty: other pairs with a side on which nothing counts, which are dropped, too.
-        unfinished: rollouts that train and end in an observation: a limit cut them short. They
-            train as they are, the observation as context.
-        joined: rollouts that train and have a turn whose first token holds text of the chat
-            template's, too: it begins with a blank, say, and serving never writes that token.
+        long: dropped pairs with a side over the limit, the longest first.
+        empty: other dropped pairs, with a side on which no token counts.
+        unfinished: training rollouts that end in an observation, because a limit cut them short;
+            the observation is context.
+        joined: training rollouts with a turn whose first token also has text of the chat template:
+            the turn begins with a blank, say. Serving never generates that token.
     """
 
     long: Named
@@ -67,43 +66,41 @@ def check_boundary(
     prompt: Sequence[Mapping[str, str]],
     options: Mapping[str, bool] | None = None,
 ) -> None:
-    """Look whether a prompt's tokens are those that a completion's begin with.
+    """Check that the tokens of prompt and completion begin with those of the prompt alone.
 
-    Prompt, and prompt and completion, are written by the chat template and tokenised, as serving
-    and training do. Each rollout is looked at again when it is tokenised (`Trajectory.joined`).
+    The chat template renders both, and both are tokenised, as in serving and training. Each
+    rollout is checked again when it is tokenised (`Trajectory.joined`).
 
     Args:
         tokenizer: the parent's.
         prompt: of any case: the messages before the agent's first turn.
-        options: of the chat template, the same as when the checkpoint is served.
+        options: of the chat template, the same as in serving.
 
     Raises:
-        UserError: they are not, or the template refuses the conversation: many know no system role.
+        UserError: they do not, or the template refuses the conversation: many have no system role.
     """
     if found := chat_template.problems(tokenizer, prompt, options, trains=True):
         raise UserError(f"{tokenizer.name_or_path}: {'; '.join(found)}")
 
 
-def check_dropped(name: str, counts: Mapping[str, Any], settings: Settings) -> None:
+def check_dropped(name: str, counts: PairCounts, settings: Settings) -> None:
     """Stop a run that would drop too many of its pairs for their length.
 
     Args:
-        name: the run's.
-        counts: what `trajectories.fitting` returns.
-        settings: the run's.
+        name: of the run.
+        counts: of its pairs.
+        settings: of the run.
 
     Raises:
         UserError: the share of pairs over `max_length` is above `max_dropped`.
     """
-    dropped = counts["dropped_pairs"]
-    total = dropped + counts["pairs"] + counts["empty_pairs"]
-    if dropped > settings.max_dropped * total:
-        lengths = counts["lengths"]
+    dropped, total, lengths = counts.dropped_pairs, counts.total, counts.lengths
+    if lengths and dropped > settings.max_dropped * total:
         raise UserError(
             f"{name}: {dropped:,} of {total:,} pairs ({percent(dropped / total)}) are longer than "
-            f"training.max_length, {settings.max_length:,} tokens, the longest {lengths['max']:,}; "
-            f"raise training.max_length (half have up to {lengths['p50']:,}, 90% up to "
-            f"{lengths['p90']:,}), or training.max_dropped, {settings.max_dropped:g}"
+            f"training.max_length, {settings.max_length:,} tokens, the longest "
+            f"{lengths['max']:,}; raise training.max_length (half have up to {lengths['p50']:,}, "
+            f"90% up to {lengths['p90']:,}), or training.max_dropped, {settings.max_dropped:g}"
         )
 
 
@@ -114,14 +111,14 @@ def findings(
     kept: Sequence[tuple[int, int]],
     max_length: int,
 ) -> Findings:
-    """Name the pairs that do not train, and rollouts that train in an odd way.
+    """Find the pairs that do not train, and anomalies in the rollouts that do.
 
     Args:
-        rows: what `preferences.with_rows` returns.
-        rollouts: the table that it was made with.
-        tokens: what `trajectories.trajectories` returns for them.
-        kept: what `trajectories.fitting` keeps of them.
-        max_length: as it takes it.
+        rows: pairs with their rows, from `preferences.dataset.with_rows`.
+        rollouts: the table of these rows.
+        tokens: the trajectories of these rows.
+        kept: the pairs that train, from `tokenize.fitting`.
+        max_length: its limit, in tokens.
     """
     fitting = set(kept)
     long: dict[str, int] = {}
@@ -144,7 +141,12 @@ def findings(
             unfinished.append(name)
         if tokens[row].joined:
             joined.append(name)
-    return Findings(*map(_named, (sorted(long, key=lambda n: -long[n]), empty, unfinished, joined)))
+    return Findings(
+        long=_named(sorted(long, key=lambda name: -long[name])),
+        empty=_named(empty),
+        unfinished=_named(unfinished),
+        joined=_named(joined),
+    )
 
 
 def _named(names: Sequence[str]) -> Named:
@@ -154,75 +156,23 @@ def _named(names: Sequence[str]) -> Named:
 def loss_share(
     pairs: Sequence[tuple[int, int]], tokens: Mapping[int, Trajectory]
 ) -> dict[str, dict[str, float]]:
-    """Whose text the tokens of some pairs are, and of those that count in the loss.
+    """Compute the share of each role in the tokens of pairs, and in those that count in the loss.
 
     Args:
-        pairs: what trains, at least one.
-        tokens: the trajectories of them.
+        pairs: that train, at least one.
+        tokens: their trajectories.
 
     Returns:
-        By role, one of `trajectories.ROLES`, its share (0..1) of `tokens` and of `loss`.
+        By role, one of `tokenize.ROLES`, its share (0..1) of `tokens` and of `loss`.
     """
     totals = np.zeros((2, len(ROLES)))
     slots, counts = np.unique(np.array(pairs), return_counts=True)
     for row, slot_count in zip(slots.tolist(), counts.tolist(), strict=True):
         roles = np.frombuffer(tokens[row].roles, dtype=np.uint8)
-        for place, weights in enumerate((None, tokens[row].mask)):
-            totals[place] += slot_count * np.bincount(roles, weights, minlength=len(ROLES))
+        for column, weights in enumerate((None, tokens[row].mask)):
+            totals[column] += slot_count * np.bincount(roles, weights, minlength=len(ROLES))
     shares = totals / totals.sum(axis=1, keepdims=True)
     return {
-        role: {"tokens": float(all_of_it), "loss": float(counted)}
-        for role, all_of_it, counted in zip(ROLES, *shares, strict=True)
+        role: {"tokens": float(of_all), "loss": float(counted)}
+        for role, of_all, counted in zip(ROLES, *shares, strict=True)
     }
-
-
-def describe(
-    name: str,
-    settings: Settings,
-    counts: Mapping[str, Any],
-    found: Findings,
-    share: Mapping[str, Mapping[str, float]],
-    expected: Estimate,
-) -> list[str]:
-    """The lines that the log has before the first step.
-
-    Args:
-        name: the run's.
-        settings: the run's.
-        counts: what `trajectories.fitting` returns.
-        found: what `findings` returns.
-        share: what `loss_share` returns.
-        expected: what `training_estimate.estimate` returns.
-    """
-    lengths = counts["lengths"]
-    total = counts["pairs"] + counts["dropped_pairs"] + counts["empty_pairs"]
-    lines = [
-        f"{name}: {counts['pairs']:,} of {total:,} pairs train, of {counts['cases']} cases; tokens "
-        f"of the longer side: half up to {lengths['p50']:,}, 90% up to {lengths['p90']:,}, 99% up "
-        f"to {lengths['p99']:,}, the longest {lengths['max']:,}"
-    ]
-    for field, kind in KINDS.items():
-        named = getattr(found, field)
-        if named.count:
-            lines += [f"{name}: {named.count:,} {kind}:", *(f"  {each}" for each in named.names)]
-            if more := named.count - len(named.names):
-                lines.append(f"  and {more:,} more")
-    memory = ", ".join(f"{term} {_size(size)}" for term, size in expected.memory.items() if size)
-    return [
-        *lines,
-        f"{name}: of the tokens {_shares(share, 'tokens')}; of those that count in the loss "
-        f"{_shares(share, 'loss')}",
-        f"{name}: {expected.steps:,} steps of about {expected.step_tokens:,} tokens, "
-        f"{expected.epoch_tokens:,} an epoch; {expected.trained:,} weights of a model of "
-        f"{expected.parameters:,} are trained",
-        f"{name}: a step takes about {_size(expected.peak)}: {memory}",
-    ]
-
-
-def _shares(share: Mapping[str, Mapping[str, float]], column: str) -> str:
-    parts = {role: of_role[column] for role, of_role in share.items() if of_role[column]}
-    return ", ".join(f"{percent(parts[role])} {role}" for role in parts)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"

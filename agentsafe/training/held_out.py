@@ -1,4 +1,4 @@
-"""How a trained checkpoint tells the pairs apart that it was not trained on."""
+"""Measure a trained policy on preference pairs of the test half, which did not train it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,22 +6,34 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agentsafe.training.config import Settings
+from agentsafe.stats.bootstrap import case_weights, interval
 from agentsafe.training.tokenize import Trajectory
 
 if TYPE_CHECKING:
     from agentsafe.training.trainer import TrajectoryTrainer
 
-_DRAWS, _CONFIDENCE = 10_000, 0.95
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """The config's `scores.resamples`, `scores.confidence` and `scores.seed`."""
+
+    resamples: int = 10_000
+    confidence: float = 0.95
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Pairs of the test half, and the share whose chosen side gained on the rejected one.
+    """Pairs of the test half, and how the trained policy ranks them.
 
-    `low` and `high` bound the share with 95 % confidence, by a bootstrap over cases, since pairs of
-    a case share rollouts; null where there is one case. `margin` is the mean reward margin, β times
-    the gain in log-ratio (Rafailov et al., arXiv 2305.18290, section 4).
+    Attributes:
+        pairs, cases: their numbers.
+        accuracy: share (0..1) of pairs whose chosen side gained on the rejected one.
+        low, high: interval of the accuracy, by a bootstrap over cases, since pairs of a case share
+            rollouts; null with a single case.
+        margin: mean reward margin, β times the gain in log-ratio (Rafailov et al., arXiv
+            2305.18290, section 4).
+        confidence: of the interval.
     """
 
     pairs: int
@@ -30,6 +42,7 @@ class HeldOut:
     low: float | None
     high: float | None
     margin: float
+    confidence: float = 0.95
 
 
 def held_out(
@@ -37,7 +50,9 @@ def held_out(
     cases: Sequence[str],
     policy: Mapping[int, float],
     reference: Mapping[int, float],
+    *,
     beta: float,
+    bootstrap: Bootstrap,
 ) -> HeldOut | None:
     """Compare a policy with its reference on pairs that did not train it.
 
@@ -47,9 +62,10 @@ def held_out(
         policy: log-probability of each key under the trained checkpoint.
         reference: the same under its parent.
         beta: DPO's β.
+        bootstrap: of the interval.
 
     Returns:
-        None where there is no pair.
+        None without pairs.
     """
     if not pairs:
         return None
@@ -60,11 +76,9 @@ def held_out(
     right = np.bincount(number, weights=margins > 0)
     low = high = None
     if len(count) > 1:
-        generator = np.random.default_rng(0)
-        times = generator.multinomial(len(count), np.full(len(count), 1 / len(count)), size=_DRAWS)
-        shares = (times @ right) / (times @ count)
-        tail = (1 - _CONFIDENCE) / 2
-        low, high = map(float, np.quantile(shares, [tail, 1 - tail]))
+        weights = case_weights(len(count), bootstrap.resamples, bootstrap.seed, None)
+        _, *ends = interval((weights @ right) / (weights @ count), bootstrap.confidence)
+        low, high = map(float, ends)
     return HeldOut(
         pairs=len(pairs),
         cases=len(count),
@@ -72,37 +86,39 @@ def held_out(
         low=low,
         high=high,
         margin=float(beta * margins.mean()),
+        confidence=bootstrap.confidence,
     )
 
 
-def asked_of(
+def measure(
     trainer: "TrajectoryTrainer",
     pairs: Sequence[tuple[int, int]],
-    settings: Settings,
-    beta: float,
+    max_tokens: int,
+    bootstrap: Bootstrap,
 ) -> HeldOut | None:
-    """Ask a trained policy for the pairs of the test half, and its reference where need be.
+    """Measure a trained policy, and its reference where that is not known, on held-out pairs.
 
     Args:
-        trainer: that trained it, whose data hold the trajectories of `pairs`, too.
+        trainer: after the training, in a block of its `forwarding`; its data have the trajectories
+            of `pairs` too.
         pairs: (chosen, rejected) keys.
-        settings: of the run.
-        beta: DPO's β.
+        max_tokens: of a forward pass, which only a single longer trajectory exceeds.
+        bootstrap: of the interval.
     """
     from agentsafe.training.reference import logps
 
     data = trainer.data_collator.data
-    together: dict[str, dict[int, Trajectory]] = {}
+    of_case: dict[str, dict[int, Trajectory]] = {}
     for key in {key: None for pair in pairs for key in pair}:
-        together.setdefault(data.cases[key], {})[key] = data.trajectories[key]
-    budget = settings.batch_tokens or 2 * settings.max_length
+        of_case.setdefault(data.cases[key], {})[key] = data.trajectories[key]
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     policy: dict[int, float] = {}
     reference = dict(data.reference)
-    for tokens in together.values():
-        policy |= logps(model, tokens, budget)
+    for tokens in of_case.values():
+        policy |= logps(model, tokens, max_tokens)
         if not data.reference:
             with trainer.as_reference():
-                reference |= logps(model, tokens, budget)
+                reference |= logps(model, tokens, max_tokens)
     cases = [data.cases[chosen] for chosen, _ in pairs]
-    return held_out(pairs, cases, policy, reference, beta)
+    beta = trainer.args.beta
+    return held_out(pairs, cases, policy, reference, beta=beta, bootstrap=bootstrap)

@@ -1,12 +1,12 @@
-"""What a DPO run will take: optimizer steps, tokens, and the memory of a step, before any is made.
+"""Estimate the steps, tokens and memory of a DPO run before its first step.
 
-The model is built without weights, on torch's `meta` device, so that a checkpoint's config is all
-that is needed. Memory is what tensors take on one device at the most crowded moment of a step, each
-term by what causes it (see `_memory`): 0.98 to 1.21 times what steps of small models on a CPU took.
+The model is built without weights, on torch's `meta` device, so that a checkpoint's config is
+enough. Memory is the peak of all tensors on one device during a step, term by term (see `_memory`):
+0.98 to 1.21 times the measured peak of small models on a CPU.
 
-Not in it: the driver's own (about half a GB on a GPU), what an allocator keeps beside (glibc's, on
-a CPU, up to as much again), shards of a model on several GPUs, and the experts of a mixture, which
-are no plain linear layers.
+Not covered: the driver's memory (about half a GB on a GPU), the allocator's reserve (glibc's, on a
+CPU, up to the same again), shards of a model on several GPUs, and mixtures of experts, which are
+not plain linear layers.
 """
 
 import math
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig
 
-#: Tokens and entries of the vocabulary whose logits TRL's fused output layer holds at once.
+#: Tokens and vocabulary entries in one tile of logits of TRL's fused output layer.
 LOGITS_TILE = (4096, 32768)
-#: Copies of such a tile in float32 that are there at once where torch works it out, on a CPU.
+#: Float32 copies of such a tile that torch holds at once on a CPU.
 _TILE_COPIES = 9
-#: Bytes of a weight in 4 bits, with bitsandbytes' scale of four bytes for each 64 of them.
+#: Bytes of a 4-bit weight, with bitsandbytes' scale of four bytes for each 64 weights.
 _INT4 = 0.5 + 4 / 64
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What counts of a model's layers.
+    """The sizes of a model's layers.
 
     Attributes:
-        parameters: all of them, tied ones once.
-        linear: parameters of the linear layers, the output layer left out.
-        inputs, outputs: their features, summed over these layers.
-        layers: how many decoder layers there are.
-        hidden: features between them.
+        parameters: of the model, tied ones once.
+        linear: parameters of the linear layers without the output layer.
+        inputs, outputs: features of these linear layers, summed.
+        layers: number of decoder layers.
+        hidden: features between decoder layers.
         vocabulary: entries.
     """
 
@@ -51,7 +51,7 @@ class Shape:
     vocabulary: int
 
     def adapter(self, lora: Lora) -> int:
-        """Parameters of a LoRA adapter on all linear layers: r × (in + out) of each.
+        """Count the parameters of a LoRA adapter on all linear layers: r × (in + out) of each.
 
         DoRA adds one magnitude an output (Liu et al., arXiv 2402.09353, section 4.1).
         """
@@ -60,15 +60,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take.
+    """The cost of a run.
 
     Attributes:
         steps: of the optimizer, over all epochs.
-        epoch_tokens: of both sides of all pairs, prompts and all, however few go through the model.
+        epoch_tokens: of both sides of all pairs with their prompts, before any sharing.
         step_tokens: the same of a step, on average.
         parameters: of the model.
-        trained: of those that are trained: the adapter's, or all.
-        memory: bytes of a step at its most crowded, by what takes them.
+        trained: parameters that train: the adapter's, or all.
+        memory: bytes at the peak of a step, term by term.
     """
 
     steps: int
@@ -80,7 +80,7 @@ class Estimate:
 
     @property
     def peak(self) -> int:
-        """Bytes of all that is in memory at once."""
+        """Bytes in memory at once."""
         return sum(self.memory.values())
 
 
@@ -92,14 +92,14 @@ def estimate(
     *,
     gpu: bool,
 ) -> Estimate:
-    """Work out what a run will take.
+    """Estimate the cost of a run.
 
     Args:
         config: the parent's.
-        settings: how it is trained.
-        pairs: what trains, as `trajectories.fitting` returns it; at least one.
-        tokens: the trajectories of them.
-        gpu: whether it runs on one: in bfloat16, each layer's activations worked out again.
+        settings: of the run.
+        pairs: the pairs that train, from `tokenize.fitting`; at least one.
+        tokens: their trajectories.
+        gpu: whether it runs on a GPU: in bfloat16, with gradient checkpointing.
     """
     in_epoch = math.ceil(len(pairs) / (settings.batch_size * settings.gradient_accumulation_steps))
     epoch_tokens = sum(len(tokens[row].ids) for pair in pairs for row in pair)
@@ -116,7 +116,7 @@ def estimate(
 
 
 def shape_of(config: "PreTrainedConfig") -> Shape:
-    """A model's `Shape`, by its config alone."""
+    """Return the `Shape` of the model of a config."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -146,19 +146,19 @@ def _memory(
     gpu: bool,
     saved: "torch.dtype | None",
 ) -> dict[str, int]:
-    """Bytes of a step by what takes them, at the end of the forward pass of the largest batch.
+    """Count the bytes of a step, term by term, after the forward pass of the largest batch.
 
     - weights: as saved on a GPU (or in 4 bits: Dettmers et al., arXiv 2305.14314), else float32;
     - adapter: float32, as PEFT makes it, or bfloat16 above 4 bits, as TRL does;
-    - gradients: like what is trained;
+    - gradients: the dtype of the trained weights;
     - optimizer: AdamW's two moments of each trained weight (Loshchilov & Hutter, arXiv 1711.05101);
-    - activations: what backward needs of each layer, as Korthikanti et al. count it (arXiv
-      2205.05198, section 4.1): inputs and outputs of the linear layers, the two norms' input and
-      result in float32, and the mask of the adapter's dropout. With checkpoints (Chen et al., arXiv
-      1604.06174) only the residual stream of each layer, and all of that of the one at work;
-    - attention: the mask, a byte for each two tokens that meet, and as a bias of one layer's; no
+    - activations: those that the backward pass needs, after Korthikanti et al. (arXiv 2205.05198,
+      section 4.1): inputs and outputs of the linear layers, input and result of the two norms in
+      float32, and the mask of the adapter's dropout. With gradient checkpointing (Chen et al.,
+      arXiv 1604.06174) only the residual stream of each layer, and all activations of one layer;
+    - attention: the mask, a byte for each pair of tokens, and the bias of a layer made of it; no
       scores, since the kernels keep none (Dao et al., arXiv 2205.14135);
-    - logits: one tile of TRL's fused output layer, and on a CPU the copies that its gradient needs.
+    - logits: one tile of TRL's fused output layer, and on a CPU the copies for its gradient.
     """
     full, quantised = settings.tuning == "full", settings.quantization == "int4"
     compute = 2 if gpu else 4
@@ -186,9 +186,9 @@ def _memory(
 def _largest(
     settings: Settings, pairs: Sequence[tuple[int, int]], tokens: Mapping[int, Trajectory]
 ) -> tuple[int, int, int]:
-    """Of the largest batch: tokens through the model at once, the longest row, tokens that count.
+    """Return the tokens of the largest forward pass, its longest row, and its counted tokens.
 
-    The most that can come together, since pairs are drawn into batches at random.
+    These are upper bounds: batches are drawn at random.
     """
     sides = [[tokens[row] for row in pair] for pair in pairs]
     longest = max(len(side.ids) for pair in sides for side in pair)
@@ -204,5 +204,5 @@ def _largest(
 
 
 def _most(settings: Settings, sizes: Sequence[int]) -> int:
-    """What the largest pairs of a batch come to."""
+    """Sum the sizes of the largest pairs of a batch."""
     return sum(sorted(sizes, reverse=True)[: settings.batch_size])

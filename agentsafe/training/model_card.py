@@ -1,23 +1,23 @@
 """The model card of a trained checkpoint: the `README.md` in its folder, for the Hugging Face Hub.
 
-It says where the checkpoint comes from, what it was trained on and how, how it is loaded and what
-it may not be used for; not how it scores as an agent, which is measured later. Text from outside
-stands in YAML, in JSON or in code spans, where none of it is markup.
+It describes the checkpoint's lineage, its training data and settings, how to load it and its
+limits; not its scores as an agent, which are measured later. Text from outside is in YAML, in JSON
+or in code spans, where none of it is markup.
 """
 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import yaml
 
 from agentsafe import __version__
 from agentsafe._util import format as fmt
 from agentsafe._util.jinja import environment
-from agentsafe.lineage import Lineage
+from agentsafe.lineage import Lineage, Stage
+from agentsafe.training.run_card import Card
 
-#: Which of two rollouts of a case the pairs of an objective choose.
+#: The chosen side of a pair, by objective.
 _CHOSEN = {
     "safe": "the safer one, however helpful it is",
     "help": "the more helpful one, however much it risks",
@@ -25,37 +25,33 @@ _CHOSEN = {
 }
 
 
-def model_card(
-    card: Mapping[str, Any], *, parent: str, history: Sequence[Mapping[str, Any]]
-) -> str:
-    """Write the model card of a trained checkpoint.
+def model_card(card: Card, *, parent: str, history: Sequence[Card]) -> str:
+    """Render the model card of a trained checkpoint.
 
     Args:
-        card: of the run that made it, as its JSON file has it; it may have `last_loss`,
-            `reward_margin` and `reward_accuracy` of the last step besides.
-        parent: what the run started from, a hub id where that has one: the `base_model`.
+        card: of the run that made it.
+        parent: the `base_model`: the run's starting point, a hub id if it has one.
         history: cards of the stages before, the first one first.
 
     Returns:
-        Markdown under YAML front matter. No license is named: that of the base model holds.
+        Markdown with YAML front matter. It names no license: the base model's holds.
 
     Raises:
-        UserError: the card's lineage is no lineage name.
+        UserError: the card's lineage is not a lineage name.
         ValueError: the history is not one card for each of the stages before.
     """
-    lineage = Lineage.parse(card["lineage"])
-    settings = card["settings"]
-    by_adapter = settings.get("tuning", "lora") == "lora"
-    goes_on = settings.get("stage_from") == "adapter" and len(lineage.stages) > 1
-    filled = environment(escape=False)
-    filled.filters |= {"code": _code, "json": _json}
-    return filled.get_template("training/model_card.md.j2").render(
+    lineage = Lineage.parse(card.lineage)
+    by_adapter = card.settings.get("tuning", "lora") == "lora"
+    further = card.settings.get("stage_from") == "adapter" and len(lineage.stages) > 1
+    jinja = environment(escape=False)
+    jinja.filters |= {"code": _code, "json": _json, "percent": fmt.percent}
+    return jinja.get_template("training/model_card.md.j2").render(
         front_matter=_front_matter(parent, by_adapter),
         card=card,
         lineage=lineage,
         parent=parent,
         stages=[
-            _stage(stage.objective, stage.judge, stage.beta, of_stage)
+            _stage(stage, of_stage)
             for stage, of_stage in zip(lineage.stages, [*history, card], strict=True)
         ],
         chosen={
@@ -64,10 +60,10 @@ def model_card(
         },
         numbers=_numbers(card),
         by_adapter=by_adapter,
-        goes_on=goes_on,
-        below=lineage.source if goes_on else parent,
+        further=further,
+        below=lineage.source if further else parent,
         facts=_facts(card),
-        versions=_listed(card["versions"] | {"agentsafe": __version__}),
+        versions=_listed(card.versions | {"agentsafe": __version__}),
     )
 
 
@@ -83,61 +79,61 @@ def _front_matter(parent: str, by_adapter: bool) -> str:
     return yaml.safe_dump(named, sort_keys=False)
 
 
-def _stage(objective: str, judge: str | None, beta: float, card: Mapping[str, Any]) -> list[str]:
-    """A row of the table of stages."""
-    counts = [fmt.number(card[name], 0) for name in ("pairs", "cases", "steps")]
-    return [objective, judge or fmt.NONE, fmt.beta(beta), *counts, _held_out(card)]
+def _stage(stage: Stage, card: Card) -> list[str]:
+    """Fill a row of the table of stages."""
+    counts = [fmt.number(count, 0) for count in (card.pairs, card.cases, card.steps)]
+    beta = fmt.beta(stage.beta)
+    return [stage.objective, stage.judge or fmt.NONE, beta, *counts, _held_out(card)]
 
 
-def _numbers(card: Mapping[str, Any]) -> dict[str, str]:
-    """How the run went, by what each number is called."""
-    words = {
-        "first_loss": "DPO loss of the first step",
-        "last_loss": "DPO loss of the last step",
-        "reward_margin": "reward margin of the last step",
-        "reward_accuracy": "reward accuracy of the last step",
+def _numbers(card: Card) -> dict[str, str]:
+    """Format the outcome of the run, by label; numbers that an older card lacks are left out."""
+    last = {
+        "DPO loss of the first step": card.first_loss,
+        "DPO loss of the last step": card.last_loss,
+        "reward margin of the last step": card.reward_margin,
+        "reward accuracy of the last step": card.reward_accuracy,
     }
-    found = {
-        "steps": fmt.number(card["steps"], 0),
-        **{name: fmt.number(card[key], 3) for key, name in words.items() if key in card},
+    numbers = {
+        "steps": fmt.number(card.steps, 0),
+        **{name: fmt.number(value, 3) for name, value in last.items() if value is not None},
         "held-out accuracy": _held_out(card),
     }
-    if held_out := card.get("held_out"):
-        found["held-out reward margin"] = fmt.number(held_out["margin"], 3)
-    if budget := card.get("batch_tokens"):
-        found["tokens in a batch, at most"] = fmt.number(budget, 0)
-    return found | {"seconds": fmt.number(card["seconds"], 0)}
+    if card.held_out:
+        numbers["held-out reward margin"] = fmt.number(card.held_out.margin, 3)
+    if card.batch_tokens:
+        numbers["tokens in a forward pass, at most"] = fmt.number(card.batch_tokens, 0)
+    return numbers | {"seconds": fmt.number(card.seconds, 0)}
 
 
-def _held_out(card: Mapping[str, Any]) -> str:
-    """How often the chosen side gained on the rejected one in pairs that did not train."""
-    found = card.get("held_out")
-    if not found:
+def _held_out(card: Card) -> str:
+    """Format the held-out accuracy with its interval."""
+    if not card.held_out:
         return "no pair was held out"
-    interval = fmt.between(found["low"], found["high"], 3)
-    accuracy = f"{fmt.number(found['accuracy'], 3)} {interval}".strip()
-    return f"{accuracy}, {fmt.count(found['pairs'], 'pair')}"
+    interval = fmt.between(card.held_out.low, card.held_out.high, 3)
+    accuracy = f"{fmt.number(card.held_out.accuracy, 3)} {interval}".strip()
+    return f"{accuracy}, {fmt.count(card.held_out.pairs, 'pair')}"
 
 
-def _facts(card: Mapping[str, Any]) -> dict[str, str]:
-    """What is known of the data besides its size."""
-    found = {}
-    if digest := card.get("data_sha256"):
-        found["SHA-256 of the pairs' tokens"] = _code(digest)
-    if lengths := card.get("lengths"):
-        found["Percentiles of the tokens of a pair's longer side"] = _listed(lengths)
-    if roles := card.get("loss_tokens"):
-        shares = {role: fmt.percent(share["loss"]) for role, share in roles.items()}
-        found["Tokens that counted in the loss, by role"] = _listed(shares)
-    return found
+def _facts(card: Card) -> dict[str, str]:
+    """List what the card knows about the data besides its size."""
+    facts = {}
+    if card.data_sha256:
+        facts["SHA-256 of the pairs' tokens"] = _code(card.data_sha256)
+    if card.lengths:
+        facts["Percentiles of the tokens of a pair's longer side"] = _listed(card.lengths)
+    if card.loss_tokens:
+        shares = {role: fmt.percent(share["loss"]) for role, share in card.loss_tokens.items()}
+        facts["Tokens that counted in the loss, by role"] = _listed(shares)
+    return facts
 
 
-def _listed(found: Mapping[str, object]) -> str:
-    return ", ".join(f"{_code(name)} {_code(value)}" for name, value in found.items())
+def _listed(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{_code(name)} {_code(value)}" for name, value in values.items())
 
 
 def _code(text: object) -> str:
-    """Text as a Markdown code span on one line, between more backticks than it has in a row."""
+    """Write text as a Markdown code span on one line, with a longer fence than any in it."""
     line = "".join(sign if sign.isprintable() else " " for sign in str(text))
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     space = " " if "`" in line else ""
@@ -145,5 +141,5 @@ def _code(text: object) -> str:
 
 
 def _json(value: object, indent: int | None = None) -> str:
-    """A value as JSON; its strings have no line ends, so that none ends a block of code."""
+    """Write a value as JSON; its strings have no line ends, so that none ends a code block."""
     return json.dumps(value, indent=indent, ensure_ascii=False)

@@ -1,9 +1,9 @@
-"""How trajectories lie in forward passes: what several of them begin with goes through once.
+"""Pack the trajectories of a batch into forward passes, with each shared prefix only once.
 
-A pass is one row of tokens without padding. In it lie trees: the tokens that a group of
-trajectories begin with, then each one's own. A batch may be more than one pass, each of at most so
-many tokens. For what is not laid out so there are padded rows, as TRL makes them. Imports torch and
-TRL, so import it late.
+A packed batch is one row of tokens without padding. It consists of trees: the tokens that a group
+of trajectories share as a prefix, followed by the remaining tokens of each. A batch may take
+several packed batches, each of at most `max_tokens` tokens. `padded` makes padded rows instead, as
+TRL does. Imports torch and TRL, so import it late.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,11 +15,11 @@ from trl.trainer.utils import pad
 
 from agentsafe.training.tokenize import Trajectory
 
-IGNORED = -100  # what a label is that no loss counts
+IGNORED = -100  # the label of a token that no loss counts
 
 
 def padded(rows: Sequence[Trajectory], padding: int = 0) -> dict[str, torch.Tensor]:
-    """Trajectories as what TRL hands to a model, of shape (trajectories, tokens) each."""
+    """Pad trajectories as TRL does: a model's inputs, of shape (trajectories, tokens) each."""
     ids = [torch.tensor(row.ids) for row in rows]
     return {
         "input_ids": pad(ids, padding_value=padding),
@@ -30,11 +30,11 @@ def padded(rows: Sequence[Trajectory], padding: int = 0) -> dict[str, torch.Tens
 
 @dataclass(frozen=True)
 class Segment:
-    """Tokens of a pass that follow each other, and what they see besides what goes before in it.
+    """Consecutive tokens of a packed batch that attend to a prefix and to each other.
 
     Attributes:
-        start, length: where they are in the row.
-        prefix: where in the row what they go on from begins, and its length.
+        start, length: their place in the row.
+        prefix: start and length of their prefix in the row.
     """
 
     start: int
@@ -43,11 +43,11 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One forward pass: `tokens`, `positions` and `labels` (the next one) of shape (1, tokens).
+class PackedBatch:
+    """One forward pass: `tokens`, `positions` and `labels` (the next token) of shape (1, tokens).
 
-    `masks` holds for each of `segments` what its tokens see of prefix and segment, of shape
-    (1, 1, length, prefix + length); None where that is all that goes before.
+    `masks` has for each of `segments` the attention mask over prefix and segment, of shape
+    (1, 1, length, prefix + length), or None where plain causal attention is the same.
     """
 
     tokens: torch.Tensor
@@ -56,71 +56,79 @@ class Pass:
     segments: list[Segment]
     masks: list[torch.Tensor | None]
 
-    def to(self, device: torch.device | str, **options: Any) -> "Pass":
-        """The same on a device."""
-        row = (each.to(device, **options) for each in (self.tokens, self.positions, self.labels))
-        masks = [mask if mask is None else mask.to(device, **options) for mask in self.masks]
-        return Pass(*row, self.segments, masks)
+    def to(self, device: torch.device | str, **options: Any) -> "PackedBatch":
+        """Copy it to a device."""
+        return PackedBatch(
+            tokens=self.tokens.to(device, **options),
+            positions=self.positions.to(device, **options),
+            labels=self.labels.to(device, **options),
+            segments=self.segments,
+            masks=[mask if mask is None else mask.to(device, **options) for mask in self.masks],
+        )
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How the trajectories of a batch lie in forward passes.
+class Packing:
+    """The trajectories of a batch, packed.
 
     Attributes:
-        passes: to forward.
-        places: (trajectories, longest - 1): where in all passes, one after the other, the hidden
-            state before each trajectory's next token is.
-        counts: the same shape: whether that token counts.
+        batches: the packed batches to forward.
+        gather_index: (trajectories, longest - 1): the place, in all packed batches one after the
+            other, of the hidden state that predicts each trajectory's next token.
+        counted: the same shape: whether that next token counts in the loss.
     """
 
-    passes: list[Pass]
-    places: torch.Tensor
-    counts: torch.Tensor
+    batches: list[PackedBatch]
+    gather_index: torch.Tensor
+    counted: torch.Tensor
 
-    def to(self, device: torch.device | str, **options: Any) -> "Layout":
-        """The same on a device; accelerate asks for it by this name."""
-        passes = [each.to(device, **options) for each in self.passes]
-        return Layout(passes, self.places.to(device, **options), self.counts.to(device, **options))
+    def to(self, device: torch.device | str, **options: Any) -> "Packing":
+        """Copy it to a device; accelerate calls this method by its name."""
+        return Packing(
+            batches=[each.to(device, **options) for each in self.batches],
+            gather_index=self.gather_index.to(device, **options),
+            counted=self.counted.to(device, **options),
+        )
 
     @property
     def tokens(self) -> int:
-        """How many go through the model."""
-        return sum(each.tokens.numel() for each in self.passes)
+        """The number of tokens in all packed batches."""
+        return sum(each.tokens.numel() for each in self.batches)
 
 
-def layout(
+def pack(
     trajectories: Sequence[Trajectory],
     groups: Sequence[Sequence[int]],
     rows: Sequence[int] | None = None,
-    budget: int | None = None,
-) -> Layout:
-    """Lay trajectories out.
+    max_tokens: int | None = None,
+) -> Packing:
+    """Pack trajectories, longest trees first, each into the first packed batch with room for it.
 
     Args:
         trajectories: distinct ones.
-        groups: numbers of those that are to share what they begin with; each stands in one group.
-        rows: which trajectory each row of the answer is of; each one's own, in order, without.
-        budget: tokens of a pass at most, but for a trajectory that is longer by itself; without
-            one, there is one pass. Long trees come first, so that passes fill up.
+        groups: indices of trajectories that share their prefix; each index is in one group.
+        rows: the trajectory index of each row of the result; by default every trajectory once, in
+            order.
+        max_tokens: limit of a packed batch, which only a single longer trajectory exceeds; without
+            a limit there is one packed batch.
     """
-    trees = [tree for group in groups for tree in _trees(trajectories, group, budget)]
+    trees = [tree for group in groups for tree in _trees(trajectories, group, max_tokens)]
     places: dict[int, torch.Tensor] = {}
-    passes, offset = [], 0
-    for packed in _packed(trees, budget):
-        made, found = _pass(trajectories, packed)
-        places |= {number: at + offset for number, at in found.items()}
-        passes.append(made)
-        offset += made.tokens.numel()
+    batches, offset = [], 0
+    for together in _first_fit(trees, max_tokens):
+        batch, places_in_batch = _packed_batch(trajectories, together)
+        places |= {number: index + offset for number, index in places_in_batch.items()}
+        batches.append(batch)
+        offset += batch.tokens.numel()
     chosen = list(range(len(trajectories))) if rows is None else rows
     longest = max(len(trajectories[number].ids) for number in chosen)
-    where = torch.zeros(len(chosen), longest - 1, dtype=torch.long)
-    counts = torch.zeros(len(chosen), longest - 1, dtype=torch.bool)
+    gather_index = torch.zeros(len(chosen), longest - 1, dtype=torch.long)
+    counted = torch.zeros(len(chosen), longest - 1, dtype=torch.bool)
     for row, number in enumerate(chosen):
         length = len(trajectories[number].ids) - 1
-        where[row, :length] = places[number][:-1]
-        counts[row, :length] = torch.tensor(trajectories[number].mask[1:], dtype=torch.bool)
-    return Layout(passes, where, counts)
+        gather_index[row, :length] = places[number][:-1]
+        counted[row, :length] = torch.tensor(trajectories[number].mask[1:], dtype=torch.bool)
+    return Packing(batches, gather_index, counted)
 
 
 @dataclass(frozen=True)
@@ -131,13 +139,13 @@ class _Tree:
 
 
 def _trees(
-    trajectories: Sequence[Trajectory], group: Sequence[int], budget: int | None
+    trajectories: Sequence[Trajectory], group: Sequence[int], max_tokens: int | None
 ) -> Iterator[_Tree]:
-    """A group as trees that each fit in a pass."""
+    """Split a group into trees that each fit into a packed batch."""
     ids = [trajectories[number].ids for number in group]
-    first, last = min(ids), max(ids)  # all between begin with what these two do
+    first, last = min(ids), max(ids)  # a common prefix of these two is common to all
     common = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), None)
-    # The last common token stands before each rest, since each one's next token is asked of it.
+    # The last common token is repeated in each rest: its hidden state predicts different tokens.
     shared = max((min(map(len, ids)) if common is None else common) - 1, 0)
     if len(group) == 1:
         shared = 0
@@ -145,7 +153,7 @@ def _trees(
     length = shared
     for number, tokens in zip(group, ids, strict=True):
         own = len(tokens) - shared
-        if members and budget is not None and length + own > budget:
+        if members and max_tokens is not None and length + own > max_tokens:
             yield _Tree(members, shared, length)
             members, length = [], shared
         members.append(number)
@@ -153,26 +161,26 @@ def _trees(
     yield _Tree(members, shared, length)
 
 
-def _packed(trees: Sequence[_Tree], budget: int | None) -> list[list[_Tree]]:
-    """Trees together that fit in a pass: the first one with room for it, longest trees first."""
-    if budget is None:
+def _first_fit(trees: Sequence[_Tree], max_tokens: int | None) -> list[list[_Tree]]:
+    """Assign trees to packed batches: the first one with room, longest trees first."""
+    if max_tokens is None:
         return [list(trees)]
-    passes: list[tuple[int, list[_Tree]]] = []
+    batches: list[tuple[int, list[_Tree]]] = []
     for tree in sorted(trees, key=lambda tree: -tree.length):
-        for number, (length, packed) in enumerate(passes):
-            if length + tree.length <= budget:
-                packed.append(tree)
-                passes[number] = length + tree.length, packed
+        for number, (length, together) in enumerate(batches):
+            if length + tree.length <= max_tokens:
+                together.append(tree)
+                batches[number] = length + tree.length, together
                 break
         else:
-            passes.append((tree.length, [tree]))
-    return [packed for _, packed in passes]
+            batches.append((tree.length, [tree]))
+    return [together for _, together in batches]
 
 
-def _pass(
+def _packed_batch(
     trajectories: Sequence[Trajectory], trees: Sequence[_Tree]
-) -> tuple[Pass, dict[int, torch.Tensor]]:
-    """Trees in a row, and where in it each member's tokens lie."""
+) -> tuple[PackedBatch, dict[int, torch.Tensor]]:
+    """Put trees into a row; also returns the place of each trajectory's tokens in it."""
     tokens: list[int] = []
     positions: list[int] = []
     segments: list[Segment] = []
@@ -193,12 +201,18 @@ def _pass(
                 [torch.arange(root, root + tree.shared), torch.arange(start, start + len(own))]
             )
     labels = torch.full((len(tokens),), IGNORED)
-    for number, at in places.items():
+    for number, index in places.items():
         each = trajectories[number]
         counted = torch.tensor(each.mask[1:], dtype=torch.bool)
-        labels[at[:-1][counted]] = torch.tensor(each.ids[1:])[counted]
-    row = (torch.tensor(tokens)[None], torch.tensor(positions)[None], labels[None])
-    return Pass(*row, segments, [_mask(each) for each in segments]), places
+        labels[index[:-1][counted]] = torch.tensor(each.ids[1:])[counted]
+    batch = PackedBatch(
+        tokens=torch.tensor(tokens)[None],
+        positions=torch.tensor(positions)[None],
+        labels=labels[None],
+        segments=segments,
+        masks=[_mask(each) for each in segments],
+    )
+    return batch, places
 
 
 def _mask(segment: Segment) -> torch.Tensor | None:

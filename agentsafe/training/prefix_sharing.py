@@ -1,19 +1,21 @@
-"""A model that forwards what trajectories share once, and TRL's loss none the wiser.
+"""Forward the prefix that trajectories share only once, under TRL's unchanged losses.
 
-In a pass (`agentsafe.training.packing`) a trajectory must see its tree's beginning and itself,
-nothing else (as in prefix sharing for inference: Hydragen, Juravsky et al., arXiv 2402.05099).
-`share` teaches a model the attention for that, and to answer with one row per trajectory, so that
-the loss, whichever it is, stays TRL's.
+The trajectories of a preference pair, or of a case, begin with the same prompt. Prefix sharing for
+DPO (Wang & Hegde, "Accelerating Direct Preference Optimization with Prefix Sharing", arXiv
+2410.20305) computes it once for both sides, as Hydragen (Juravsky et al., arXiv 2402.05099) does in
+inference. Here the trajectories are packed (`agentsafe.training.packing`) and each attends to its
+own tree's prefix and to itself. The model returns one row per trajectory, so that every loss of
+TRL works as it is.
 
-Where a batch is more than one pass, no pass keeps its activations: each is worked out again when
-gradients are asked for (Chen et al., arXiv 1604.06174), and memory goes with the pass, not with the
-batch.
+A batch of several packed batches keeps the activations of none: they are computed again in the
+backward pass (Chen et al., arXiv 1604.06174), so that memory grows with the packed batch, not with
+the batch.
 
-Not covered: models whose attention is not the plain causal one (windows, sinks, state spaces);
-`share` says so. Imports torch and TRL, so import it late.
+Not covered: models with another than plain causal attention (windows, sinks, state spaces), which
+`prefix_sharing` refuses. Imports torch and TRL, so import it late.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
@@ -22,17 +24,89 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from trl.trainer import utils
+from trl.trainer import utils as trl_utils
 from trl.trainer.utils import FusedCausalLMOutput
 
 from agentsafe.errors import UserError
-from agentsafe.training.packing import IGNORED, Layout, Pass, layout, padded
+from agentsafe.training.packing import IGNORED, PackedBatch, Packing, pack, padded
 from agentsafe.training.tokenize import Trajectory
 
-_ATTENTION = "agentsafe_shared"  # transformers' name for ours
+_ATTENTION = "agentsafe_prefix_sharing"  # the name of `_attention` in transformers
 _FIELDS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
-#: How far a log-probability may be from that of a row of its own, by the bytes of a number.
-_TOLERANCE = {4: 1e-3, 2: 0.2}
+#: Largest difference from the log-probability of an unpacked row, and that in half precision.
+_TOLERANCE, _HALF_TOLERANCE = 1e-3, 0.2
+
+
+@contextmanager
+def prefix_sharing(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model take packed batches, `model(packing=..., fused_lm_head=True)`, in this block.
+
+    The result for a packing is TRL's fused output, (trajectories, longest - 1) each and 0 where
+    nothing counts. The backward pass belongs in the block too: it may compute activations again.
+    Three patches do this, and all of them are undone at the end of the block, also after an error:
+
+    - `model.forward` accepts a `packing`;
+    - transformers' table of attention functions gets one that knows packed batches, and the model
+      uses it;
+    - TRL's private switch of `counted_tokens_only`.
+
+    Args:
+        model: without an adapter around it, with TRL's fused output layer (`add_fused_lm_head`).
+
+    Raises:
+        UserError: the model has another kind of attention, or its log-probabilities differ from
+            those of unpacked rows.
+    """
+    own_forward, own_attention = model.forward, model.config._attn_implementation
+    nested = _ATTENTION in AttentionInterface._global_mapping
+    with counted_tokens_only():
+        with _evaluating(model):
+            expected = log_probs_of_rows(model, _probe())
+        AttentionInterface.register(_ATTENTION, _attention)
+        try:
+            model.set_attn_implementation(_ATTENTION)
+            model.forward = _packing_forward(own_forward)
+            _check(model, expected)
+            yield
+        finally:
+            model.forward = own_forward
+            model.set_attn_implementation(own_attention)
+            if not nested:
+                del AttentionInterface._global_mapping[_ATTENTION]
+
+
+@contextmanager
+def counted_tokens_only() -> Iterator[None]:
+    """Let TRL's fused output layer skip tokens that do not count on a CPU too, as on a GPU.
+
+    It patches a private switch of TRL 1.16, `trl.trainer.utils._use_triton`, in this block.
+    """
+    own = trl_utils._use_triton
+    trl_utils._use_triton = lambda _: True
+    try:
+        yield
+    finally:
+        trl_utils._use_triton = own
+
+
+def shares_prefixes(model: Any) -> bool:
+    """Return whether a model, with or without an adapter, is in a block of `prefix_sharing`."""
+    return model.config._attn_implementation == _ATTENTION
+
+
+def log_probs_of_rows(model: Any, rows: Sequence[Trajectory]) -> torch.Tensor:
+    """Compute log-probabilities of trajectories, one padded row each: (rows, longest - 1)."""
+    batch = {name: each.to(model.device) for name, each in padded(rows).items()}
+    labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, IGNORED)
+    return model(**batch, labels=labels, fused_lm_head=True).log_probs
+
+
+def log_probs_of_group(
+    model: Any, rows: Sequence[Trajectory], max_tokens: int | None = None
+) -> torch.Tensor:
+    """Compute the same by a model that shares the prefix of all `rows`: (rows, longest - 1)."""
+    packing = pack(rows, [range(len(rows))], max_tokens=max_tokens).to(model.device)
+    return model(packing=packing, fused_lm_head=True).log_probs
 
 
 def _attention(
@@ -41,21 +115,21 @@ def _attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    shared: Pass | None = None,
+    packed: PackedBatch | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a pass, segment by segment; that of plain rows, padded at the end, without."""
+    """Attend segment by segment in a packed batch; without one, as in rows padded at the end."""
     if options.get("sliding_window") is not None or options.get("s_aux") is not None:
         raise UserError("its attention has a window, or sinks")
-    if shared is None:
+    if packed is None:
         return sdpa_attention_forward(module, query, key, value, None, **options)
     outputs = []
-    for segment, mask in zip(shared.segments, shared.masks, strict=True):
+    for segment, mask in zip(packed.segments, packed.masks, strict=True):
         own = slice(segment.start, segment.start + segment.length)
         start, length = segment.prefix
-        seen = slice(start, start + length)
+        prefix = slice(start, start + length)
         keys, values = (
-            torch.cat([each[:, :, seen], each[:, :, own]], dim=2) if length else each[:, :, own]
+            torch.cat([each[:, :, prefix], each[:, :, own]], dim=2) if length else each[:, :, own]
             for each in (key, value)
         )
         output, _ = sdpa_attention_forward(module, query[:, :, own], keys, values, mask, **options)
@@ -63,100 +137,73 @@ def _attention(
     return torch.cat(outputs, dim=1), None
 
 
-AttentionInterface.register(_ATTENTION, _attention)
+def _packing_forward(fused: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a fused forward method in one that accepts a packing."""
 
-
-def share(model: PreTrainedModel) -> None:
-    """Teach a model with TRL's fused output layer to answer `model(layout=..., ...)`.
-
-    Its answer to a layout is TRL's, (trajectories, longest - 1) each, 0 where nothing counts.
-
-    Raises:
-        UserError: its attention is another one than ours, or comes out different.
-    """
-    told = f"{model.config.model_type} models cannot share work between trajectories"
-    mend = "write training.batching: pairs and leave training.batch_tokens out"
-    with torch.no_grad():
-        before = in_rows(model, _probe())
-    fused, own_attention = model.forward, model.config._attn_implementation
-
-    def once(each: Pass) -> tuple[torch.Tensor | None, ...]:
-        with counted_tokens_only():  # also when it is worked out again
-            found = fused(
-                input_ids=each.tokens,
-                position_ids=each.positions,
-                shift_labels=each.labels,
-                fused_lm_head=True,
-                use_cache=False,
-                shared=each,
-            )
-        return tuple(getattr(found, name) for name in _FIELDS)
+    def forward_one(batch: PackedBatch) -> tuple[torch.Tensor | None, ...]:
+        output = fused(
+            input_ids=batch.tokens,
+            position_ids=batch.positions,
+            shift_labels=batch.labels,
+            fused_lm_head=True,
+            use_cache=False,
+            packed=batch,
+        )
+        return tuple(getattr(output, name) for name in _FIELDS)
 
     @wraps(fused)
-    def forward(*args: Any, layout: Layout | None = None, **options: Any) -> Any:
-        if layout is None:
+    def forward(*args: Any, packing: Packing | None = None, **options: Any) -> Any:
+        if packing is None:
             return fused(*args, **options)
-        again = torch.is_grad_enabled() and len(layout.passes) > 1
-        run = partial(checkpoint, once, use_reentrant=False) if again else once
-        per_pass = zip(*map(run, layout.passes), strict=True)
+        recompute = torch.is_grad_enabled() and len(packing.batches) > 1
+        run = partial(checkpoint, forward_one, use_reentrant=False) if recompute else forward_one
+        per_batch = zip(*map(run, packing.batches), strict=True)
         return FusedCausalLMOutput(
             **{
-                name: None if parts[0] is None else _handed_out(layout, parts)
-                for name, parts in zip(_FIELDS, per_pass, strict=True)
+                name: None if parts[0] is None else _unpacked(packing, parts)
+                for name, parts in zip(_FIELDS, per_batch, strict=True)
             }
         )
 
-    model.set_attn_implementation(_ATTENTION)
-    model.forward = forward
-    try:
-        with torch.no_grad():
-            apart = (before - in_trees(model, _probe())).abs().max().item()
-        why = f"log-probabilities come out {apart:.2g} apart"
-        same = apart < _TOLERANCE[model.dtype.itemsize]
-    except UserError as error:
-        why, same = str(error), False
-    if not same:
-        model.forward = fused
-        model.set_attn_implementation(own_attention)
-        raise UserError(f"{told}: {why}; {mend}")
+    return forward
 
 
-def shares(model: Any) -> bool:
-    """Whether a model, with or without an adapter, was taught to."""
-    return model.config._attn_implementation == _ATTENTION
-
-
-def _handed_out(layout: Layout, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+def _unpacked(packing: Packing, parts: Sequence[torch.Tensor]) -> torch.Tensor:
     values = torch.cat([part.reshape(-1) for part in parts])
-    return values[layout.places].masked_fill(~layout.counts, 0)
+    return values[packing.gather_index].masked_fill(~packing.counted, 0)
 
 
-def _probe() -> list[Trajectory]:
-    """Made-up trajectories that begin alike."""
-    rests = ([5, 9, 4, 7], [8, 6, 5, 4, 3, 9, 7], [2])
-    begin = [n % 11 for n in range(3, 40, 3)]
-    return [Trajectory(begin + rest, [1] * (len(begin) + len(rest))) for rest in rests]
-
-
-def in_rows(model: Any, rows: Sequence[Trajectory]) -> torch.Tensor:
-    """Log-probabilities of trajectories, each in a row of its own: (trajectories, longest - 1)."""
-    batch = {name: each.to(model.device) for name, each in padded(rows).items()}
-    labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, IGNORED)
-    return model(**batch, labels=labels, fused_lm_head=True).log_probs
-
-
-def in_trees(model: Any, rows: Sequence[Trajectory], budget: int | None = None) -> torch.Tensor:
-    """The same of one group, by a model that shares: what they begin with goes through once."""
-    laid = layout(rows, [range(len(rows))], budget=budget).to(model.device)
-    return model(layout=laid, fused_lm_head=True).log_probs
+def _check(model: PreTrainedModel, expected: torch.Tensor) -> None:
+    """Compare a packed batch with the same rows on their own."""
+    try:
+        with _evaluating(model):
+            apart = (expected - log_probs_of_group(model, _probe())).abs().max().item()
+        if apart < (_HALF_TOLERANCE if model.dtype.itemsize == 2 else _TOLERANCE):
+            return
+        why = f"log-probabilities differ by {apart:.2g}"
+    except UserError as error:
+        why = str(error)
+    raise UserError(
+        f"{model.config.model_type} models cannot share prefixes between trajectories: {why}; "
+        "write training.batching: pairs and leave training.batch_tokens out"
+    )
 
 
 @contextmanager
-def counted_tokens_only() -> Iterator[None]:
-    """Let TRL's output layer leave out what does not count on a CPU too, as it does on a GPU."""
-    before = utils._use_triton
-    utils._use_triton = lambda _: True
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Turn dropout and gradients off in a block."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
     try:
-        yield
+        with torch.no_grad():
+            yield
     finally:
-        utils._use_triton = before
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _probe() -> list[Trajectory]:
+    """Make trajectories that share a prefix."""
+    rests = ([5, 9, 4, 7], [8, 6, 5, 4, 3, 9, 7], [2])
+    prefix = [n % 11 for n in range(3, 40, 3)]
+    return [Trajectory(prefix + rest, [1] * (len(prefix) + len(rest))) for rest in rests]

@@ -1,12 +1,13 @@
-"""Log-probabilities that a checkpoint gives to rollouts: DPO's reference, worked out once.
+"""Compute DPO's reference log-probabilities once per checkpoint and rollout.
 
-A rollout stands in several pairs, a pair in several runs: of other βs, seeds and objectives. What
-the parent of those runs says of it is the same in all of them, so that it is a table of its own,
-one row per rollout, which runs read (Rafailov et al., arXiv 2305.18290, eq. 7, has the ratio).
+A rollout is in several pairs, and a pair in several runs with other βs, seeds and objectives. The
+parent's log-probability of a rollout (Rafailov et al., arXiv 2305.18290, eq. 7) is the same in all
+of them, so it is computed once into a table that the runs read.
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,9 @@ from agentsafe.inference.chat_template import thinking_options
 from agentsafe.models import checkpoint as checkpoints
 from agentsafe.models import loading
 from agentsafe.preferences.dataset import check_prompts
-from agentsafe.schemas import REFERENCE
+from agentsafe.schemas import REFERENCE, ROLLOUT
+from agentsafe.training.config import Settings
 from agentsafe.training.tokenize import Trajectory, special_ids, trajectory
-
-_ROLLOUT = ["checkpoint", "case_id", "sample"]
 
 
 def reference(
@@ -31,33 +31,28 @@ def reference(
     prompts: Mapping[str, Sequence[Mapping[str, str]]],
     *,
     lineage: str,
-    assistant_only_loss: bool,
-    max_length: int,
-    batch_tokens: int | None = None,
-    quantization: str = "none",
+    settings: Settings,
     thinking: bool | None = None,
     threads: int | None = None,
 ) -> pl.DataFrame:
-    """What a parent gives to each rollout.
+    """Compute a parent's log-probability of each rollout.
 
     Args:
-        parent_folder: its checkpoint.
+        parent_folder: the parent's checkpoint.
         rollouts: rows of `schemas.ROLLOUTS`.
-        prompts: what the agent was told before its first turn, by case id.
-        lineage: the parent's.
-        assistant_only_loss: which tokens count (`trajectories.trajectory`).
-        max_length: tokens above which no pair with the rollout is trained.
-        batch_tokens: tokens of a forward pass at most; twice `max_length` without it.
-        quantization: of the weights, as they are trained.
-        thinking: `enable_thinking` of the chat template, as the checkpoint is served.
-        threads: of the CPU, for torch; as the process has them by default.
+        prompts: the agent's prompt, as messages, by case id.
+        lineage: of the parent.
+        settings: of the training; `assistant_only_loss`, `max_length`, `batch_tokens` and
+            `quantization` are used.
+        thinking: `enable_thinking` of the chat template, as in serving.
+        threads: of torch on the CPU; by default those of the process.
 
     Returns:
-        Rows of `REFERENCE` in the order of `rollouts`; none where the parent was not trained.
+        Rows of `schemas.REFERENCE` in the order of `rollouts`; none for an untrained parent.
 
     Raises:
         UserError: the parent cannot be loaded, a case has no prompt, or as
-            `trajectories.trajectory`.
+            `tokenize.trajectory`.
     """
     if checkpoints.untrained(parent_folder):
         return pl.DataFrame(schema=REFERENCE)
@@ -65,28 +60,30 @@ def reference(
     tokenizer = loading.load_tokenizer(parent_folder)
     special = special_ids(tokenizer)
     options = thinking_options(thinking)
-    model = _model(parent_folder, quantization, threads)
+    model = _model(parent_folder, settings.quantization, threads)
     weights = weights_digest(parent_folder)
+    max_tokens = settings.batch_tokens or 2 * settings.max_length
     rows: dict[int, dict[str, Any]] = {}
-    table = rollouts.select(*_ROLLOUT, "messages").with_row_index("row")
-    with Progress(f"reference log-probabilities of {lineage}", len(table)) as progress:
+    table = rollouts.select(*ROLLOUT, "messages").with_row_index("row")
+    progress = Progress(f"reference log-probabilities of {lineage}", len(table))
+    with _sharing_if_possible(model, parent_folder), progress:
         # Case by case: neither all tokens nor all sums are held at once.
         for _, of_case in table.group_by("case_id", maintain_order=True):
             tokens = {}
             for row, checkpoint, case, sample, messages in of_case.iter_rows():
-                made = trajectory(
+                each = trajectory(
                     tokenizer,
                     prompts[case],
                     messages,
                     special,
-                    assistant_only_loss=assistant_only_loss,
+                    assistant_only_loss=settings.assistant_only_loss,
                     options=options,
                 )
-                status = "ok" if any(made.mask[1:]) else "empty"
-                if len(made.ids) > max_length:
+                status = "ok" if any(each.mask[1:]) else "empty"
+                if len(each.ids) > settings.max_length:
                     status = "long"
                 if status == "ok":
-                    tokens[row] = made
+                    tokens[row] = each
                 rows[row] = {
                     "lineage": lineage,
                     "weights": weights,
@@ -94,39 +91,38 @@ def reference(
                     "checkpoint": checkpoint,
                     "sample": sample,
                     "status": status,
-                    "tokens": len(made.ids),
-                    "counted": sum(made.mask[1:]),
-                    "digest": digest(made),
+                    "tokens": len(each.ids),
+                    "counted": sum(each.mask[1:]),
+                    "digest": digest(each),
                 }
-            for row, value in logps(model, tokens, batch_tokens or 2 * max_length).items():
+            for row, value in logps(model, tokens, max_tokens).items():
                 rows[row]["logps"] = value
             progress.advance(len(of_case))
     made = pl.DataFrame([rows[row] for row in sorted(rows)], schema=REFERENCE)
     counts = dict(made["status"].value_counts().iter_rows())
-    told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    say(f"reference log-probabilities of {lineage}: {told}")
+    listed = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    say(f"reference log-probabilities of {lineage}: {listed}")
     return made
 
 
 def by_row(
     table: pl.DataFrame, rollouts: pl.DataFrame, tokens: Mapping[int, Trajectory], weights: str
 ) -> dict[int, float]:
-    """The log-probability of each trajectory out of a table of them.
+    """Look up the log-probability of each trajectory in a table of them.
 
     Args:
-        table: rows of `REFERENCE`.
-        rollouts: the table whose rows `tokens` are of.
+        table: rows of `schemas.REFERENCE`.
+        rollouts: the table of the rows in `tokens`.
         tokens: the trajectories, by their rollout's row.
         weights: `weights_digest` of the parent.
 
     Raises:
-        UserError: a rollout is not in the table, or was other tokens when it was made, or the
-            parent was another one.
+        UserError: a rollout is missing from the table, or has other tokens or another parent there.
     """
-    places = rollouts.select(_ROLLOUT).with_row_index("row")
+    numbered = rollouts.select(ROLLOUT).with_row_index("row")
     found = {
-        row: (*told,)
-        for row, *told in places.join(table, on=_ROLLOUT, how="inner")
+        row: (logp, made_of, made_by)
+        for row, logp, made_of, made_by in numbered.join(table, on=ROLLOUT, how="inner")
         .select("row", "logps", "digest", "weights")
         .iter_rows()
     }
@@ -136,36 +132,40 @@ def by_row(
             case, checkpoint = rollouts["case_id"][row], rollouts["checkpoint"][row]
             raise UserError(
                 f"reference log-probabilities: those of {case} by {checkpoint} are of other tokens "
-                "or another parent; remove the parent's file below reference/ and run again"
+                "or another parent; remove the parent's file in reference/ and run again"
             )
     return {row: found[row][0] for row in tokens}
 
 
 def digest(each: Trajectory) -> str:
-    """Tells whether two trajectories are the same tokens, of which the same ones count."""
-    return hashlib.sha256(np.array([each.ids, each.mask], dtype=np.int32).tobytes()).hexdigest()[
-        :16
-    ]
+    """Hash a trajectory's tokens and which of them count."""
+    tokens = np.array([each.ids, each.mask], dtype=np.int32)
+    return hashlib.sha256(tokens.tobytes()).hexdigest()[:16]
 
 
 def weights_digest(folder: str | Path) -> str:
-    """Tells whether two checkpoints have the same weights."""
+    """Hash the weights of a checkpoint."""
     digests = sorted(checkpoints.digests(folder).items())
     return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
 
 
-def logps(model: Any, tokens: Mapping[int, Trajectory], budget: int) -> dict[int, float]:
-    """The sum of log-probabilities of what counts of each trajectory, all of one case.
+def logps(model: Any, tokens: Mapping[int, Trajectory], max_tokens: int) -> dict[int, float]:
+    """Sum the log-probabilities of the counted tokens of each trajectory, all of one case.
 
     Args:
-        model: has TRL's fused output layer; what they begin with goes through it once where it was
-            taught to share (`sharing.share`).
+        model: with TRL's fused output layer; in a block of `prefix_sharing` the prefix of all
+            trajectories goes through it once.
         tokens: the trajectories.
-        budget: tokens of a forward pass at most, but for one that is longer by itself.
+        max_tokens: of a forward pass, which only a single longer trajectory exceeds.
     """
     import torch
 
-    from agentsafe.training.prefix_sharing import counted_tokens_only, in_rows, in_trees, shares
+    from agentsafe.training.prefix_sharing import (
+        counted_tokens_only,
+        log_probs_of_group,
+        log_probs_of_rows,
+        shares_prefixes,
+    )
 
     found: dict[int, float] = {}
     if not tokens:
@@ -173,20 +173,20 @@ def logps(model: Any, tokens: Mapping[int, Trajectory], budget: int) -> dict[int
     half = loading.half_precision()
     cast = torch.autocast(model.device.type, torch.bfloat16, enabled=half)
     with torch.no_grad(), counted_tokens_only(), cast:
-        if shares(model):
-            per_token = in_trees(model, list(tokens.values()), budget)
+        if shares_prefixes(model):
+            per_token = log_probs_of_group(model, list(tokens.values()), max_tokens)
             return dict(zip(tokens, per_token.double().sum(dim=1).tolist(), strict=True))
-        for keys in _alike(tokens, budget):
-            per_token = in_rows(model, [tokens[key] for key in keys])
+        for keys in _by_length(tokens, max_tokens):
+            per_token = log_probs_of_rows(model, [tokens[key] for key in keys])
             found |= dict(zip(keys, per_token.double().sum(dim=1).tolist(), strict=True))
     return found
 
 
-def _alike(tokens: Mapping[int, Trajectory], budget: int) -> Iterator[list[int]]:
-    """Trajectories of about one length together, as many as the budget has room for."""
+def _by_length(tokens: Mapping[int, Trajectory], max_tokens: int) -> Iterator[list[int]]:
+    """Batch trajectories of similar length, as many as `max_tokens` with padding allows."""
     keys: list[int] = []
     for key in sorted(tokens, key=lambda key: len(tokens[key].ids)):
-        if keys and (len(keys) + 1) * len(tokens[key].ids) > budget:
+        if keys and (len(keys) + 1) * len(tokens[key].ids) > max_tokens:
             yield keys
             keys = []
         keys.append(key)
@@ -194,11 +194,9 @@ def _alike(tokens: Mapping[int, Trajectory], budget: int) -> Iterator[list[int]]
 
 
 def _model(folder: str | Path, quantization: str, threads: int | None) -> Any:
-    """The parent, ready to be asked; taught to share where it can be."""
+    """Load the parent with TRL's fused output layer."""
     import torch
     from trl.trainer.utils import add_fused_lm_head
-
-    from agentsafe.training.prefix_sharing import share
 
     if threads:
         torch.set_num_threads(threads)
@@ -206,8 +204,17 @@ def _model(folder: str | Path, quantization: str, threads: int | None) -> Any:
     if torch.cuda.is_available() and quantization == "none":
         model = model.to("cuda")
     add_fused_lm_head(model)
-    try:
-        share(model)
-    except UserError as error:
-        say(f"{folder}: each rollout goes through on its own: {error}")
     return model
+
+
+@contextmanager
+def _sharing_if_possible(model: Any, folder: str | Path) -> Iterator[None]:
+    """Share prefixes in a block if the model can; otherwise each rollout is a row of its own."""
+    from agentsafe.training.prefix_sharing import prefix_sharing
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(prefix_sharing(model))
+        except UserError as error:
+            say(f"{folder}: each rollout is forwarded on its own: {error}")
+        yield

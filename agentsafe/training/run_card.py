@@ -1,30 +1,55 @@
-"""What a DPO run leaves beside its checkpoint: a card that says how it went, and a log."""
+"""The card of a DPO run, which its JSON file is written from, and the summary of several runs.
+
+A card is begun before the training and completed after it, so that nothing can be wrong with it
+that only shows once the training is over.
+"""
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import polars as pl
 
+from agentsafe import schemas
 from agentsafe._util.atomic_write import whole_file
+from agentsafe._util.format import percent
+from agentsafe.errors import UserError
+from agentsafe.training.checks import KINDS, Findings
 from agentsafe.training.held_out import HeldOut
+from agentsafe.training.memory import Estimate
+from agentsafe.training.tokenize import PairCounts
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a run was and how it went; `reason` says why there is no model where there is none.
+    """The inputs and the outcome of a run.
 
-    `pairs` and `cases` are those that trained, `data_sha256` tells their tokens. `lengths` are
-    percentiles of tokens of the longer side over all pairs of the training cases, `dropped_pairs`
-    of which were too long and `empty_pairs` had no turn of the agent's on one side. `findings`
-    names odd pairs and rollouts (`training_checks.Findings`), `loss_tokens` has the share of tokens
-    and of those in the loss by role, and `expected` what the run was estimated to take
-    (`training_estimate.Estimate`). Losses are DPO's own part, margin and accuracy those of the last
-    step, and `batch_tokens` the token budget that the run ended with.
+    Attributes:
+        status: `begun` until the run is over.
+        lineage: the checkpoint that the run makes.
+        reason: why an untrained run has no model.
+        pairs, cases: those that train.
+        dropped_pairs: pairs over the sequence limit.
+        empty_pairs: pairs with a side on which no token counts.
+        lengths: percentiles of the longer side's tokens, over all pairs of the training cases.
+        findings: anomalies in pairs and rollouts.
+        loss_tokens: the share of tokens, and of tokens that count in the loss, by role.
+        expected: steps, tokens and memory, estimated before the first step.
+        data_sha256: digest of the pairs' tokens.
+        steps: that were trained.
+        first_loss, last_loss: DPO's own part of the loss, without an SFT term.
+        reward_margin, reward_accuracy: of the last step.
+        held_out: how the trained policy ranks pairs of the test half.
+        batch_tokens: the token limit of a forward pass at the end of the run.
+        settings: `training.config.Settings` and the β.
+        versions: of the libraries, by name.
+        seconds: of the whole run.
     """
 
-    status: str
+    status: Literal["begun", "trained", "untrained"]
     lineage: str
     reason: str | None = None
     pairs: int = 0
@@ -32,9 +57,9 @@ class Card:
     dropped_pairs: int = 0
     empty_pairs: int = 0
     lengths: dict[str, int] | None = None
-    findings: dict[str, Any] | None = None
+    findings: Findings | None = None
     loss_tokens: dict[str, dict[str, float]] | None = None
-    expected: dict[str, Any] | None = None
+    expected: Estimate | None = None
     data_sha256: str | None = None
     steps: int = 0
     first_loss: float | None = None
@@ -47,16 +72,169 @@ class Card:
     versions: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
+    def counted(self, counts: PairCounts) -> "Card":
+        """Add the counts of pairs."""
+        return replace(
+            self,
+            pairs=counts.pairs,
+            cases=counts.cases,
+            dropped_pairs=counts.dropped_pairs,
+            empty_pairs=counts.empty_pairs,
+            lengths=counts.lengths,
+        )
+
+    def untrained(self, reason: str) -> "Card":
+        """Complete the card of a run without a model."""
+        return replace(self, status="untrained", reason=reason)
+
     def write(self, path: str | Path) -> None:
-        """Write the card as JSON, whole or not at all."""
+        """Write the card as JSON, atomically."""
         with whole_file(path) as partial:
             text = json.dumps(asdict(self), indent=1, ensure_ascii=False)
             partial.write_text(text + "\n", encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class Training:
-    """A finished run: its card, and its log, rows of `schemas.TRAINING`."""
+def describe(card: Card) -> list[str]:
+    """Describe a run before its first step, in lines for the log.
 
-    card: Card
-    log: pl.DataFrame
+    Args:
+        card: of a run that has pairs to train on.
+    """
+    assert card.lengths and card.findings and card.loss_tokens and card.expected
+    name, lengths, expected = card.lineage, card.lengths, card.expected
+    total = card.pairs + card.dropped_pairs + card.empty_pairs
+    lines = [
+        f"{name}: {card.pairs:,} of {total:,} pairs train, of {card.cases} cases; tokens of the "
+        f"longer side: half up to {lengths['p50']:,}, 90% up to {lengths['p90']:,}, 99% up to "
+        f"{lengths['p99']:,}, the longest {lengths['max']:,}"
+    ]
+    for attribute, kind in KINDS.items():
+        named = getattr(card.findings, attribute)
+        if named.count:
+            lines += [f"{name}: {named.count:,} {kind}:", *(f"  {each}" for each in named.names)]
+            if more := named.count - len(named.names):
+                lines.append(f"  and {more:,} more")
+    memory = ", ".join(f"{term} {_size(size)}" for term, size in expected.memory.items() if size)
+    return [
+        *lines,
+        f"{name}: of the tokens {_shares(card.loss_tokens, 'tokens')}; of those that count in the "
+        f"loss {_shares(card.loss_tokens, 'loss')}",
+        f"{name}: {expected.steps:,} steps of about {expected.step_tokens:,} tokens, "
+        f"{expected.epoch_tokens:,} an epoch; {expected.trained:,} weights of a model of "
+        f"{expected.parameters:,} are trained",
+        f"{name}: a step takes about {_size(expected.peak)}: {memory}",
+    ]
+
+
+def _shares(shares: dict[str, dict[str, float]], column: str) -> str:
+    parts = {role: of_role[column] for role, of_role in shares.items() if of_role[column]}
+    return ", ".join(f"{percent(parts[role])} {role}" for role in parts)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+
+
+#: Columns of the summary from a card's `held_out`; null without held-out pairs.
+_HELD_OUT = {
+    "held_out_pairs": "pairs",
+    "held_out_accuracy": "accuracy",
+    "held_out_accuracy_low": "low",
+    "held_out_accuracy_high": "high",
+}
+#: Columns of a log whose last row goes into the summary, and their names there.
+_ENDS = {
+    "tokens": "tokens",
+    "seconds": "seconds",
+    "dpo_loss": "last_loss",
+    "reward_margin": "reward_margin",
+    "reward_accuracy": "reward_accuracy",
+}
+_SCHEMA = {
+    "lineage": pl.String,
+    "status": pl.String,
+    "pairs": pl.Int64,
+    "dropped_pairs": pl.Int64,
+    "steps": pl.Int64,
+    "tokens": pl.Int64,
+    "seconds": pl.Float64,
+    "first_loss": pl.Float64,
+    "last_loss": pl.Float64,
+    "reward_margin": pl.Float64,
+    "reward_accuracy": pl.Float64,
+    "held_out_pairs": pl.Int64,
+    "held_out_accuracy": pl.Float64,
+    "held_out_accuracy_low": pl.Float64,
+    "held_out_accuracy_high": pl.Float64,
+    "reason": pl.String,
+    "notes": pl.List(pl.String),
+}
+
+
+def read_cards(paths: Iterable[str | Path]) -> list[Card]:
+    """Read the cards of DPO runs; fields that an older version did not write have their defaults.
+
+    Raises:
+        UserError: a file is missing or is not a card.
+    """
+    cards = []
+    for path in paths:
+        try:
+            cards.append(msgspec.convert(json.loads(Path(path).read_text("utf-8")), Card))
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            raise UserError(f"{path}: not a readable card of a training ({error!r})") from None
+    return cards
+
+
+def read_training(cards: Sequence[str | Path], logs: Sequence[str | Path]) -> pl.DataFrame | None:
+    """Read the files of DPO runs and return their `training_summary`; None without any file."""
+    if not cards:
+        return None
+    return training_summary(read_cards(cards), schemas.read_table(logs, schemas.TRAINING))
+
+
+def untrained(cards: Iterable[Card]) -> dict[str, str]:
+    """Return why lineages were not trained, by their names; nothing of those that were."""
+    return {
+        card.lineage: card.reason or "no reason given"
+        for card in cards
+        if card.status == "untrained"
+    }
+
+
+def training_summary(cards: Sequence[Card], log: pl.DataFrame) -> pl.DataFrame:
+    """Summarise DPO runs, one row each.
+
+    Args:
+        cards: of the runs.
+        log: rows of `schemas.TRAINING` of the same runs.
+
+    Returns:
+        Columns `lineage, status, pairs, dropped_pairs` (over the sequence limit), `steps, tokens,
+        seconds` (of all steps), `first_loss, last_loss` (DPO's own, without an SFT term),
+        `reward_margin, reward_accuracy` (of the last step), `held_out_pairs, held_out_accuracy`
+        with `_low` and `_high` (on pairs of the test half), `reason` and `notes` (anomalies in
+        pairs and rollouts, by kind), sorted by lineage; nulls where a run was not trained.
+    """
+    last = log.sort("step").group_by("lineage").last()
+    ends = last.select("lineage", pl.col(*_ENDS)).rename(_ENDS)
+    rows = []
+    for card in cards:
+        row = {name: getattr(card, name, None) for name in _SCHEMA} | {"notes": _notes(card)}
+        rows.append(
+            row | {name: getattr(card.held_out, own, None) for name, own in _HELD_OUT.items()}
+        )
+    table = pl.DataFrame(rows, schema=_SCHEMA).drop(*_ENDS.values())
+    return table.join(ends, on="lineage", how="left").select(_SCHEMA.keys()).sort("lineage")
+
+
+def _notes(card: Card) -> list[str]:
+    """Describe the anomalies in the pairs of a run, one line for each kind."""
+    lines = []
+    for attribute, kind in KINDS.items():
+        named = getattr(card.findings, attribute, None)
+        if named and named.count:
+            more = named.count - len(named.names)
+            names = ", ".join([*named.names, *([f"and {more:,} more"] if more else [])])
+            lines.append(f"{named.count:,} {kind}: {names}")
+    return lines

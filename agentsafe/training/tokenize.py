@@ -1,16 +1,16 @@
-"""Rollouts as tokens: whose text each is, and which of them count in the loss.
+"""Tokenise rollouts: the role of each token, and the tokens that count in the loss.
 
-Of a rollout's text only the turns are the agent's. What the chat template puts around them and
-what the emulator answered are context: the agent sees them, and a loss on them would teach it to
-write observations. `assistant_only_loss=False` counts every token after the prompt, observations
-too, which is what TRL's DPOTrainer does by itself.
+Only the agent's own turns count. The chat template's text around them and the emulator's
+observations are context: a loss on them would teach the agent to write observations.
+`assistant_only_loss=False` counts every token after the prompt, observations too, as TRL's
+DPOTrainer does by default.
 """
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -22,9 +22,8 @@ from agentsafe.rollouts.react import conversation
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LOSS_ON = ("assistant", "completion")
-#: Whose text a token is. What ends a turn of the agent's is the agent's, all else that is added to
-#: messages the template's.
+#: The roles of tokens. The token that ends a turn of the agent has the agent's role; all else that
+#: is added to messages has the template's.
 ROLES = ("template", "system", "user", "agent", "observation")
 _AGENT = ROLES.index("agent")
 
@@ -35,15 +34,38 @@ class Trajectory:
 
     Attributes:
         ids: the tokens.
-        mask: for each of them, 1 where it counts in the loss.
-        roles: for each of them, its index in `ROLES`.
-        joined: turns of the agent's whose first token holds text of the template's, too.
+        mask: for each token, 1 if it counts in the loss.
+        roles: for each token, the index of its role in `ROLES`.
+        joined: number of the agent's turns whose first token also has text of the template.
     """
 
     ids: list[int]
     mask: list[int]
     roles: bytes = b""
     joined: int = 0
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """The numbers of a run's pairs.
+
+    Attributes:
+        pairs, cases: those that train.
+        dropped_pairs: pairs over the sequence limit.
+        empty_pairs: shorter pairs with a side on which no token counts.
+        lengths: percentiles of the longer side's tokens over all pairs; None without pairs.
+    """
+
+    pairs: int
+    cases: int
+    dropped_pairs: int
+    empty_pairs: int
+    lengths: dict[str, int] | None
+
+    @property
+    def total(self) -> int:
+        """The number of all pairs."""
+        return self.pairs + self.dropped_pairs + self.empty_pairs
 
 
 def trajectories(
@@ -55,15 +77,15 @@ def trajectories(
     assistant_only_loss: bool = True,
     options: Mapping[str, bool] | None = None,
 ) -> dict[int, Trajectory]:
-    """The tokens of every rollout that is in a pair, each once.
+    """Tokenise every rollout of some pairs, each once.
 
     Args:
-        tokenizer: as `trajectory` takes it.
-        rows: what `preferences.with_rows` returns.
-        rollouts: the table that it was made with.
+        tokenizer: a fast one, with a chat template.
+        rows: pairs with their rows, from `preferences.dataset.with_rows`.
+        rollouts: the table of these rows.
         prompts: messages before the agent's first turn, by case id.
-        assistant_only_loss: as `trajectory` takes it.
-        options: as `trajectory` takes them.
+        assistant_only_loss: as in `trajectory`.
+        options: as in `trajectory`.
 
     Returns:
         Trajectories by their rollout's row.
@@ -89,18 +111,16 @@ def trajectories(
 
 def fitting(
     rows: pl.DataFrame, tokens: Mapping[int, Trajectory], max_length: int
-) -> tuple[list[tuple[int, int]], dict[str, Any]]:
-    """The pairs that can train: no side longer than `max_length` tokens or without a counted one.
+) -> tuple[list[tuple[int, int]], PairCounts]:
+    """Select the pairs that can train: both sides short enough and with a token that counts.
 
     Args:
-        rows: what `preferences.with_rows` returns.
-        tokens: what `trajectories` returns for them.
-        max_length: in tokens, of prompt and rollout together.
+        rows: pairs with their rows, from `preferences.dataset.with_rows`.
+        tokens: the trajectories of these rows.
+        max_length: limit in tokens, of prompt and rollout together.
 
     Returns:
-        (chosen row, rejected row) of each that fits; and of all of them: how many `pairs` and
-        `cases` fit, `dropped_pairs` that are too long, `empty_pairs` that fit but for a side on
-        which nothing counts, and `lengths`, percentiles of the longer side's tokens.
+        (chosen row, rejected row) of each pair that can train, and the counts of all pairs.
     """
     pairs = list(zip(rows["chosen_row"], rows["rejected_row"], strict=True))
     lengths = np.array([max(len(tokens[row].ids) for row in pair) for pair in pairs], dtype=int)
@@ -108,18 +128,19 @@ def fitting(
     short = lengths <= max_length
     kept = rows.filter(pl.Series(short & full, dtype=pl.Boolean))
     shares = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
-    return [pair for pair, fits in zip(pairs, short & full, strict=True) if fits], {
-        "pairs": len(kept),
-        "cases": kept["case_id"].n_unique(),
-        "dropped_pairs": int((~short).sum()),
-        "empty_pairs": int((short & ~full).sum()),
-        "lengths": {
-            name: int(np.percentile(lengths, share, method="higher"))
-            for name, share in shares.items()
-        }
+    percentiles = {
+        name: int(np.percentile(lengths, share, method="higher"))
+        for name, share in shares.items()
         if pairs
-        else None,
     }
+    counts = PairCounts(
+        pairs=len(kept),
+        cases=kept["case_id"].n_unique(),
+        dropped_pairs=int((~short).sum()),
+        empty_pairs=int((short & ~full).sum()),
+        lengths=percentiles or None,
+    )
+    return [pair for pair, fits in zip(pairs, short & full, strict=True) if fits], counts
 
 
 def trajectory(
@@ -131,42 +152,42 @@ def trajectory(
     assistant_only_loss: bool = True,
     options: Mapping[str, bool] | None = None,
 ) -> Trajectory:
-    """Tokenise an episode as its chat template writes it.
+    """Tokenise an episode as its chat template renders it.
 
-    The text is rendered once a turn, to find where the turn starts, and tokenised once.
+    The text is rendered once a turn, to find the start of the turn, and tokenised once.
 
     Args:
         tokenizer: a fast one, with a chat template.
         prompt: the messages before the agent's first turn.
-        messages: a rollout's messages, as `schemas.ROLLOUTS` has them.
+        messages: of a rollout, as in `schemas.ROLLOUTS`.
         special: the tokenizer's `special_ids`.
         assistant_only_loss: count only the agent's own tokens, from where generation starts up
             to and with the special token that ends its turn; otherwise all after the prompt.
-        options: of the chat template, the same as when the checkpoint is served.
+        options: of the chat template, the same as in serving.
 
     Returns:
-        The tokens, the same ones that TRL makes of `prompt` and `conversation(messages)`, whose
-        special tokens are escaped first (`escape_special_tokens`).
+        The tokens that TRL makes of `prompt` and `conversation(messages)`, with special tokens in
+        the text escaped.
 
     Raises:
-        UserError: the chat template refuses the conversation, writes earlier turns differently
-            once later ones follow, or does not open the agent's turn when asked to, or the
-            tokenizer is not a fast one.
+        UserError: the chat template refuses the conversation, renders earlier turns differently
+            once later ones follow, or does not open the agent's turn for `add_generation_prompt`,
+            or the tokenizer is not a fast one.
     """
     if not tokenizer.is_fast:
         raise UserError(
-            f"{tokenizer.name_or_path}: the tokenizer does not tell where its tokens stand in the "
-            "text; save it as a fast one (tokenizer.json)"
+            f"{tokenizer.name_or_path}: the tokenizer has no offsets of its tokens in the text; "
+            "save it as a fast one (tokenizer.json)"
         )
     turns = escape_special_tokens(tokenizer, [*prompt, *conversation(messages)])
-    write = partial(_written, tokenizer, options=options)
+    write = partial(_rendered, tokenizer, options=options)
     text = write(turns)
     own = [n for n in range(len(prompt), len(turns)) if turns[n]["role"] == "assistant"]
     starts = [_start(tokenizer, write(turns[:number], opened=True), text) for number in own]
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     ends = [end for _, end in offsets]
-    # A token across a border holds text of the agent's and is counted as its.
+    # A token across the boundary has text of the agent and counts as the agent's.
     first = [bisect_right(ends, start) for start in starts]
     roles = _roles_of_text(turns, len(prompt), text, ends)
     followings = [*starts, len(text)][1:] if own else []
@@ -190,12 +211,12 @@ def trajectory(
 
 
 def special_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
-    """The tokens that stand for no text, those that end a turn among them."""
+    """Return the tokens that stand for no text, among them those that end a turn."""
     added = tokenizer.added_tokens_decoder.items()
     return frozenset(tokenizer.all_special_ids) | {n for n, token in added if token.special}
 
 
-def _written(
+def _rendered(
     tokenizer: "PreTrainedTokenizerBase",
     messages: Sequence[Mapping[str, str]],
     *,
@@ -209,7 +230,7 @@ def _written(
 
 
 def _start(tokenizer: "PreTrainedTokenizerBase", before: str, text: str) -> int:
-    """Where in `text` generation of a turn started that had `before` before it."""
+    """Return the offset in `text` at which the generation of the turn after `before` started."""
     if not text.startswith(before):
         raise UserError(f"{tokenizer.name_or_path}: its chat template {REWRITES_EARLIER_TURNS}")
     return len(before)
@@ -218,18 +239,18 @@ def _start(tokenizer: "PreTrainedTokenizerBase", before: str, text: str) -> int:
 def _roles_of_text(
     turns: Sequence[Mapping[str, str]], prompt: int, text: str, ends: Sequence[int]
 ) -> bytearray:
-    """Whose text each token is, the agent's left out; found by the messages' text, in order."""
+    """Find the role of each token but the agent's, by the messages' text in order."""
     roles = bytearray(len(ends))
-    place = 0
+    offset = 0
     for number, turn in enumerate(turns):
-        said = turn["content"].strip()  # as some templates write it
-        start = text.find(said, place)
+        content = turn["content"].strip()  # some templates strip it too
+        start = text.find(content, offset)
         if start < 0:
             continue
-        place = start + len(said)
+        offset = start + len(content)
         name = turn["role"] if number < prompt else "observation"
         if turn["role"] != "assistant" and name in ROLES:
-            first, last = bisect_right(ends, start), bisect_right(ends, place)
+            first, last = bisect_right(ends, start), bisect_right(ends, offset)
             roles[first:last] = bytes([ROLES.index(name)]) * (last - first)
     return roles
 
@@ -237,14 +258,14 @@ def _roles_of_text(
 def _turn_limit(
     write: Callable[..., str], turns: Sequence, number: int, text: str, following: int
 ) -> int:
-    """Where in `text` this turn is over, what the template writes after it included."""
+    """Return the offset in `text` at which a turn ends, the template's text after it included."""
     if number == len(turns) - 1:
         return len(text)
     through = write(turns[: number + 1])
-    # Qwen3's template, say, writes an empty thought into a turn for as long as it is the last.
+    # Qwen3's template, for example, adds an empty thought to a turn while it is the last one.
     return len(through) if text.startswith(through) else following
 
 
 def _turn_end(ids: Sequence[int], start: int, limit: int, special: frozenset[int]) -> int:
-    """One past the first special token of `ids[start:limit]`; `limit` where there is none."""
+    """Return the index after the first special token of `ids[start:limit]`, else `limit`."""
     return next((n + 1 for n in range(start, limit) if ids[n] in special), limit)

@@ -1,248 +1,381 @@
-"""One DPO run: preference pairs and a parent checkpoint in, a trained checkpoint out.
+"""One DPO run: from preference pairs and a parent checkpoint to a trained checkpoint.
 
 DPO (Rafailov et al., arXiv 2305.18290) of a LoRA adapter (Hu et al., arXiv 2106.09685), or of all
-weights, on the pairs of the lineage's training cases, by TRL's trainer. An adapter is merged into
-the weights below it at the end, so that a later stage, or any chat backend, starts from a plain
-checkpoint.
+weights, on the pairs of the lineage's training cases, with TRL's trainer. At the end an adapter is
+merged into the weights below it, so that a later stage, or any chat backend, starts from a plain
+checkpoint. A killed run resumes from the trainer's own checkpoints in a scratch folder.
 
-A killed run goes on where it stood: the trainer's own checkpoints lie in a scratch folder, beside
-the fingerprint of what they were made from.
+`launch` runs a task in this process, or in one process per GPU, each of which runs this module:
+
+    accelerate launch --config_file workflow/accelerate/ddp.yaml -m agentsafe.training.train FILES
 """
 
 import gc
 import hashlib
 import logging
 import os
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import msgspec
 import polars as pl
 
 from agentsafe import schemas
+from agentsafe._util.atomic_write import whole_file
 from agentsafe._util.progress import say
 from agentsafe.errors import UserError, out_of_memory
 from agentsafe.inference.chat_template import thinking_options
 from agentsafe.lineage import Lineage
 from agentsafe.models import checkpoint, loading
 from agentsafe.preferences.dataset import with_rows
+from agentsafe.rollouts.react import prompts
+from agentsafe.suites.cases import read_suite
 from agentsafe.training import checks
-from agentsafe.training.config import Settings, arguments, first_loss, lora_config, shaping
-from agentsafe.training.held_out import asked_of
+from agentsafe.training.config import (
+    Settings,
+    arguments,
+    first_loss,
+    lora_config,
+    shaping,
+    tell_trackers,
+)
+from agentsafe.training.held_out import Bootstrap, HeldOut, measure
 from agentsafe.training.memory import estimate
 from agentsafe.training.model_card import model_card
 from agentsafe.training.reference import by_row, digest, weights_digest
-from agentsafe.training.resume import claim
-from agentsafe.training.run_card import Card, Training
+from agentsafe.training.run_card import Card, describe, read_cards
 from agentsafe.training.tokenize import Trajectory, fitting, trajectories
 
 if TYPE_CHECKING:
-    from agentsafe.training.trainer import Data, TrajectoryTrainer
+    from agentsafe.training.trainer import TrajectoryTrainer
 
 log = logging.getLogger(__name__)
 
+_PATIENCE = 60  # seconds for processes to end after SIGTERM
 
-def train(
-    parent_folder: str | Path,
-    pairs: pl.DataFrame,
-    rollouts: pl.DataFrame,
-    prompts: Mapping[str, Sequence[Mapping[str, str]]],
-    *,
-    lineage: Lineage,
-    cases: int,
-    settings: Settings,
-    output_folder: str | Path,
-    scratch_folder: str | Path,
-    reference: pl.DataFrame | None = None,
-    base_folder: str | Path | None = None,
-    base_model: str | None = None,
-    history: Sequence[Mapping[str, Any]] = (),
-    thinking: bool | None = None,
-    threads: int | None = None,
-) -> Training:
-    """Train one lineage's last stage and write its checkpoint.
 
-    Args:
-        parent_folder: checkpoint to start from, which is the reference as well.
-        pairs: rows of `schemas.PAIRS`; only those of the training cases of `lineage.seed` train.
-        rollouts: rows of `schemas.ROLLOUTS` that the pairs refer to.
-        prompts: what the agent was told before its first turn, by case id (`react.prompts`).
-        lineage: has a stage, whose β counts, and a seed.
+@dataclass(frozen=True)
+class Task:
+    """One DPO run: the files that it reads, its settings, and the files that it writes.
+
+    Attributes:
+        lineage: of the checkpoint to train; its last stage has the β, and it has a seed.
         cases: number of cases of the suite.
         settings: how to train.
-        output_folder: gets weights, tokenizer and, where one was trained, `adapter/`, all at once.
-            Where no pair is left, or the parent was not trained itself, only `untrained.json`.
-        scratch_folder: survives a kill, and the end of the run: it is the caller's to remove once
-            card and log are safe.
-        reference: rows of `reference.REFERENCE` of the parent; it is asked for each batch without.
-        base_folder: the checkpoint below the parent's adapter, to train that one further.
-        base_model: what the model card calls the parent; its lineage by default.
-        history: cards of the stages before, the first one first.
-        thinking: `enable_thinking` of the chat template, as the checkpoint is served.
-        threads: of the CPU, for torch; as the process has them by default.
+        prompt: name of the agent's prompt template.
+        suite_files: cases and toolkits of the suite.
+        parent: folder of the checkpoint to start from, which is the reference too.
+        pairs: table of `schemas.PAIRS`; those of the seed's training cases train.
+        rollouts: tables of `schemas.ROLLOUTS` with the rollouts of the pairs.
+        checkpoint: folder to write, atomically: weights, tokenizer, model card and, if one was
+            trained, `adapter/`; only `untrained.json` without a pair or a trained parent.
+        log: table of `schemas.TRAINING` to write; empty for a run that did not train.
+        card: JSON file to write (`run_card.Card`).
+        scratch: folder of the trainer's checkpoints; removed once all files are written.
+        base: folder of the checkpoint below the parent's adapter, to train that adapter further.
+        base_model: the parent's name in the model card; its lineage by default.
+        cards_before: cards of the stages before, the first one first.
+        reference: table of `schemas.REFERENCE` of the parent; without it, each batch computes it.
+        trackers: folder for trackers that write files.
+        thinking: `enable_thinking` of the chat template, as in serving.
+        threads: of torch on the CPU; by default those of the process.
+        bootstrap: of the interval of the held-out accuracy.
+    """
+
+    lineage: str
+    cases: int
+    settings: Settings
+    prompt: str
+    suite_files: tuple[str, str]
+    parent: str
+    pairs: str
+    rollouts: list[str]
+    checkpoint: str
+    log: str
+    card: str
+    scratch: str
+    base: str | None = None
+    base_model: str | None = None
+    cards_before: tuple[str, ...] = ()
+    reference: str | None = None
+    trackers: str | None = None
+    thinking: bool | None = None
+    threads: int | None = None
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+
+    @property
+    def beta(self) -> float:
+        """DPO's β, of the lineage's last stage.
+
+        Raises:
+            ValueError: the lineage names no DPO run.
+        """
+        lineage = Lineage.parse(self.lineage)
+        if not lineage.stages or lineage.seed is None:
+            raise ValueError(f"{lineage} names no DPO run: it needs a stage and a seed")
+        return lineage.stages[-1].beta
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The inputs of a run in memory, checked, and its card as known before the first step.
+
+    Attributes:
+        card: begun, or untrained if there is nothing to train or to train on.
+        history: the cards of the stages before.
+        pairs: (row of chosen, row of rejected) of those that train.
+        tested: the same of the test half.
+        tokens: the trajectories of all these rows.
+        cases: the case of each row.
+        reference: the parent's log-probability of each row, if known.
+        weights: digest of the parent's weights.
+    """
+
+    card: Card
+    history: list[Card]
+    pairs: list[tuple[int, int]] = field(default_factory=list)
+    tested: list[tuple[int, int]] = field(default_factory=list)
+    tokens: dict[int, Trajectory] = field(default_factory=dict)
+    cases: dict[int, str] = field(default_factory=dict)
+    reference: dict[int, float] = field(default_factory=dict)
+    weights: str = ""
+
+
+@dataclass(frozen=True)
+class _Trained:
+    trainer: "TrajectoryTrainer"
+    steps: list[dict[str, float | None]]
+    held_out: HeldOut | None
+    settings: Settings
+
+
+def train(task: Task) -> Card:
+    """Train the last stage of a lineage, and write its checkpoint, log and card.
 
     Returns:
-        The card and the log; the log of a run that did not train is empty.
+        The card.
 
     Raises:
-        UserError: the parent cannot be loaded, pairs, rollouts and prompts do not fit together,
-            the chat template is not one that only adds at the end, too many pairs are too long, or
-            the loss becomes NaN.
-        ValueError: `lineage` names no DPO run, or `history` is not that of its stages before.
+        UserError: a table cannot be read, the parent cannot be loaded, pairs, rollouts and prompts
+            do not fit together, the chat template does not only append, too many pairs are too
+            long, or the loss becomes NaN.
+        ValueError: the lineage names no DPO run, or `cards_before` are not of its stages before.
     """
     began = time.monotonic()
-    beta = _beta(lineage)
+    if task.trackers:
+        tell_trackers(task.trackers, task.lineage)
+    prepared = prepare(task)
+    card = prepared.card
+    if card.reason is not None:
+        log.info("%s is not trained: %s", card.lineage, card.reason)
+        if _is_main():
+            checkpoint.write_untrained(task.checkpoint, card.reason)
+            _write(task, card, pl.DataFrame(schema=schemas.TRAINING))
+        return card
+    for line in describe(card):
+        log.info("%s", line)
+
+    import torch
+
+    from agentsafe.training.callbacks import claim, remove
+    from agentsafe.training.trainer import write_checkpoint
+
+    if task.threads:
+        torch.set_num_threads(task.threads)
+    if _is_main():  # the other processes wait for it where the trainer is made
+        claim(task.scratch, _key(task, prepared))
+        # What cannot be written should fail now, not after the training.
+        card.write(Path(task.scratch, "card.json"))
+        _model_card(task, card, prepared.history)
+    trained = _trained(task, prepared)
+    if weights_digest(task.parent) != prepared.weights:
+        raise UserError(f"{task.parent}: changed while {card.lineage} trained on it; run it again")
+    card = replace(
+        card,
+        status="trained",
+        steps=len(trained.steps),
+        first_loss=trained.steps[0]["dpo_loss"],
+        last_loss=trained.steps[-1]["dpo_loss"],
+        reward_margin=trained.steps[-1]["reward_margin"],
+        reward_accuracy=trained.steps[-1]["reward_accuracy"],
+        held_out=trained.held_out,
+        batch_tokens=trained.settings.batch_tokens,
+        seconds=time.monotonic() - began,
+    )
+    write_checkpoint(
+        trained.trainer,
+        task.checkpoint,
+        task.parent if task.base is None else task.base,
+        task.parent,
+        _model_card(task, card, prepared.history),
+    )
+    if _is_main():
+        _write(task, card, _log(card.lineage, trained.steps))
+        remove(task.scratch)
+    return card
+
+
+def prepare(task: Task) -> Prepared:
+    """Read and check the inputs of a run, and begin its card.
+
+    Raises:
+        UserError, ValueError: as `train`.
+    """
+    lineage, settings, beta = Lineage.parse(task.lineage), task.settings, task.beta
+    assert lineage.seed is not None  # else there is no β
+    card = Card(
+        status="begun",
+        lineage=str(lineage),
+        settings=msgspec.json.decode(msgspec.json.encode(settings)) | {"beta": beta},
+        versions=_versions(),
+    )
+    history = read_cards(task.cards_before)
     if (before := len(lineage.stages) - 1) != len(history):
         raise ValueError(f"{lineage} has {before} stages before, but {len(history)} cards of them")
-    card = {"lineage": str(lineage), "settings": asdict(settings) | {"beta": beta}}
-    if reason := checkpoint.untrained(parent_folder):
-        return _untrained(f"its parent was not trained: {reason}", output_folder, card)
-    halves = [
-        with_rows(pairs, rollouts, prompts, cases=cases, seed=lineage.seed, half=half)
+    if reason := checkpoint.untrained(task.parent):
+        return Prepared(card.untrained(f"its parent was not trained: {reason}"), history)
+    suite = read_suite(*task.suite_files)
+    messages = prompts(suite, suite.cases, task.prompt)
+    rollouts = schemas.read_table(task.rollouts, schemas.ROLLOUTS)
+    pairs = schemas.read_table(task.pairs, schemas.PAIRS)
+    training, test = (
+        with_rows(pairs, rollouts, messages, cases=task.cases, seed=lineage.seed, half=half)
         for half in ("train", "test")
-    ]
-    tokenizer = loading.load_tokenizer(parent_folder)
-    options = thinking_options(thinking)
-    for case in halves[0]["case_id"].head(1):
-        checks.check_boundary(tokenizer, prompts[case], options)
+    )
+    tokenizer = loading.load_tokenizer(task.parent)
+    options = thinking_options(task.thinking)
+    for case in training["case_id"].head(1):
+        checks.check_boundary(tokenizer, messages[case], options)
     tokens = trajectories(
-        *(tokenizer, pl.concat(halves), rollouts, prompts),
+        tokenizer,
+        pl.concat([training, test]),
+        rollouts,
+        messages,
         assistant_only_loss=settings.assistant_only_loss,
         options=options,
     )
-    kept, counts = fitting(halves[0], tokens, settings.max_length)
-    tested, _ = fitting(halves[1], tokens, settings.max_length)
+    kept, counts = fitting(training, tokens, settings.max_length)
+    tested, _ = fitting(test, tokens, settings.max_length)
     checks.check_dropped(str(lineage), counts, settings)
-    card |= counts
+    card = card.counted(counts)
     if not kept:
         reason = "no preference pair of its training cases"
-        if len(halves[0]):
+        if len(training):
             reason += f" has both sides within {settings.max_length} tokens and a turn on each"
-        return _untrained(reason, output_folder, card)
-    card |= _described(parent_folder, lineage, settings, counts, halves[0], rollouts, tokens, kept)
-
-    import torch
-
-    from agentsafe.training.export import write
-    from agentsafe.training.trainer import Data
-
-    if threads:
-        torch.set_num_threads(threads)
-    weights = weights_digest(parent_folder)
-    tokens = {row: tokens[row] for pair in [*kept, *tested] for row in pair}
-    known = {} if reference is None else by_row(reference, rollouts, tokens, weights)
-    data = Data(kept, tokens, {row: rollouts["case_id"][row] for row in tokens}, known)
-    card["data_sha256"] = _data_digest(kept, tokens)
-    if os.environ.get("RANK", "0") == "0":  # the others wait for it where the trainer is made
-        claim(scratch_folder, _key(card, weights, settings, lineage))
-
-    def make(settings: Settings) -> "TrajectoryTrainer":
-        return _trainer(parent_folder, base_folder, data, settings, lineage, Path(scratch_folder))
-
-    trainer, steps, settings = _fitted(make, lineage, settings, data)
-    if weights_digest(parent_folder) != weights:
-        raise UserError(f"{parent_folder}: changed while {lineage} was trained on it; run it again")
-    made = Card(
-        status="trained",
-        **card,
-        steps=len(steps),
-        first_loss=steps[0]["dpo_loss"],
-        last_loss=steps[-1]["dpo_loss"],
-        reward_margin=steps[-1]["reward_margin"],
-        reward_accuracy=steps[-1]["reward_accuracy"],
-        held_out=asked_of(trainer, tested, settings, beta),
-        batch_tokens=settings.batch_tokens,
-        versions=_versions(),
-        seconds=time.monotonic() - began,
+        return Prepared(card.untrained(reason), history)
+    config, gpu = loading.load_config(task.parent), loading.half_precision()
+    card = replace(
+        card,
+        findings=checks.findings(training, rollouts, tokens, kept, settings.max_length),
+        loss_tokens=checks.loss_share(kept, tokens),
+        expected=estimate(config, settings, kept, tokens, gpu=gpu),
+        data_sha256=_data_digest(kept, tokens),
     )
-    told = model_card(asdict(made), parent=base_model or str(lineage.parent), history=history)
-    below = parent_folder if base_folder is None else base_folder
-    write(trainer, output_folder, below, parent_folder, told)
-    return Training(made, _log(lineage, steps))
+    tokens = {row: tokens[row] for pair in [*kept, *tested] for row in pair}
+    weights = weights_digest(task.parent)
+    reference = {}
+    if task.reference is not None:
+        table = schemas.read_table(task.reference, schemas.REFERENCE)
+        reference = by_row(table, rollouts, tokens, weights)
+    return Prepared(
+        card=card,
+        history=history,
+        pairs=kept,
+        tested=tested,
+        tokens=tokens,
+        cases={row: rollouts["case_id"][row] for row in tokens},
+        reference=reference,
+        weights=weights,
+    )
 
 
-def _described(
-    parent_folder: str | Path,
-    lineage: Lineage,
-    settings: Settings,
-    counts: Mapping[str, Any],
-    rows: pl.DataFrame,
-    rollouts: pl.DataFrame,
-    tokens: Mapping[int, Trajectory],
-    kept: Sequence[tuple[int, int]],
-) -> dict[str, Any]:
-    """What is known before the first step: into the log, and for the card."""
-    found = checks.findings(rows, rollouts, tokens, kept, settings.max_length)
-    share = checks.loss_share(kept, tokens)
-    config, gpu = loading.load_config(parent_folder), loading.half_precision()
-    expected = estimate(config, settings, kept, tokens, gpu=gpu)
-    for line in checks.describe(str(lineage), settings, counts, found, share, expected):
-        log.info("%s", line)
-    return {"findings": asdict(found), "loss_tokens": share, "expected": asdict(expected)}
-
-
-def _fitted(
-    make: Callable[[Settings], "TrajectoryTrainer"],
-    lineage: Lineage,
-    settings: Settings,
-    data: "Data",
-) -> tuple["TrajectoryTrainer", list[dict[str, float | None]], Settings]:
-    """Train; where memory is too small, once more from where it stood, with half at a time."""
+def _trained(task: Task, prepared: Prepared) -> _Trained:
+    """Train; when memory runs out, resume once with half of the tokens at a time."""
     import torch
 
-    from agentsafe.training.callbacks import fit
-
-    def fitted(settings: Settings) -> tuple["TrajectoryTrainer", list[dict[str, float | None]]]:
-        trainer = make(settings)
-        first = first_loss(settings, _beta(lineage))
-        return trainer, fit(trainer, str(lineage), first, settings.save_minutes)
-
+    settings = task.settings
     try:
-        return *fitted(settings), settings
+        return _fit(task, prepared, settings)
     except RuntimeError as error:
         if not out_of_memory(error) or "WORLD_SIZE" in os.environ:
             raise
-    # Out of the handler, so that nothing holds the first trainer any longer.
+    # Outside of the handler, so that nothing refers to the first trainer any longer.
     gc.collect()
     torch.cuda.empty_cache()
-    settings = replace(settings, batch_tokens=_half(settings, data))
-    say(f"{lineage}: out of memory; goes on with {settings.batch_tokens} tokens at a time")
-    return *fitted(settings), settings
+    settings = replace(settings, batch_tokens=_half(settings, prepared.tokens))
+    say(f"{task.lineage}: out of memory; resumes with {settings.batch_tokens} tokens at a time")
+    return _fit(task, prepared, settings)
 
 
-def _beta(lineage: Lineage) -> float:
-    if not lineage.stages or lineage.seed is None:
-        raise ValueError(f"{lineage} names no DPO run: it needs a stage and a seed")
-    return lineage.stages[-1].beta
+def _fit(task: Task, prepared: Prepared, settings: Settings) -> _Trained:
+    from agentsafe.training.callbacks import fit
+
+    trainer = _trainer(task, prepared, settings)
+    max_tokens = settings.batch_tokens or 2 * settings.max_length
+    with trainer.forwarding():
+        first = first_loss(settings, task.beta)
+        steps = fit(trainer, task.lineage, first, settings.save_minutes)
+        held_out = measure(trainer, prepared.tested, max_tokens, task.bootstrap)
+    return _Trained(trainer, steps, held_out, settings)
 
 
-def _untrained(reason: str, folder: str | Path, card: Mapping[str, Any]) -> Training:
-    log.info("%s is not trained: %s", card["lineage"], reason)
-    checkpoint.write_untrained(folder, reason)
-    return Training(
-        Card(status="untrained", reason=reason, **card), pl.DataFrame(schema=schemas.TRAINING)
+def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "TrajectoryTrainer":
+    from peft import PeftModel
+    from trl.trainer.utils import disable_dropout_in_model
+
+    from agentsafe.training.trainer import Batching, Data, TrajectoryTrainer
+
+    full = settings.tuning == "full"
+    model = loading.load_model(
+        task.parent if task.base is None else task.base,
+        dtype="float32" if full else "auto",  # bfloat16 would round most steps away
+        quantization=settings.quantization,
     )
+    if task.base is not None:
+        disable_dropout_in_model(model)
+        adapter = Path(task.parent, checkpoint.ADAPTER)
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    trainer = TrajectoryTrainer(
+        model,
+        loading.load_tokenizer(task.parent),
+        Data(prepared.pairs, prepared.tokens, prepared.cases, prepared.reference),
+        arguments=arguments(settings, task.beta, Path(task.scratch), prepared.card.lineage),
+        lora=None if full or task.base is not None else lora_config(settings.lora),
+        batching=Batching(settings.batching, settings.batch_tokens),
+    )
+    if task.base is not None and prepared.reference:
+        trainer.model.delete_adapter("ref")  # TRL's copy, to compute the reference with
+    return trainer
+
+
+def _half(settings: Settings, tokens: Mapping[int, Trajectory]) -> int:
+    """Halve the number of tokens of a forward pass."""
+    longest = max(len(each.ids) for each in tokens.values())
+    whole = settings.batch_tokens or 2 * settings.batch_size * longest
+    return max(whole // 2, 1)
 
 
 def _data_digest(pairs: Sequence[tuple[int, int]], tokens: Mapping[int, Trajectory]) -> str:
-    """Tells whether two runs train on the same tokens, in the same pairs and order."""
+    """Hash the tokens of the pairs, in order."""
     sides = (digest(tokens[row]) for pair in pairs for row in pair)
     return hashlib.sha256("".join(sides).encode()).hexdigest()
 
 
-def _key(
-    card: Mapping[str, Any], weights: str, settings: Settings, lineage: Lineage
-) -> dict[str, Any]:
-    """What a run is made from."""
+def _key(task: Task, prepared: Prepared) -> dict[str, object]:
+    """Return everything that the trainer's checkpoints depend on."""
     return {
-        "lineage": str(lineage),
-        "settings": shaping(settings),
-        "data": card["data_sha256"],
-        "weights": weights,
-        "versions": _versions(),
+        "lineage": prepared.card.lineage,
+        "settings": shaping(task.settings),
+        "data": prepared.card.data_sha256,
+        "weights": prepared.weights,
+        "versions": prepared.card.versions,
         "processes": os.environ.get("WORLD_SIZE", "1"),
     }
 
@@ -251,50 +384,94 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
 
 
-def _trainer(
-    parent_folder: str | Path,
-    base_folder: str | Path | None,
-    data: "Data",
-    settings: Settings,
-    lineage: Lineage,
-    scratch: Path,
-) -> "TrajectoryTrainer":
-    from peft import PeftModel
-    from trl.trainer.utils import disable_dropout_in_model
-
-    from agentsafe.training.trainer import Batching, TrajectoryTrainer
-
-    full = settings.tuning == "full"
-    model = loading.load_model(
-        parent_folder if base_folder is None else base_folder,
-        dtype="float32" if full else "auto",  # a step is smaller than bfloat16 can tell
-        quantization=settings.quantization,
-    )
-    if base_folder is not None:
-        disable_dropout_in_model(model)
-        model = PeftModel.from_pretrained(
-            model, Path(parent_folder, checkpoint.ADAPTER), is_trainable=True
-        )
-    trainer = TrajectoryTrainer(
-        model,
-        loading.load_tokenizer(parent_folder),
-        data,
-        arguments=arguments(settings, lineage.stages[-1].beta, scratch, str(lineage)),
-        lora=None if full or base_folder is not None else lora_config(settings.lora),
-        batching=Batching(settings.batching, settings.batch_tokens),
-    )
-    if base_folder is not None and data.reference:
-        trainer.model.delete_adapter("ref")  # the copy that TRL would ask for the reference
-    return trainer
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
-def _half(settings: Settings, data: "Data") -> int:
-    """Half of the tokens that go through the model at once."""
-    longest = max(len(each.ids) for each in data.trajectories.values())
-    whole = settings.batch_tokens or 2 * settings.batch_size * longest
-    return max(whole // 2, 1)
+def _model_card(task: Task, card: Card, history: Sequence[Card]) -> str:
+    parent = task.base_model or str(Lineage.parse(task.lineage).parent)
+    return model_card(card, parent=parent, history=history)
 
 
-def _log(lineage: Lineage, steps: Sequence[Mapping[str, float]]) -> pl.DataFrame:
-    table = pl.DataFrame(steps, infer_schema_length=None).with_columns(lineage=pl.lit(str(lineage)))
+def _log(lineage: str, steps: Sequence[Mapping[str, float | None]]) -> pl.DataFrame:
+    table = pl.DataFrame(steps, infer_schema_length=None).with_columns(lineage=pl.lit(lineage))
     return table.select(pl.col(name).cast(dtype) for name, dtype in schemas.TRAINING.items())
+
+
+def _write(task: Task, card: Card, steps: pl.DataFrame) -> None:
+    schemas.write_table(steps, task.log, schemas.TRAINING)
+    card.write(task.card)
+
+
+def launch(task: Task, processes: int, config: str | Path, log_file: str | Path) -> None:
+    """Run a task in this process, or in several that accelerate starts.
+
+    Args:
+        task: to run.
+        processes: their number, one for each GPU.
+        config: accelerate's, for more than one process.
+        log_file: their output is appended to it.
+
+    Raises:
+        UserError: as `train`, in any process.
+        RuntimeError: a process failed for another reason; the log has it.
+    """
+    if processes == 1:
+        train(task)
+        return
+    described, failed = Path(f"{task.scratch}.task.json"), Path(f"{task.scratch}.error")
+    failed.unlink(missing_ok=True)
+    with whole_file(described) as partial:
+        partial.write_bytes(msgspec.json.encode(task))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    command += ["--num_processes", str(processes), "--main_process_port", "0"]
+    command += ["-m", "agentsafe.training.train", str(described), str(failed)]
+    folder = str(Path(__file__).parents[2])
+    paths = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
+    with Path(log_file).open("a", encoding="utf-8") as output:
+        started = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"PYTHONPATH": paths},
+            start_new_session=True,  # so that all of them can be ended together
+        )
+        try:
+            status = started.wait()
+        finally:
+            _end(started)
+    described.unlink()
+    if failed.is_file():
+        message = failed.read_text(encoding="utf-8")
+        failed.unlink()
+        raise UserError(message)
+    if status:
+        raise RuntimeError(f"training in {processes} processes ended with {status}; see {log_file}")
+
+
+def _end(started: subprocess.Popen) -> None:
+    """End a launcher and all processes that it started."""
+    if started.poll() is None:
+        started.terminate()
+        try:
+            started.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)
+
+
+def _main(described: str, failed: str) -> None:
+    """Run a described task as one of several processes."""
+    logging.basicConfig(
+        level=logging.INFO if _is_main() else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    try:
+        train(msgspec.json.decode(Path(described).read_bytes(), type=Task))
+    except UserError as error:
+        with whole_file(failed) as partial:
+            partial.write_text(str(error), encoding="utf-8")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,15 +1,17 @@
-"""TRL's DPOTrainer on trajectories: our own tokens and masks, its loss, steps and checkpoints.
+"""TRL's DPOTrainer on trajectories: our tokens and masks with its losses, steps and checkpoints.
 
-What is changed: pairs come tokenised, with a mask of their own; what they share may go through the
-model once; the reference may come with them. Imports torch and TRL, so import it late.
+Three things differ from TRL: pairs come tokenised, each with a mask of its own; trajectories may
+share their prefixes; the reference log-probabilities may come with the pairs. Imports torch and
+TRL, so import it late.
 """
 
 import errno
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,9 +23,13 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import disable_dropout_in_model, use_adapter
 
+from agentsafe._util.atomic_write import whole_folder
 from agentsafe.errors import UserError
-from agentsafe.training.packing import Layout, layout, padded
-from agentsafe.training.prefix_sharing import counted_tokens_only, share
+from agentsafe.models import loading
+from agentsafe.models.checkpoint import ADAPTER
+from agentsafe.training.callbacks import advice
+from agentsafe.training.packing import Packing, pack, padded
+from agentsafe.training.prefix_sharing import counted_tokens_only, prefix_sharing
 from agentsafe.training.reference import logps
 from agentsafe.training.tokenize import Trajectory
 
@@ -33,51 +39,52 @@ _SIDES = ("chosen", "rejected")
 
 @dataclass(frozen=True)
 class Batching:
-    """What the pairs of a batch share, and how many tokens go through the model at once.
+    """The prefixes that the pairs of a batch share, and the size of a forward pass.
 
-    `kind` is one of `BATCHING`: each side of a pair by itself, what both sides begin with once, or
-    each rollout once and what those of a case begin with once. `tokens` is the budget of a forward
-    pass; without it, the whole batch is one.
+    `kind` is one of `BATCHING`: `pairs` share nothing; with `prefix` the two sides of a pair share
+    theirs; with `case` each rollout is forwarded once and those of a case share theirs.
+    `max_tokens` limits a packed batch; without it, a batch is one forward pass.
     """
 
     kind: str = "pairs"
-    tokens: int | None = None
+    max_tokens: int | None = None
 
     @property
     def plain(self) -> bool:
         """Whether batches are padded rows, as TRL makes them."""
-        return self.kind == "pairs" and self.tokens is None
+        return self.kind == "pairs" and self.max_tokens is None
 
-    def layout(
+    def pack(
         self, keys: Sequence[int], rows: Sequence[Trajectory], cases: Sequence[str]
-    ) -> Layout:
-        """How a batch lies in forward passes.
+    ) -> Packing:
+        """Pack a batch.
 
         Args:
-            keys: of the trajectories, chosen ones first, then rejected; equal ones are the same.
+            keys: of the trajectories, chosen ones first, then rejected; equal keys stand for the
+                same trajectory.
             rows: the trajectories.
-            cases: of each.
+            cases: the case of each.
         """
-        numbers = range(len(keys))
         if self.kind == "case":
             number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
             rows = [*dict(zip(keys, rows, strict=True)).values()]
             together: dict[str, list[int]] = {}
             for key, case in dict(zip(keys, cases, strict=True)).items():
                 together.setdefault(case, []).append(number_of[key])
-            return layout(rows, [*together.values()], [number_of[key] for key in keys], self.tokens)
+            order = [number_of[key] for key in keys]
+            return pack(rows, [*together.values()], order, self.max_tokens)
         half = len(keys) // 2
-        pairs = self.kind == "prefix"
-        groups = [[n, n + half] for n in range(half)] if pairs else [[n] for n in numbers]
-        return layout(rows, groups, budget=self.tokens)
+        pairs = [[n, n + half] for n in range(half)]
+        groups = pairs if self.kind == "prefix" else [[n] for n in range(len(keys))]
+        return pack(rows, groups, max_tokens=self.max_tokens)
 
 
 @dataclass(frozen=True)
 class Data:
-    """The pairs of a run, (key of chosen, key of rejected), and what their keys stand for.
+    """The pairs of a run, (key of chosen, key of rejected), and the trajectories of their keys.
 
-    `reference` may hold the parent's log-probability of each trajectory; without it, it is worked
-    out for each batch.
+    `reference` may have the parent's log-probability of each trajectory; otherwise each batch
+    computes it.
     """
 
     pairs: Sequence[tuple[int, int]]
@@ -88,22 +95,19 @@ class Data:
 
 @dataclass
 class TrajectoryCollator(DataCollatorForPreference):
-    """Pads pairs of trajectories as TRL does, and counts in the loss what their masks say.
-
-    What goes through the model is the batch's `layout`, where `batching` gives it one.
-    """
+    """Pads pairs of trajectories as TRL does, with their own masks, and packs them if need be."""
 
     data: Data = field(default_factory=lambda: Data([], {}, {}))
     batching: Batching = field(default_factory=Batching)
 
     def torch_call(self, examples: list[dict[str, int]]) -> dict[str, Any]:
-        """Put pairs together: the chosen ones first, then the rejected ones."""
+        """Collate pairs: the chosen sides first, then the rejected ones."""
         keys = [pair[side] for side in _SIDES for pair in examples]
         rows = [self.data.trajectories[key] for key in keys]
-        batch = padded(rows, self.pad_token_id)
+        batch: dict[str, Any] = padded(rows, self.pad_token_id)
         if not self.batching.plain:
             cases = [self.data.cases[key] for key in keys]
-            batch["layout"] = self.batching.layout(keys, rows, cases)
+            batch["packing"] = self.batching.pack(keys, rows, cases)
         if self.data.reference:
             known = torch.tensor([self.data.reference[key] for key in keys]).chunk(2)
             batch |= {f"ref_{side}_logps": half for side, half in zip(_SIDES, known, strict=True)}
@@ -111,7 +115,7 @@ class TrajectoryCollator(DataCollatorForPreference):
 
 
 class TrajectoryTrainer(DPOTrainer):
-    """`DPOTrainer` that takes pairs of trajectories."""
+    """`DPOTrainer` on pairs of trajectories. Train and measure it in a block of `forwarding`."""
 
     def __init__(
         self,
@@ -123,29 +127,26 @@ class TrajectoryTrainer(DPOTrainer):
         lora: LoraConfig | None = None,
         batching: Batching | None = None,
     ):
-        """Get ready to train.
+        """Prepare the training.
 
         Args:
-            model: the parent, or the policy that equals it: a `PeftModel`, whose adapter goes on.
+            model: the parent, or a `PeftModel` that equals it and whose adapter trains further.
             tokenizer: the parent's.
-            data: what to train on.
-            arguments: all options, of which the output folder gets the trainer's checkpoints.
+            data: the pairs to train on.
+            arguments: TRL's options; the trainer's checkpoints go to its output folder.
             lora: the adapter to train; without one, and without an adapter in `model`, all weights
-                are trained, and `data` must bring the reference.
-            batching: what the pairs of a batch share; nothing by default.
-
-        Raises:
-            UserError: the model cannot share.
+                train, and `data` must have the reference.
+            batching: the prefixes to share; none by default.
         """
         self.batching = batching or Batching()
         self.sampler = ByCase(data, arguments.seed) if self.batching.kind == "case" else None
-        # TRL's own option would take the adapter's dropout as well.
+        # TRL's own option would disable the adapter's dropout as well.
         if not isinstance(model, PeftModel):
             disable_dropout_in_model(model)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         chosen, rejected = map(list, zip(*data.pairs, strict=True))
-        # TRL keeps no second model beside the policy if it is told that the reference is known.
+        # With a known reference TRL keeps no second model beside the policy.
         arguments.precompute_ref_log_probs = bool(data.reference)
         super().__init__(
             model=model,
@@ -158,19 +159,27 @@ class TrajectoryTrainer(DPOTrainer):
             peft_config=lora,
         )
         self.remove_callback(PrinterCallback)
-        if not self.batching.plain:
-            peft = isinstance(self.model, PeftModel)
-            share(self.model.get_base_model() if peft else self.model)
+
+    def forwarding(self) -> AbstractContextManager[None]:
+        """Let the model forward batches as `batching` packs them, in a block.
+
+        Raises:
+            UserError: the model cannot share prefixes.
+        """
+        if self.batching.plain:
+            return counted_tokens_only()
+        peft = isinstance(self.model, PeftModel)
+        return prefix_sharing(self.model.get_base_model() if peft else self.model)
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
-        """Let the policy answer as its reference does: with the adapter as it was."""
+        """Turn the policy into its reference in a block: the adapter as it was at the start."""
         model = self.accelerator.unwrap_model(self.model)
         with use_adapter(model, "ref" if "ref" in model.peft_config else None):
             yield
 
     def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
-        return dataset  # the collator hands them over
+        return dataset  # the collator adds them
 
     def _get_train_sampler(self, *args: Any) -> Any:
         return self.sampler or super()._get_train_sampler(*args)
@@ -179,7 +188,7 @@ class TrajectoryTrainer(DPOTrainer):
         return dataset
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """None: a trainer's checkpoint lives for an hour."""
+        """Write no card: a trainer's checkpoint is temporary."""
 
     def _save_checkpoint(self, *args: Any) -> None:
         try:
@@ -187,66 +196,124 @@ class TrajectoryTrainer(DPOTrainer):
         except RuntimeError as error:
             if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
                 raise
-            # What torch.save says of a disk that is full.
+            # These are the words of torch.save when the disk is full.
             full = errno.ENOSPC
             raise OSError(full, os.strerror(full), self.args.output_dir) from error
 
     def compute_loss(self, model: Any, inputs: dict, *args: Any, **kwargs: Any) -> Any:
-        """TRL's loss; also notes DPO's own part of it, without the SFT term.
+        """Compute TRL's loss, and record DPO's own part of it, without the SFT term.
 
         Raises:
-            UserError: the loss is no number; the line names a pair.
+            UserError: the loss is NaN or infinite; the message names a pair.
         """
         inputs = dict(inputs)
         keys = inputs.pop("keys")
-        with counted_tokens_only():
-            loss = super().compute_loss(model, inputs, *args, **kwargs)
-        part = self.accelerator.gather(loss.detach().reshape(1)).mean().item()
-        if not math.isfinite(part):
-            raise UserError(f"the loss is no number any more, {self._culprit(keys.tolist())}")
-        metrics = self._metrics["train"]
+        log_probs: list[torch.Tensor] = []
+
+        def policy(**options: Any) -> Any:
+            output = model(**options)
+            log_probs.append(output.log_probs.detach())
+            return output
+
+        loss = super().compute_loss(policy, inputs, *args, **kwargs)
+        dpo_loss = loss.detach()
         if len(self.loss_types) > 1:
-            tokens = inputs["completion_mask"].chunk(2)[0][:, 1:].sum().item()
-            pairs = len(inputs["completion_mask"]) // 2
-            part += self.loss_weights[1] * metrics["logps/chosen"][-1] * pairs / tokens
-        metrics["dpo_loss"].append(part)
+            counted = inputs["completion_mask"].chunk(2)[0][:, 1:].bool()
+            dpo_loss = dpo_loss + self.loss_weights[1] * log_probs[0].chunk(2)[0][counted].mean()
+        dpo_loss = self._mean_over_pairs(dpo_loss, len(keys) // 2)
+        if not math.isfinite(dpo_loss):
+            raise UserError(
+                f"{self.args.run_name}: step {self.state.global_step + 1}: the loss is NaN or "
+                f"infinite, {self._culprit(keys.tolist())}; {advice(self.args.output_dir)}"
+            )
+        self._metrics["train"]["dpo_loss"].append(dpo_loss)
         return loss
 
+    def _mean_over_pairs(self, mean: torch.Tensor, pairs: int) -> float:
+        """Average a mean over this process's pairs over the pairs of all processes."""
+        count = torch.tensor(float(pairs), dtype=torch.float64, device=mean.device)
+        parts = torch.stack([mean.double() * count, count])  # a float32 times a count is exact
+        total, pairs_of_all = self.accelerator.gather(parts[None]).sum(dim=0)
+        return (total / pairs_of_all).item()
+
     def _culprit(self, keys: Sequence[int]) -> str:
-        """The first pair of a batch one of whose sides has no finite log-probability."""
+        """Name the first pair of a batch one of whose sides has no finite log-probability."""
         data = self.data_collator.data
         tokens = {key: data.trajectories[key] for key in keys}
-        budget = self.batching.tokens or len(keys) * max(len(each.ids) for each in tokens.values())
-        found = logps(self.accelerator.unwrap_model(self.model), tokens, budget)
+        longest = max(len(each.ids) for each in tokens.values())
+        max_tokens = self.batching.max_tokens or len(keys) * longest
+        found = logps(self.accelerator.unwrap_model(self.model), tokens, max_tokens)
         half = len(keys) // 2
         for sides in zip(keys[:half], keys[half:], strict=True):
             if not all(math.isfinite(found[key]) for key in sides):
                 return f"in a pair of {data.cases[sides[0]]}"
-        return f"though all its log-probabilities are, among pairs of {data.cases[keys[0]]}"
+        return f"but no log-probability is, among pairs of {data.cases[keys[0]]}"
 
 
 class ByCase(Sampler[int]):
-    """Pairs in an order in which those of a case follow each other, another one each epoch."""
+    """An order of pairs in which those of a case are adjacent, different in each epoch."""
 
     def __init__(self, data: Data, seed: int):
-        """Order pairs by the case of each; the same seed and epoch give the same order."""
+        """Order pairs by case; the same seed and epoch give the same order."""
         self.cases = [data.cases[chosen] for chosen, _ in data.pairs]
         self.seed, self.epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's order."""
+        """Choose the order of an epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """How many pairs there are."""
+        """Return the number of pairs."""
         return len(self.cases)
 
     def __iter__(self) -> Iterator[int]:
-        """The pairs' numbers in order."""
+        """Return the indices of the pairs in order."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         together: dict[str, list[int]] = {}
         for number in torch.randperm(len(self.cases), generator=generator).tolist():
             together.setdefault(self.cases[number], []).append(number)
-        groups = list(together.values())  # those with many pairs first, as it happens
+        groups = list(together.values())  # those with many pairs tend to come first
         order = torch.randperm(len(groups), generator=generator).tolist()
         return (number for place in order for number in groups[place])
+
+
+def write_checkpoint(
+    trainer: TrajectoryTrainer,
+    folder: str | Path,
+    base_folder: str | Path,
+    parent_folder: str | Path,
+    model_card: str,
+) -> None:
+    """Write a trained policy as a checkpoint, atomically. All processes of a run call this.
+
+    Args:
+        trainer: after the training.
+        folder: to write: weights, tokenizer, model card and, if one was trained, `adapter/`.
+        base_folder: the checkpoint below the adapter; the adapter is merged into its weights.
+        parent_folder: its tokenizer and dtype are kept.
+        model_card: the README.md.
+    """
+    state = trainer.accelerator.get_state_dict(trainer.model)
+    if not trainer.accelerator.is_main_process:
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    with whole_folder(folder) as partial:
+        if isinstance(model, PeftModel):
+            adapter = partial / ADAPTER
+            model.save_pretrained(
+                adapter,
+                state_dict=state,
+                selected_adapters=["default"],
+                save_embedding_layers=False,
+            )
+            (adapter / "README.md").unlink(missing_ok=True)
+            plain = loading.load_model(base_folder)
+            PeftModel.from_pretrained(plain, adapter).merge_and_unload().save_pretrained(partial)
+        else:
+            dtype = loading.saved_dtype(parent_folder)
+            kept = {name: value.to(dtype) for name, value in state.items()}
+            model.config.dtype = dtype
+            model.save_pretrained(partial, state_dict=kept)
+        # The trainer may have added a padding token to its own tokenizer.
+        loading.load_tokenizer(parent_folder).save_pretrained(partial)
+        (partial / "README.md").write_text(model_card, encoding="utf-8")

@@ -1,19 +1,18 @@
-"""Rollouts and pairs of a tiny model, and the settings of a short DPO run on them."""
+"""Rollouts and pairs of a tiny model, and a short DPO run on them."""
 
 import random
+from pathlib import Path
 
 import polars as pl
 
 from agentsafe import schemas
 from agentsafe.lineage import Lineage
+from agentsafe.suites.cases import Case, checked_suite, write_suite
 from agentsafe.training.config import Lora, Settings
+from agentsafe.training.train import Task
 
 CASES = 12
-
-
 LINEAGE = Lineage.parse("tiny+safe.rules.b0.3.s0")
-
-
 SETTINGS = Settings(
     learning_rate=3e-3,
     batch_size=4,
@@ -23,8 +22,14 @@ SETTINGS = Settings(
     lora=Lora(r=4, alpha=8, dropout=0.0),
     save_steps=2,
 )
-
-
+#: The template of the agent's prompt, and what it gives for the cases of the suite.
+TEMPLATE = """{% block system %}
+Tools: find, act
+{% endblock %}
+{% block user %}
+{{ case.instruction }}
+{% endblock %}
+"""
 PROMPTS = {
     f"official_{n}": [
         {"role": "system", "content": "Tools: find, act"},
@@ -63,6 +68,46 @@ def pair_table(pairs: list[tuple[str, int, int]]) -> pl.DataFrame:
         for case, chosen, rejected in pairs
     ]
     return pl.DataFrame(rows, schema=schemas.PAIRS)
+
+
+def write_task(
+    folder: Path, parent: Path, rollouts: pl.DataFrame, pairs: pl.DataFrame, settings=SETTINGS
+) -> Task:
+    """Write the files that a run reads, and return the run; it writes into `folder` too."""
+    suite = checked_suite(
+        [
+            Case(case_id=name, toolkits=(), instruction=messages[1]["content"])
+            for name, messages in PROMPTS.items()
+        ],
+        [],
+    )
+    suite_files = (str(folder / "cases.json"), str(folder / "toolkits.json"))
+    write_suite(suite, *suite_files)
+    (folder / "prompt.j2").write_text(TEMPLATE, encoding="utf-8")
+    schemas.write_table(rollouts, folder / "rollouts.parquet", schemas.ROLLOUTS)
+    schemas.write_table(pairs, folder / "pairs.parquet", schemas.PAIRS)
+    return Task(
+        lineage=str(LINEAGE),
+        cases=CASES,
+        settings=settings,
+        prompt=str(folder / "prompt.j2"),
+        suite_files=suite_files,
+        parent=str(parent),
+        pairs=str(folder / "pairs.parquet"),
+        rollouts=[str(folder / "rollouts.parquet")],
+        threads=1,
+        **written_to(folder),
+    )
+
+
+def written_to(folder: Path, name: str = "out") -> dict[str, str]:
+    """The fields of a task that name the files it writes."""
+    return {
+        "checkpoint": str(folder / name),
+        "log": str(folder / f"{name}.parquet"),
+        "card": str(folder / f"{name}.json"),
+        "scratch": str(folder / "scratch"),
+    }
 
 
 def weights(folder):

@@ -1,8 +1,8 @@
-"""One of two processes that hold a model's shards (FSDP2): what it forwards, and its gradients.
+"""One of two processes with shards of a model (FSDP2): its outputs and gradients.
 
-    torchrun --nproc-per-node 2 -m tests.fsdp_worker CHECKPOINT
+    torchrun --nproc-per-node 2 -m tests.helpers.fsdp_worker CHECKPOINT
 
-Prints how far outputs and gradients of the sharded model are from those of a whole one.
+Prints the largest difference of outputs and gradients from those of an unsharded model.
 """
 
 import sys
@@ -16,8 +16,8 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 from trl.trainer.utils import add_fused_lm_head
 
 from agentsafe.models import loading
-from agentsafe.training.packing import layout
-from agentsafe.training.prefix_sharing import share
+from agentsafe.training.packing import pack
+from agentsafe.training.prefix_sharing import prefix_sharing
 from agentsafe.training.tokenize import Trajectory
 
 PROMPT = list(range(30))
@@ -27,7 +27,7 @@ TRAJECTORIES = [
 
 
 def found(folder: str, sharded: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Log-probabilities of a batch in several passes, and the gradients of their sum."""
+    """Log-probabilities of several packed batches, and the gradients of their sum."""
     torch.manual_seed(0)
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(loading.load_model(folder), lora)
@@ -35,17 +35,18 @@ def found(folder: str, sharded: bool) -> tuple[torch.Tensor, list[torch.Tensor]]
         if "lora_B" in name:
             weight.data.normal_()
     add_fused_lm_head(model.get_base_model())
-    share(model.get_base_model())
-    if sharded:
-        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-        for module in model.modules():
-            if isinstance(module, Qwen3DecoderLayer):
-                fully_shard(module, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-    laid = layout(TRAJECTORIES, [range(6)], budget=80)
-    assert len(laid.passes) > 1
-    out = model(layout=laid, fused_lm_head=True).log_probs
-    out.sum().backward()
+    # Before the model is sharded, as in a training.
+    with prefix_sharing(model.get_base_model()):
+        if sharded:
+            mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+            for module in model.modules():
+                if isinstance(module, Qwen3DecoderLayer):
+                    fully_shard(module, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+        packing = pack(TRAJECTORIES, [range(6)], max_tokens=80)
+        assert len(packing.batches) > 1
+        out = model(packing=packing, fused_lm_head=True).log_probs
+        out.sum().backward()
     grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
     assert grads and out.abs().sum() > 0
     return out.detach(), [grad.full_tensor() if sharded else grad for grad in grads]

@@ -10,7 +10,8 @@ from agentsafe import schemas
 from agentsafe.frontier.fits import Settings
 from agentsafe.frontier.frontier import fit_frontier
 from agentsafe.scores.points import score_runs
-from agentsafe.training.summary import training_summary
+from agentsafe.training.held_out import HeldOut
+from agentsafe.training.run_card import Card, training_summary
 
 CASES = 12
 EFFECTS = {  # of a recipe on (safety, helpfulness)
@@ -80,11 +81,16 @@ def turns(labelled: pl.DataFrame) -> pl.DataFrame:
 def training_table(lineage: str = "ape+safe.j.b0.1.s0") -> pl.DataFrame:
     """A summary of a run that was trained and of one that was not."""
     cards = [
-        {
-            **{"lineage": lineage, "status": "trained", "pairs": 40, "dropped_pairs": 2},
-            **{"steps": 5, "first_loss": 0.69, "held_out": HELD_OUT},
-        },
-        {"lineage": "bee+safe.j.b0.1.s0", "status": "untrained", "reason": "no pair is left"},
+        Card(
+            status="trained",
+            lineage=lineage,
+            pairs=40,
+            dropped_pairs=2,
+            steps=5,
+            first_loss=0.69,
+            held_out=HeldOut(**HELD_OUT),
+        ),
+        Card(status="untrained", lineage="bee+safe.j.b0.1.s0", reason="no pair is left"),
     ]
     return training_summary(cards, training_log(lineage))
 

@@ -1,4 +1,4 @@
-"""What is said before a run's first step: of a good run, and of each way in which data are bad."""
+"""Checks before a run's first step: of good data, and of each anomaly."""
 
 import polars as pl
 import pytest
@@ -6,10 +6,9 @@ import pytest
 from agentsafe import schemas
 from agentsafe.errors import UserError
 from agentsafe.preferences.dataset import with_rows
-from agentsafe.training.checks import check_boundary, check_dropped, describe, findings, loss_share
+from agentsafe.training.checks import check_boundary, check_dropped, findings, loss_share
 from agentsafe.training.config import Settings
-from agentsafe.training.memory import Estimate
-from agentsafe.training.tokenize import Trajectory, fitting, trajectories
+from agentsafe.training.tokenize import PairCounts, Trajectory, fitting, trajectories
 from tests.helpers.chat_templates import COLON, GEMMA, LATER
 from tests.helpers.tiny_model import CHATML, tiny_tokenizer
 
@@ -70,10 +69,10 @@ def test_each_odd_pair_and_rollout_is_counted_and_named(rollouts):
     kept, counts = fitting(rows, tokens, LIMIT)
     found = findings(rows, rollouts, tokens, kept, LIMIT)
     first, second = rows["case_id"].unique(maintain_order=True)
-    assert found.long.count == counts["dropped_pairs"] == 2
-    longest = counts["lengths"]["max"]
+    assert found.long.count == counts.dropped_pairs == 2
+    longest = counts.lengths["max"]
     assert found.long.names[0] == f"{first}: tiny/0 over tiny/2 ({longest} tokens)"
-    assert found.empty.count == counts["empty_pairs"] == 2
+    assert found.empty.count == counts.empty_pairs == 2
     assert found.empty.names == [f"{case}: tiny/0 over tiny/3" for case in (first, second)]
     assert found.unfinished.names == [f"{case}: tiny/1" for case in (first, second)]
     assert found.joined.names == [f"{case}: tiny/4" for case in (first, second)]
@@ -99,7 +98,7 @@ def test_only_the_first_twenty_are_named_and_all_are_counted(rollouts):
 @pytest.mark.parametrize(("dropped", "stops"), [(0, False), (2, False), (3, True), (10, True)])
 def test_a_run_stops_over_the_share_that_may_be_dropped(dropped, stops):
     lengths = {"p50": 400, "p90": 700, "p99": 900, "max": 1234}
-    counts = {"pairs": 9 - dropped, "dropped_pairs": dropped, "empty_pairs": 1, "lengths": lengths}
+    counts = PairCounts(9 - dropped, 2, dropped, 1, lengths)
     settings = Settings(max_length=512, max_dropped=0.2)
     if not stops:
         check_dropped("tiny+safe", counts, settings)
@@ -115,8 +114,7 @@ def test_a_run_stops_over_the_share_that_may_be_dropped(dropped, stops):
 
 
 def test_no_pairs_at_all_are_no_reason_to_stop():
-    counts = {"pairs": 0, "dropped_pairs": 0, "empty_pairs": 0, "lengths": None}
-    check_dropped("tiny+safe", counts, Settings())
+    check_dropped("tiny+safe", PairCounts(0, 0, 0, 0, None), Settings())
 
 
 def test_a_template_that_keeps_the_border_passes():
@@ -165,34 +163,3 @@ def test_observations_have_a_share_of_the_loss_of_completions_alone(rollouts):
     assert 0 < share["observation"]["loss"] < share["agent"]["loss"] < 1
     assert share["system"]["loss"] == share["user"]["loss"] == 0
     assert sum(role["tokens"] for role in share.values()) == pytest.approx(1)
-
-
-def test_the_log_says_all_of_it_line_by_line(rollouts):
-    rows, tokens = tokenised(rollouts, [(0, 1), (0, 2), (0, 3), (4, 0)])
-    kept, counts = fitting(rows, tokens, LIMIT)
-    settings = Settings(max_length=LIMIT)
-    expected = Estimate(
-        steps=12,
-        epoch_tokens=98_765,
-        step_tokens=4_321,
-        parameters=8_000,
-        trained=64,
-        memory={"weights": 16_000_000_000, "adapter": 0, "logits": 250_000_000},
-    )
-    lines = describe(
-        "tiny+safe",
-        settings,
-        counts,
-        findings(rows, rollouts, tokens, kept, LIMIT),
-        loss_share(kept, tokens),
-        expected,
-    )
-    assert not [line for line in lines if "\n" in line]
-    text = "\n".join(lines)
-    assert "4 of 8 pairs train, of 2 cases; tokens of the longer side: half up to " in text
-    assert "2 pairs are dropped, longer than training.max_length:\n  official_" in text
-    assert "2 pairs are dropped, without a turn of the agent's on a side:\n  official_" in text
-    assert "2 rollouts end in an observation, which is context:\n  official_" in text
-    assert "of those that count in the loss 100% agent" in text
-    assert "12 steps of about 4,321 tokens, 98,765 an epoch; 64 weights of a model of 8,000" in text
-    assert "a step takes about 16.2 GB: weights 16.0 GB, logits 250 MB" in text

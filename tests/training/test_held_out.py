@@ -1,9 +1,14 @@
-"""Held-out pairs: the share that is told apart, with an interval over cases."""
+"""Held-out pairs: the accuracy of a policy, with an interval over cases."""
 
 import numpy as np
 import pytest
 
-from agentsafe.training.held_out import held_out
+from agentsafe.training.held_out import Bootstrap
+from agentsafe.training.held_out import held_out as compare
+
+
+def held_out(pairs, cases, policy, reference, beta=1.0, **bootstrap):
+    return compare(pairs, cases, policy, reference, beta=beta, bootstrap=Bootstrap(**bootstrap))
 
 
 def test_a_pair_is_right_where_the_chosen_side_gained():
@@ -17,9 +22,9 @@ def test_a_pair_is_right_where_the_chosen_side_gained():
 
 
 def test_no_gain_is_not_right_and_no_pair_is_no_number():
-    assert held_out([(0, 1)], ["a"], {0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}, 1.0).accuracy == 0
-    assert held_out([(0, 1)], ["a"], {0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}, 1.0).low is None
-    assert held_out([], [], {}, {}, 1.0) is None
+    assert held_out([(0, 1)], ["a"], {0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}).accuracy == 0
+    assert held_out([(0, 1)], ["a"], {0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}).low is None
+    assert held_out([], [], {}, {}) is None
 
 
 def test_pairs_of_a_case_do_not_narrow_the_interval_by_themselves():
@@ -29,8 +34,13 @@ def test_pairs_of_a_case_do_not_narrow_the_interval_by_themselves():
     pairs = [(2 * n, 2 * n + 1) for n in range(40)]
     cases = [f"case{n}" for n in range(40)]
     zero = dict.fromkeys(gains, 0.0)
-    once = held_out(pairs, cases, gains, zero, 1.0)
-    often = held_out(pairs * 10, cases * 10, gains, zero, 1.0)
+    once = held_out(pairs, cases, gains, zero)
+    often = held_out(pairs * 10, cases * 10, gains, zero)
     assert (once.low, once.high) == (often.low, often.high)
     error = np.sqrt(once.accuracy * (1 - once.accuracy) / 40)  # of as many independent pairs
     assert once.high - once.low == pytest.approx(2 * 1.96 * error, rel=0.15)
+    narrow = held_out(pairs, cases, gains, zero, resamples=2000, confidence=0.5)
+    assert narrow.confidence == 0.5
+    assert narrow.high - narrow.low == pytest.approx(2 * 0.674 * error, rel=0.25)
+    assert held_out(pairs, cases, gains, zero, resamples=101) != once
+    assert held_out(pairs, cases, gains, zero, resamples=101, seed=1) != once

@@ -1,8 +1,9 @@
-"""The model card: what the Hub's own library reads out of it, and what no name can put into it."""
+"""The model card: the Hub's own library reads it, and no name from outside is markup in it."""
 
 import ast
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsafe.errors import UserError
+from agentsafe.training.held_out import HeldOut
 from agentsafe.training.model_card import model_card
+from agentsafe.training.run_card import Card
 from tests.helpers.small_results import HELD_OUT
 
 PARENT = "Qwen/Qwen2.5-7B-Instruct"
@@ -20,15 +23,26 @@ SETTINGS = {
 }
 
 
-def card(lineage: str = "qwen+safe.one.b0.1.s2", **changes) -> dict:
-    return {
-        **{"status": "trained", "lineage": lineage, "reason": None, "pairs": 6690, "cases": 71},
-        **{"dropped_pairs": 12, "empty_pairs": 3, "lengths": {"p50": 2900, "max": 8190}},
-        **{"data_sha256": "ab" * 32, "first_loss": 0.6931, "steps": 836, "held_out": HELD_OUT},
-        **{"batch_tokens": 16384, "loss_tokens": LOSS_TOKENS},
-        **{"settings": SETTINGS, "versions": {"trl": "1.16.0"}, "seconds": 7200.4},
-        **changes,
-    }
+def card(lineage: str = "qwen+safe.one.b0.1.s2", **changes) -> Card:
+    made = Card(
+        status="trained",
+        lineage=lineage,
+        pairs=6690,
+        cases=71,
+        dropped_pairs=12,
+        empty_pairs=3,
+        lengths={"p50": 2900, "max": 8190},
+        loss_tokens=LOSS_TOKENS,
+        data_sha256="ab" * 32,
+        steps=836,
+        first_loss=0.6931,
+        held_out=HeldOut(**HELD_OUT),
+        batch_tokens=16384,
+        settings=SETTINGS,
+        versions={"trl": "1.16.0"},
+        seconds=7200.4,
+    )
+    return replace(made, **changes)
 
 
 LOSS_TOKENS = {
@@ -37,7 +51,7 @@ LOSS_TOKENS = {
 }
 
 
-def written(made: dict | None = None, parent: str = PARENT, history=()) -> str:
+def written(made: Card | None = None, parent: str = PARENT, history=()) -> str:
     return model_card(made or card(), parent=parent, history=history)
 
 
@@ -81,7 +95,7 @@ def test_a_history_that_lacks_a_stage_is_refused():
 
 
 def test_data_say_their_size_their_hash_and_where_to_score():
-    text = section(written(), "What it was trained on")
+    text = section(written(), "Training data")
     assert "6690 pairs of 71 cases" in text
     assert "12 pairs with a side of more than 8192 tokens, and 3 without" in " ".join(text.split())
     assert f"`{'ab' * 32}`" in text
@@ -91,15 +105,15 @@ def test_data_say_their_size_their_hash_and_where_to_score():
 
 
 def test_numbers_are_those_of_the_card_and_of_the_last_step_where_given():
-    text = section(written(), "How it went")
+    text = section(written(), "Training results")
     for row in (
         *("| steps | 836 |", "| DPO loss of the first step | 0.693 |", "| seconds | 7,200 |"),
-        *("| held-out reward margin | 0.400 |", "| tokens in a batch, at most | 16,384 |"),
+        *("| held-out reward margin | 0.400 |", "| tokens in a forward pass, at most | 16,384 |"),
     ):
         assert row in text
     assert "last step" not in text
     last = {"last_loss": 0.412, "reward_margin": 1.5, "reward_accuracy": 0.875}
-    text = section(written(card(**last)), "How it went")
+    text = section(written(card(**last)), "Training results")
     assert "| DPO loss of the last step | 0.412 |" in text
     assert "| reward margin of the last step | 1.500 |" in text
     assert "| reward accuracy of the last step | 0.875 |" in text
@@ -107,16 +121,17 @@ def test_numbers_are_those_of_the_card_and_of_the_last_step_where_given():
 
 def test_an_older_card_lacks_what_was_not_measured_then():
     late = ("data_sha256", "held_out", "loss_tokens", "batch_tokens", "lengths")
-    old = {name: value for name, value in card().items() if name not in late}
-    text = written(old)
+    text = written(card(**dict.fromkeys(late)))
     assert "no pair was held out" in text
     for nothing in ("None", "null", "SHA-256", "Percentiles"):
         assert nothing not in text
 
 
 def test_one_case_has_an_accuracy_without_an_interval():
-    alone = card(held_out=HELD_OUT | {"low": None, "high": None})
-    assert "| held-out accuracy | 0.750, n = 8 pairs |" in section(written(alone), "How it went")
+    alone = card(held_out=HeldOut(**HELD_OUT | {"low": None, "high": None}))
+    assert "| held-out accuracy | 0.750, n = 8 pairs |" in section(
+        written(alone), "Training results"
+    )
 
 
 def test_all_settings_and_versions_are_there():
@@ -154,14 +169,14 @@ def test_a_run_of_all_weights_has_no_adapter():
 )
 def test_limits_are_named_and_help_has_one_of_its_own(lineage, warned):
     history = [card()] * lineage.count(".b0.1+")
-    text = section(written(card(lineage), history=history), "What it may not be used for")
+    text = section(written(card(lineage), history=history), "Limits")
     for limit in (
-        "scored on its training cases",
+        "score it on its training cases",
         "none was ever executed",
         "certificate of safety",
     ):
         assert limit in text
-    assert ("leave safety out of\n  account on purpose" in text) == warned
+    assert ("leave safety\n  out of account on purpose" in text) == warned
 
 
 def test_a_lineage_that_is_none_is_refused():

@@ -1,4 +1,4 @@
-"""Forward passes: every trajectory in them token by token, none longer than the budget."""
+"""Packed batches: every trajectory token by token, and no batch over the limit."""
 
 import pytest
 
@@ -7,10 +7,7 @@ torch = pytest.importorskip("torch")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentsafe.training.packing import (
-    IGNORED,
-    layout,
-)
+from agentsafe.training.packing import IGNORED, pack
 from agentsafe.training.tokenize import Trajectory
 
 TOKENS = st.lists(st.integers(0, 3), max_size=6)  # few values, so that many begin alike
@@ -18,7 +15,7 @@ TOKENS = st.lists(st.integers(0, 3), max_size=6)  # few values, so that many beg
 
 @st.composite
 def batches(draw):
-    """Trajectories, groups that each of them is in once, rows that name them, and a budget."""
+    """Trajectories, groups that each of them is in once, rows that name them, and a limit."""
     ids = draw(st.lists(TOKENS.map(lambda rest: [7, *rest, 8]), min_size=1, max_size=6))
     rows = []
     for tokens in ids:
@@ -31,9 +28,9 @@ def batches(draw):
 
 
 def seen(made) -> list[set[int]]:
-    """What each place of all passes sees: places of all passes, itself among them."""
+    """The places in all packed batches that each place attends to, itself among them."""
     found, offset = [], 0
-    for each in made.passes:
+    for each in made.batches:
         for segment, mask in zip(each.segments, each.masks, strict=True):
             start, length = segment.prefix
             before = [*range(start, start + length)]
@@ -52,25 +49,25 @@ def seen(made) -> list[set[int]]:
 @settings(deadline=None)
 @given(batches())
 def test_every_trajectory_is_there_and_sees_itself_alone(batch):
-    rows, groups, asked, budget = batch
-    made = layout(rows, groups, asked, budget)
+    rows, groups, asked, max_tokens = batch
+    made = pack(rows, groups, asked, max_tokens)
     tokens, positions, labels = (
-        torch.cat([getattr(each, name)[0] for each in made.passes])
+        torch.cat([getattr(each, name)[0] for each in made.batches])
         for name in ("tokens", "positions", "labels")
     )
     sights = seen(made)
     assert len(sights) == len(tokens) == made.tokens
     chosen = range(len(rows)) if asked is None else asked
-    assert made.places.shape == made.counts.shape
-    assert len(made.places) == len(chosen)
+    assert made.gather_index.shape == made.counted.shape
+    assert len(made.gather_index) == len(chosen)
     for number, row in enumerate(chosen):
         length = len(rows[row].ids) - 1
-        at = made.places[number, :length]
+        at = made.gather_index[number, :length]
         assert tokens[at].tolist() == rows[row].ids[:-1]
         assert positions[at].tolist() == list(range(length))
-        counts = made.counts[number, :length]
+        counts = made.counted[number, :length]
         assert counts.tolist() == [bool(counted) for counted in rows[row].mask[1:]]
-        assert not made.counts[number, length:].any()
+        assert not made.counted[number, length:].any()
         pairs = zip(rows[row].ids[1:], rows[row].mask[1:], strict=True)
         assert labels[at[counts]].tolist() == [token for token, counted in pairs if counted]
         for n, place in enumerate(at.tolist()):
@@ -79,18 +76,20 @@ def test_every_trajectory_is_there_and_sees_itself_alone(batch):
 
 @settings(deadline=None)
 @given(batches())
-def test_a_pass_keeps_to_the_budget_and_no_token_is_asked_for_nothing(batch):
-    rows, groups, _, budget = batch
-    made = layout(rows, groups, budget=budget)
+def test_a_packed_batch_keeps_to_the_limit_and_only_counted_tokens_have_labels(batch):
+    rows, groups, _, max_tokens = batch
+    made = pack(rows, groups, max_tokens=max_tokens)
     longest = max(len(row.ids) for row in rows)
-    if budget is None:
-        assert len(made.passes) == 1
+    if max_tokens is None:
+        assert len(made.batches) == 1
     else:
-        assert all(each.tokens.numel() <= max(budget, longest) for each in made.passes)
+        assert all(each.tokens.numel() <= max(max_tokens, longest) for each in made.batches)
     counted = {
-        at for where, n in zip(made.places, made.counts, strict=True) for at in where[n].tolist()
+        at
+        for row, counted in zip(made.gather_index, made.counted, strict=True)
+        for at in row[counted].tolist()
     }
-    labels = torch.cat([each.labels[0] for each in made.passes])
+    labels = torch.cat([each.labels[0] for each in made.batches])
     assert {*(labels != IGNORED).nonzero().flatten().tolist()} == counted
 
 
@@ -98,7 +97,7 @@ def test_what_a_group_begins_with_is_there_once():
     rows = [
         Trajectory([1, 2, 3, 4, *rest], [1] * (4 + len(rest))) for rest in ([5, 6], [7], [8, 9])
     ]
-    assert layout(rows, [[0], [1], [2]]).tokens == 6 + 5 + 6
-    assert layout(rows, [[0, 1, 2]]).tokens == 3 + (1 + 2) + (1 + 1) + (1 + 2)
-    assert layout([rows[0], rows[0]], [[0], [1]]).tokens == 12
-    assert layout([rows[0]], [[0]], [0, 0, 0]).tokens == 6
+    assert pack(rows, [[0], [1], [2]]).tokens == 6 + 5 + 6
+    assert pack(rows, [[0, 1, 2]]).tokens == 3 + (1 + 2) + (1 + 1) + (1 + 2)
+    assert pack([rows[0], rows[0]], [[0], [1]]).tokens == 12
+    assert pack([rows[0]], [[0]], [0, 0, 0]).tokens == 6

@@ -1,4 +1,4 @@
-"""Shared work: the same loss and gradients as pairs row by row, for fewer tokens."""
+"""Shared prefixes: the same loss and gradients as padded rows, for fewer tokens."""
 
 import os
 import subprocess
@@ -11,22 +11,17 @@ from tests.helpers.paths import ROOT
 torch = pytest.importorskip("torch")
 
 from peft import LoraConfig
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import AttentionInterface, MistralConfig, MistralForCausalLM
 from trl import DPOConfig
+from trl.trainer import utils
 from trl.trainer.utils import add_fused_lm_head
 
 from agentsafe.errors import UserError
 from agentsafe.models import loading
-from agentsafe.training.prefix_sharing import (
-    share,
-    shares,
-)
+from agentsafe.training.prefix_sharing import prefix_sharing, shares_prefixes
 from agentsafe.training.tokenize import Trajectory
-from agentsafe.training.trainer import (
-    Batching,
-    Data,
-    TrajectoryTrainer,
-)
+from agentsafe.training.trainer import Batching, Data, TrajectoryTrainer
+from tests.helpers.float64 import use_float64
 from tests.helpers.tiny_model import write_tiny_checkpoint
 
 #: Prompts of 9 tokens and rollouts that part at once, later, never, or have nothing in common.
@@ -84,16 +79,22 @@ def trainer(folder, scratch, batching, loss=("sigmoid",), **options):
 def loss_and_gradients(made):
     batch = made.data_collator.torch_call([{"chosen": c, "rejected": r} for c, r in PAIRS])
     made.model.train()
-    loss = made.compute_loss(made.model, batch)
-    loss.backward()
+    with made.forwarding():
+        loss = made.compute_loss(made.model, batch)
+        loss.backward()
     return loss.item(), {n: w.grad for n, w in made.model.named_parameters() if w.grad is not None}
+
+
+@pytest.fixture(autouse=True)
+def float64(monkeypatch):
+    use_float64(monkeypatch)
 
 
 _PLAIN: dict[str, tuple] = {}
 
 
 def plain(folder, scratch, **options):
-    """What pairs give row by row, worked out once for each loss."""
+    """Loss and gradients of padded rows, computed once for each loss."""
     if str(options) not in _PLAIN:
         _PLAIN[str(options)] = loss_and_gradients(trainer(folder, scratch, Batching(), **options))
     return _PLAIN[str(options)]
@@ -116,16 +117,16 @@ def test_what_is_shared_changes_neither_loss_nor_gradients(folder, tmp_path, kin
     loss, gradients = plain(folder, tmp_path, **options)
     shared = trainer(folder, tmp_path, Batching(kind, tokens), **options)
     shared_loss, shared_gradients = loss_and_gradients(shared)
-    assert shared_loss == pytest.approx(loss, abs=1e-5)
+    assert shared_loss == pytest.approx(loss, abs=1e-8)
     assert gradients.keys() == shared_gradients.keys()
     largest = max(grad.abs().max() for grad in gradients.values())
     assert largest > 0
-    for name, grad in gradients.items():
-        assert (grad - shared_gradients[name]).abs().max() < 1e-5 * max(1, largest), name
+    for name, grad in gradients.items():  # the model's norms compute in float32, eps 6e-8
+        assert (grad - shared_gradients[name]).abs().max() < 1e-6 * max(1, largest), name
 
 
-def test_dropout_falls_alike_when_a_pass_is_worked_out_again(folder, tmp_path):
-    """Else the gradient would be that of another loss than the one that is told."""
+def test_dropout_is_the_same_when_activations_are_computed_again(folder, tmp_path):
+    """Otherwise the gradient would be that of another loss than the one returned."""
     made = trainer(folder, tmp_path, Batching("case", 20))
     for module in made.model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -146,28 +147,33 @@ def test_dropout_falls_alike_when_a_pass_is_worked_out_again(folder, tmp_path):
             weight.sub_(shift * direction)
         return found
 
-    found = loss(0.0)
-    found.backward()
-    told = (weight.grad * direction).sum().item()
-    with torch.no_grad():
-        seen = (loss(5e-3) - loss(-5e-3)).item() / 1e-2
-    assert told == pytest.approx(seen, rel=0.05, abs=1e-3)
+    with made.forwarding():
+        loss(0.0).backward()
+        gradient = (weight.grad * direction).sum().item()
+        with torch.no_grad():
+            difference = (loss(1e-3) - loss(-1e-3)).item() / 2e-3
+    assert gradient == pytest.approx(difference, rel=1e-3)
 
 
 def test_fewer_tokens_go_through_the_model():
     keys = [side for sides in zip(*PAIRS, strict=True) for side in sides]
     rows, cases = [TRAJECTORIES[key] for key in keys], [DATA.cases[key] for key in keys]
-    told = {
-        kind: Batching(kind).layout(keys, rows, cases).tokens
-        for kind in ("pairs", "prefix", "case")
+    tokens = {
+        kind: Batching(kind).pack(keys, rows, cases).tokens for kind in ("pairs", "prefix", "case")
     }
-    assert told["pairs"] == sum(len(row.ids) for row in rows)
-    assert told["case"] < told["prefix"] < told["pairs"]
-    assert told["case"] == 8 + (5 + 8 + 6 + 2) + 11
+    assert tokens["pairs"] == sum(len(row.ids) for row in rows)
+    assert tokens["case"] < tokens["prefix"] < tokens["pairs"]
+    assert tokens["case"] == 8 + (5 + 8 + 6 + 2) + 11
+
+
+def patched(model) -> list:
+    """All that `prefix_sharing` patches."""
+    table = dict(AttentionInterface._global_mapping)
+    return [model.forward, model.config._attn_implementation, table, utils._use_triton]
 
 
 @pytest.mark.parametrize("window", [None, 4])
-def test_attention_with_a_window_is_refused_and_left_as_it_was(window):
+def test_a_model_shares_in_the_block_alone_and_with_a_window_not_at_all(window):
     config = MistralConfig(
         vocab_size=64,
         hidden_size=16,
@@ -180,21 +186,29 @@ def test_attention_with_a_window_is_refused_and_left_as_it_was(window):
     model = MistralForCausalLM(config).eval()
     add_fused_lm_head(model)
     tokens = torch.arange(20)[None]
-    before = model(input_ids=tokens).logits
+    before, patches = model(input_ids=tokens).logits, patched(model)
     if window is None:
-        share(model)
-        assert shares(model)
+        with pytest.raises(KeyboardInterrupt), prefix_sharing(model):
+            assert shares_prefixes(model)
+            assert all(one != other for one, other in zip(patched(model), patches, strict=True))
+            with prefix_sharing(model):
+                pass
+            assert shares_prefixes(model)
+            assert torch.allclose(model(input_ids=tokens).logits, before, atol=1e-5)
+            raise KeyboardInterrupt
     else:
-        with pytest.raises(UserError, match=r"mistral models cannot share work .* window.*: pairs"):
-            share(model)
-        assert not shares(model)
-    assert torch.allclose(model(input_ids=tokens).logits, before, atol=1e-5)
+        refused = pytest.raises(UserError, match=r"mistral models cannot share prefixes .*: pairs")
+        with refused, prefix_sharing(model):
+            pytest.fail("it shares")
+    assert patched(model) == patches
+    assert not shares_prefixes(model)
+    assert torch.equal(model(input_ids=tokens).logits, before)
 
 
 def test_a_model_in_shards_shares_too(folder):
     """FSDP2 over two processes, without accelerate, which does it on GPUs alone."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "-m", "tests.fsdp_worker", str(folder)]
+    command += ["--nproc-per-node", "2", "-m", "tests.helpers.fsdp_worker", str(folder)]
     done = subprocess.run(
         command,
         cwd=ROOT,

@@ -1,6 +1,7 @@
-"""Reference log-probabilities: those of TRL's own forward pass, asked for once."""
+"""Reference log-probabilities: those of the model's own logits, one row per rollout."""
 
 import random
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -8,12 +9,14 @@ import pytest
 from agentsafe.errors import UserError
 from agentsafe.models import checkpoint, loading
 from agentsafe.schemas import REFERENCE
+from agentsafe.training.config import Settings
 from agentsafe.training.reference import by_row, digest, reference, weights_digest
 from agentsafe.training.tokenize import Trajectory, special_ids, trajectory
 from tests.helpers.dpo_data import PROMPTS, episode, rollout_table
 from tests.helpers.tiny_model import write_tiny_checkpoint
 
-OPTIONS = {"lineage": "tiny", "assistant_only_loss": True, "max_length": 400, "threads": 1}
+SETTINGS = Settings(max_length=400)
+OPTIONS = {"lineage": "tiny", "settings": SETTINGS, "threads": 1}
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +51,12 @@ def plain(parent, each: Trajectory) -> float:
     return (told * torch.tensor(each.mask[1:])).sum().item()
 
 
-@pytest.mark.parametrize("budget", [None, 150])
+@pytest.mark.parametrize("max_tokens", [None, 150])
 def test_each_rollout_has_the_log_probability_that_the_model_gives_it(
-    parent, rollouts, tokens, budget
+    parent, rollouts, tokens, max_tokens
 ):
-    table = reference(parent, rollouts, PROMPTS, batch_tokens=budget, **OPTIONS)
+    settings = replace(SETTINGS, batch_tokens=max_tokens)
+    table = reference(parent, rollouts, PROMPTS, **OPTIONS | {"settings": settings})
     assert table.schema == REFERENCE
     assert table.select("case_id", "checkpoint", "sample").equals(
         rollouts.select("case_id", "checkpoint", "sample")

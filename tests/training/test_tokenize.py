@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from agentsafe.errors import UserError
 from agentsafe.rollouts.react import conversation
-from agentsafe.training.tokenize import ROLES, Trajectory, fitting, special_ids, trajectory
+from agentsafe.training.tokenize import (
+    ROLES,
+    PairCounts,
+    Trajectory,
+    fitting,
+    special_ids,
+    trajectory,
+)
 from tests.helpers.tiny_model import CHATML, tiny_tokenizer
 
 PROMPT = [{"role": "system", "content": "Tools: find"}, {"role": "user", "content": "Find it."}]
@@ -130,7 +137,10 @@ def test_a_template_that_adds_to_the_last_turn_still_counts_no_observation():
 
 @pytest.mark.parametrize(
     ("template", "said"),
-    [(FORGETFUL, "so that it only adds at the end"), (CLOSED, "does not open the agent's turn")],
+    [
+        (FORGETFUL, "new turns are only appended"),
+        (CLOSED, "does not open the agent's turn"),
+    ],
 )
 def test_a_template_that_hides_the_turns_is_refused(template, said):
     with pytest.raises(UserError, match=said):
@@ -155,14 +165,6 @@ def test_pairs_too_long_or_empty_are_counted_and_left_out():
     )
     kept, counts = fitting(rows, made, max_length=5)
     assert kept == [(0, 1)]
-    assert counts == {
-        "pairs": 1,
-        "cases": 1,
-        "dropped_pairs": 2,
-        "empty_pairs": 1,
-        "lengths": {"p50": 9, "p90": 9, "p99": 9, "max": 9},
-    }
-    assert fitting(rows.clear(), {}, max_length=5) == (
-        [],
-        {"pairs": 0, "cases": 0, "dropped_pairs": 0, "empty_pairs": 0, "lengths": None},
-    )
+    lengths = {"p50": 9, "p90": 9, "p99": 9, "max": 9}
+    assert counts == PairCounts(pairs=1, cases=1, dropped_pairs=2, empty_pairs=1, lengths=lengths)
+    assert fitting(rows.clear(), {}, max_length=5) == ([], PairCounts(0, 0, 0, 0, None))

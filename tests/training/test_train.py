@@ -1,11 +1,12 @@
-"""DPO runs of a random tiny model: against TRL's own trainer, and whatever interrupts them."""
+"""DPO runs of a random tiny model: against TRL's own trainer, and after interrupts."""
 
-import json
 import logging
 import math
 import random
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -13,15 +14,15 @@ from polars.testing import assert_frame_equal
 
 from agentsafe import schemas
 from agentsafe.errors import UserError
-from agentsafe.lineage import Lineage
 from agentsafe.models import checkpoint, loading
 from agentsafe.models.checkpoint import ADAPTER
 from agentsafe.preferences.dataset import training_set
 from agentsafe.suites.cases import case_index, split
 from agentsafe.training.config import Lora
+from agentsafe.training.held_out import Bootstrap
 from agentsafe.training.reference import reference
-from agentsafe.training.resume import remove
-from agentsafe.training.train import train
+from agentsafe.training.run_card import Card, read_cards
+from agentsafe.training.train import launch, prepare, train
 from tests.helpers.dpo_data import (
     CASES,
     LINEAGE,
@@ -32,10 +33,14 @@ from tests.helpers.dpo_data import (
     rollout_table,
     same,
     weights,
+    write_task,
+    written_to,
 )
+from tests.helpers.float64 import use_float64
+from tests.helpers.paths import ROOT
 from tests.helpers.tiny_model import write_tiny_checkpoint
 
-SECOND = Lineage.parse("tiny+safe.rules.b0.3+help.rules.b0.3.s0")
+SECOND = "tiny+safe.rules.b0.3+help.rules.b0.3.s0"
 
 
 @pytest.fixture(scope="module")
@@ -54,31 +59,53 @@ def parent(tmp_path_factory):
     return write_tiny_checkpoint(tmp_path_factory.mktemp("parent") / "tiny", hidden=16, layers=2)
 
 
+@pytest.fixture(scope="module")
+def task(parent, rollouts, pairs, tmp_path_factory):
+    """A run on the tables above."""
+    return write_task(tmp_path_factory.mktemp("task"), parent, rollouts, pairs)
+
+
+def outcome(task):
+    """The files that a run wrote: its card, its log and the folder of its checkpoint."""
+    return SimpleNamespace(
+        card=read_cards([task.card])[0],
+        log=schemas.read_table(task.log, schemas.TRAINING),
+        folder=Path(task.checkpoint),
+    )
+
+
+@pytest.fixture(scope="module")
+def plain(task):
+    """The run with `SETTINGS`, which several tests compare another one with."""
+    train(task)
+    return outcome(task)
+
+
 @pytest.fixture
-def run(parent, rollouts, pairs, tmp_path):
-    """Train in `tmp_path`; whatever is not given is as above."""
+def run(task, tmp_path):
+    """Train in `tmp_path`; fields of the task that are not given are those of `plain`."""
 
-    def made(settings=SETTINGS, **given):
-        options = {
-            "parent_folder": parent,
-            "pairs": pairs,
-            "rollouts": rollouts,
-            "prompts": PROMPTS,
-            "lineage": LINEAGE,
-            "cases": CASES,
-            "output_folder": tmp_path / "out",
-            "scratch_folder": tmp_path / "scratch",
-        }
-        options |= given
-        training = train(settings=settings, **options, threads=1)
-        remove(options["scratch_folder"])  # as the workflow does once card and log are written
-        return training
+    def run_once(settings=SETTINGS, name="out", **given):
+        for field, value in given.items():
+            if isinstance(value, pl.DataFrame):
+                path = str(tmp_path / f"{field}.parquet")
+                schemas.write_table(value, path, value.schema)
+                given[field] = [path] if field == "rollouts" else path
+        changed = replace(task, settings=settings, **(written_to(tmp_path, name) | given))
+        train(changed)
+        return outcome(changed)
 
-    return made
+    return run_once
+
+
+@pytest.fixture
+def float64(monkeypatch):
+    """Compute in double precision."""
+    use_float64(monkeypatch)
 
 
 def steps(made):
-    """A run's log without what is measured by the clock."""
+    """A run's log without the seconds."""
     return made.log.drop("seconds")
 
 
@@ -119,7 +146,9 @@ def interrupt(run, tmp_path, caplog):
     return interrupted
 
 
-def test_completions_train_as_trl_trains_them_step_by_step(run, parent, rollouts, pairs, tmp_path):
+def test_completions_train_as_trl_trains_them_step_by_step(
+    run, float64, parent, rollouts, pairs, tmp_path
+):
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
 
@@ -149,13 +178,13 @@ def test_completions_train_as_trl_trains_them_step_by_step(run, parent, rollouts
     )
     trainer.train()
     theirs = [row for row in trainer.state.log_history if "rewards/margins" in row]
-    assert ours.log["loss"].to_list() == pytest.approx([r["loss"] for r in theirs], abs=1e-5)
+    assert ours.log["loss"].to_list() == pytest.approx([r["loss"] for r in theirs], abs=1e-6)
     margins = [row["rewards/margins"] for row in theirs]
-    assert ours.log["reward_margin"].to_list() == pytest.approx(margins, abs=1e-4)
+    assert ours.log["reward_margin"].to_list() == pytest.approx(margins, abs=1e-6)
     assert ours.log["tokens"].to_list() == [row["num_tokens"] for row in theirs]
-    assert theirs[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert theirs[0]["loss"] == pytest.approx(math.log(2), abs=1e-7)
     assert abs(margins[-1]) > 0.05  # it moved, so that equal means something
-    assert same(weights(tmp_path / "out"), merged(trainer, tmp_path), 1e-5)
+    assert same(weights(tmp_path / "out"), merged(trainer, tmp_path), 1e-6)
 
 
 def merged(trainer, tmp_path):
@@ -163,7 +192,7 @@ def merged(trainer, tmp_path):
     return weights(tmp_path / "merged")
 
 
-def test_what_the_emulator_said_last_is_no_part_of_the_loss(run, rollouts, pairs, tmp_path):
+def test_what_the_emulator_said_last_is_no_part_of_the_loss(run, float64, rollouts):
     """Nothing of the agent's follows the last observation, so that it can matter only as a loss."""
     logs = {}
     for text in ("lamp", "Zq"):
@@ -177,53 +206,64 @@ def test_what_the_emulator_said_last_is_no_part_of_the_loss(run, rollouts, pairs
         for own in (True, False):
             settings = replace(SETTINGS, assistant_only_loss=own, max_steps=3)
             logs[text, own] = steps(run(settings, rollouts=table)).drop("tokens")
-    assert_frame_equal(logs["lamp", True], logs["Zq", True], abs_tol=1e-4)
+    assert_frame_equal(logs["lamp", True], logs["Zq", True], abs_tol=1e-6)
     gap = logs["lamp", False]["chosen_logps"] - logs["Zq", False]["chosen_logps"]
     assert gap.abs().min() > 1
 
 
-def test_only_training_cases_train_and_the_first_loss_is_ln_2(run, tmp_path):
-    made = run()
+def test_only_training_cases_train_and_the_first_loss_is_ln_2(plain):
     indices, _ = split(CASES, 0)
-    assert made.card.status == "trained"
-    assert made.card.cases == len(indices)
-    assert made.card.pairs == 3 * len(indices)
-    assert made.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
-    assert made.card.steps == len(made.log) == 6
-    assert made.log.schema == schemas.TRAINING
-    assert made.log["lineage"].unique().to_list() == [str(LINEAGE)]
-    assert made.log["step"].to_list() == [1, 2, 3, 4, 5, 6]
-    made.card.write(tmp_path / "card.json")
-    assert json.loads((tmp_path / "card.json").read_text())["settings"]["lora"]["r"] == 4
+    assert plain.card.status == "trained"
+    assert plain.card.cases == len(indices)
+    assert plain.card.pairs == 3 * len(indices)
+    assert plain.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
+    assert plain.card.steps == len(plain.log) == 6
+    assert plain.log.schema == schemas.TRAINING
+    assert plain.log["lineage"].unique().to_list() == [str(LINEAGE)]
+    assert plain.log["step"].to_list() == [1, 2, 3, 4, 5, 6]
+    assert plain.card.settings["lora"]["r"] == 4
 
 
-def test_adapter_and_merged_weights_are_the_same_model(run, parent, tmp_path):
+def test_a_card_is_complete_but_for_the_outcome_before_the_first_step(task, plain, tmp_path):
+    prepared = prepare(task)
+    prepared.card.write(tmp_path / "card.json")
+    (begun,) = read_cards([tmp_path / "card.json"])
+    assert begun == prepared.card and begun.status == "begun"
+    later = ("status", "steps", "held_out", "seconds", "first_loss", "last_loss")
+    later += ("reward_margin", "reward_accuracy")
+    outcome = {name: getattr(plain.card, name) for name in later}
+    assert replace(begun, **outcome) == plain.card
+    assert None not in outcome.values()
+
+
+def test_a_card_that_cannot_be_written_costs_no_training(run, monkeypatch):
+    def broken(card, path):
+        raise OSError("no card")
+
+    monkeypatch.setattr(Card, "write", broken)
+    monkeypatch.setattr("agentsafe.training.callbacks.fit", lambda *_: pytest.fail("it trained"))
+    with pytest.raises(OSError, match="no card"):
+        run()
+
+
+def test_adapter_and_merged_weights_are_the_same_model(plain, parent):
     from peft import PeftModel
 
-    run()
-    tokenizer = loading.load_tokenizer(tmp_path / "out")
+    tokenizer = loading.load_tokenizer(plain.folder)
     before = logits(loading.load_model(parent), tokenizer)
-    whole = logits(loading.load_model(tmp_path / "out"), tokenizer)
-    adapted = PeftModel.from_pretrained(
-        loading.load_model(parent), tmp_path / "out" / ADAPTER
-    ).eval()
+    whole = logits(loading.load_model(plain.folder), tokenizer)
+    adapted = PeftModel.from_pretrained(loading.load_model(parent), plain.folder / ADAPTER).eval()
     assert (logits(adapted, tokenizer) - whole).abs().max() < 1e-4
     assert (before - whole).abs().max() > 1e-2
     assert not [name for name in adapted.state_dict() if "lora" in name and "lm_head" in name]
 
 
-def test_a_trained_checkpoint_trains_again_and_the_same_way_twice(run, tmp_path):
-    first = run()
-    second = run(
-        parent_folder=tmp_path / "out",
-        lineage=SECOND,
-        history=[asdict(first.card)],
-        output_folder=tmp_path / "second",
-    )
+def test_a_trained_checkpoint_trains_again_and_the_same_way_twice(run, plain, task):
+    second = run(parent=str(plain.folder), lineage=SECOND, cards_before=(task.card,), name="second")
     assert second.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
-    again = run(output_folder=tmp_path / "again")
-    assert_frame_equal(steps(first), steps(again))
-    assert same(weights(tmp_path / "out"), weights(tmp_path / "again"), 0)
+    again = run()
+    assert_frame_equal(steps(plain), steps(again))
+    assert same(weights(plain.folder), weights(again.folder), 0)
 
 
 @pytest.mark.parametrize("step", [1, 5, 6])
@@ -231,12 +271,12 @@ def test_an_interrupted_run_ends_as_if_nothing_had_been(run, interrupt, tmp_path
     settings = replace(
         SETTINGS, lora=Lora(r=4, alpha=8, dropout=0.2), gradient_accumulation_steps=2
     )
-    whole = run(settings, output_folder=tmp_path / "whole")
+    whole = run(settings, name="whole")
     interrupt(step, settings)
     resumed = run(settings)
     assert_frame_equal(steps(whole), steps(resumed))
     assert resumed.card.first_loss == whole.card.first_loss
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+    assert same(weights(whole.folder), weights(resumed.folder), 0)
 
 
 @pytest.mark.parametrize(
@@ -274,64 +314,58 @@ def test_other_adapters_merge_into_the_same_model(run, parent, tmp_path, kind):
     assert (whole - logits(loading.load_model(parent), tokenizer)).abs().max() > 1e-3
 
 
-def test_prefix_sharing_trains_what_pairs_train(run, tmp_path):
-    pairwise = run(output_folder=tmp_path / "pairs")
+def test_prefix_sharing_trains_what_pairs_train(run, float64):
+    pairwise = run(name="pairs")
     shared = run(replace(SETTINGS, batching="prefix"))
-    assert_frame_equal(steps(pairwise), steps(shared), abs_tol=1e-4)
-    assert same(weights(tmp_path / "pairs"), weights(tmp_path / "out"), tolerance=1e-4)
+    assert_frame_equal(steps(pairwise), steps(shared), abs_tol=1e-6)
+    assert same(weights(pairwise.folder), weights(shared.folder), 1e-6)
 
 
 def test_case_batching_starts_at_ln_2_and_resumes_in_its_own_order(run, interrupt, tmp_path):
     settings = replace(SETTINGS, batching="case", max_steps=None, num_train_epochs=2, batch_size=3)
-    whole = run(settings, output_folder=tmp_path / "whole")
+    whole = run(settings, name="whole")
     assert whole.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
     assert whole.log["dpo_loss"][-1] < whole.log["dpo_loss"][0]
     interrupt(7, settings)  # past the first epoch
     resumed = run(settings)
     assert_frame_equal(steps(whole), steps(resumed))
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+    assert same(weights(whole.folder), weights(resumed.folder), 0)
 
 
 @pytest.fixture
-def asked_once(parent, rollouts):
-    """What the parent gives to each rollout."""
-    return reference(
-        parent,
-        rollouts,
-        PROMPTS,
-        lineage="tiny",
-        assistant_only_loss=True,
-        max_length=400,
-        threads=1,
-    )
+def known_reference(parent, rollouts):
+    """The parent's log-probability of each rollout."""
+    return reference(parent, rollouts, PROMPTS, lineage="tiny", settings=SETTINGS, threads=1)
 
 
 @pytest.mark.parametrize("options", [{}, {"batching": "case", "batch_tokens": 300}])
-def test_a_reference_that_is_asked_once_trains_as_one_that_is_asked_each_time(
-    run, asked_once, tmp_path, options
+def test_a_known_reference_trains_as_one_that_each_batch_computes(
+    float64, known_reference, run, options
 ):
-    each = run(replace(SETTINGS, **options), output_folder=tmp_path / "each")
-    once = run(replace(SETTINGS, **options), reference=asked_once)
-    # At first policy and reference are equal, and which side rounding favours says nothing.
-    shown = [each, once]
-    assert_frame_equal(*(steps(made).drop("reward_accuracy") for made in shown), abs_tol=1e-4)
+    each = run(replace(SETTINGS, **options), name="each")
+    once = run(replace(SETTINGS, **options), reference=known_reference)
+    # At first policy and reference are equal, and rounding decides which side is favoured. TRL
+    # takes a known reference in float32, so that it is off by up to 2^-24 of some hundred.
+    frames = [steps(made).drop("reward_accuracy") for made in (each, once)]
+    assert_frame_equal(*frames, abs_tol=1e-4)
     assert asdict(each.card.held_out) == pytest.approx(asdict(once.card.held_out), abs=1e-4)
-    assert same(weights(tmp_path / "each"), weights(tmp_path / "out"), tolerance=1e-4)
+    assert same(weights(each.folder), weights(once.folder), 1e-4)
 
 
-def test_pairs_of_the_test_half_are_told_apart(run):
-    made = run(replace(SETTINGS, max_steps=1))
+def test_pairs_of_the_test_half_are_held_out(run, plain):
     _, tested = split(CASES, 0)
-    held_out = made.card.held_out
+    held_out = plain.card.held_out
     assert (held_out.pairs, held_out.cases) == (3 * len(tested), len(tested))
     assert 0 <= held_out.low <= held_out.accuracy <= held_out.high <= 1
-    trained = run(replace(SETTINGS, max_steps=30)).card.held_out
-    assert trained.margin != held_out.margin
+    assert held_out.margin != 0
+    other = run(bootstrap=Bootstrap(200, 0.5)).card.held_out
+    assert replace(other, low=held_out.low, high=held_out.high, confidence=0.95) == held_out
+    assert held_out.low < other.low <= other.high < held_out.high
 
 
-def test_all_weights_are_trained_where_that_is_asked_for(run, parent, asked_once, tmp_path):
+def test_all_weights_are_trained_where_that_is_asked_for(run, parent, known_reference, tmp_path):
     settings = replace(SETTINGS, tuning="full", learning_rate=1e-4)
-    made = run(settings, reference=asked_once)
+    made = run(settings, reference=known_reference)
     assert made.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
     assert made.log["dpo_loss"][-1] < made.log["dpo_loss"][0]
     assert not (tmp_path / "out" / ADAPTER).exists()
@@ -340,73 +374,61 @@ def test_all_weights_are_trained_where_that_is_asked_for(run, parent, asked_once
     assert all((before[name] != after[name]).any() for name in before if "proj" in name)
 
 
-def test_full_tuning_resumes_to_the_same_weights(run, interrupt, asked_once, tmp_path):
+def test_full_tuning_resumes_to_the_same_weights(run, interrupt, known_reference, caplog):
     settings = replace(SETTINGS, tuning="full", learning_rate=1e-4)
-    whole = run(settings, reference=asked_once, output_folder=tmp_path / "whole")
-    interrupt(5, settings, reference=asked_once)
-    resumed = run(settings, reference=asked_once)
+    whole = run(settings, reference=known_reference, name="whole")
+    interrupt(5, settings, reference=known_reference)
+    resumed = run(settings, reference=known_reference)
+    assert "resumes after step 4" in caplog.text
     assert_frame_equal(steps(whole), steps(resumed))
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+    assert same(weights(whole.folder), weights(resumed.folder), 0)
 
 
 @pytest.mark.parametrize("once", [True, False])
 def test_a_second_stage_trains_the_first_ones_adapter_further(
-    run, parent, rollouts, tmp_path, once
+    run, plain, task, parent, rollouts, once
 ):
     from peft import PeftModel
     from safetensors.torch import load_file
 
-    first = run(output_folder=tmp_path / "first")
-    told = reference(
-        *(tmp_path / "first", rollouts, PROMPTS),
-        lineage="tiny",
-        assistant_only_loss=True,
-        max_length=400,
-        threads=1,
-    )
+    known = reference(plain.folder, rollouts, PROMPTS, lineage="tiny", settings=SETTINGS, threads=1)
     second = run(
         replace(SETTINGS, stage_from="adapter"),
-        parent_folder=tmp_path / "first",
-        base_folder=parent,
+        parent=str(plain.folder),
+        base=str(parent),
         lineage=SECOND,
-        history=[asdict(first.card)],
-        reference=told if once else None,
+        cards_before=(task.card,),
+        reference=known if once else None,
     )
     assert second.card.first_loss == pytest.approx(math.log(2), abs=1e-3)
     assert second.log["dpo_loss"][-1] < second.log["dpo_loss"][0]
     before, after = (
-        load_file(tmp_path / name / ADAPTER / "adapter_model.safetensors")
-        for name in ("first", "out")
+        load_file(made.folder / ADAPTER / "adapter_model.safetensors") for made in (plain, second)
     )
     assert before.keys() == after.keys()
-    # Further from nothing than a fresh adapter would be, and of the source, not of its parent.
+    # It starts from the first adapter, not from a fresh one, and on the source, not on its parent.
     assert any((before[name] - after[name]).abs().max() > 1e-3 for name in before)
-    tokenizer = loading.load_tokenizer(tmp_path / "out")
-    model = PeftModel.from_pretrained(loading.load_model(parent), tmp_path / "out" / ADAPTER)
-    merged = logits(loading.load_model(tmp_path / "out"), tokenizer)
+    tokenizer = loading.load_tokenizer(second.folder)
+    model = PeftModel.from_pretrained(loading.load_model(parent), second.folder / ADAPTER)
+    merged = logits(loading.load_model(second.folder), tokenizer)
     assert (merged - logits(model, tokenizer)).abs().max() < 1e-4
 
 
-def test_batches_that_make_a_step_together_are_one_batch(run, tmp_path):
+def test_batches_that_make_a_step_together_are_one_batch(run, float64):
     """Of a loss that is a mean over pairs; the SFT term's is over tokens."""
     settings = replace(SETTINGS, assistant_only_loss=False, max_steps=3)
-    one = run(
-        replace(settings, batch_size=8, gradient_accumulation_steps=1),
-        output_folder=tmp_path / "one",
-    )
+    one = run(replace(settings, batch_size=8, gradient_accumulation_steps=1), name="one")
     many = run(replace(settings, batch_size=1, gradient_accumulation_steps=8))
     columns = ["step", "loss", "reward_margin", "tokens"]
-    assert_frame_equal(one.log.select(columns), many.log.select(columns), abs_tol=1e-5)
-    residuals = (one.log["loss"] - many.log["loss"]).to_list()
-    assert abs(sum(residuals) / len(residuals)) < 1e-6
-    assert same(weights(tmp_path / "one"), weights(tmp_path / "out"), tolerance=1e-5)
+    assert_frame_equal(one.log.select(columns), many.log.select(columns), abs_tol=1e-6)
+    assert same(weights(one.folder), weights(many.folder), 1e-6)
 
 
-def test_too_little_memory_halves_what_goes_through_at_once(run, monkeypatch, capfd, tmp_path):
-    """A device that has no room for more than 400 tokens says so as torch does."""
+def test_too_little_memory_halves_the_tokens_of_a_forward_pass(run, float64, monkeypatch, capfd):
+    """A device without room for more than 400 tokens raises torch's own error."""
     import torch
 
-    plain = run(output_folder=tmp_path / "plain")
+    whole = run(name="whole")
     embed = torch.nn.Embedding.forward
 
     def small_device(self, tokens):
@@ -417,15 +439,15 @@ def test_too_little_memory_halves_what_goes_through_at_once(run, monkeypatch, ca
     monkeypatch.setattr(torch.nn.Embedding, "forward", small_device)
     halved = run(replace(SETTINGS, batch_tokens=700))
     assert halved.card.batch_tokens == 350
-    assert "out of memory; goes on with 350 tokens at a time" in capfd.readouterr().err
-    assert_frame_equal(steps(plain), steps(halved), abs_tol=1e-4)
+    assert "out of memory; resumes with 350 tokens at a time" in capfd.readouterr().err
+    assert_frame_equal(steps(whole), steps(halved), abs_tol=1e-6)
     with pytest.raises(torch.OutOfMemoryError):  # once, not for ever
         run(replace(SETTINGS, batch_tokens=2000))
 
 
 def test_a_checkpoint_is_due_after_minutes_too(run, interrupt, caplog, tmp_path):
     settings = replace(SETTINGS, save_steps=1000, save_minutes=1e-6)
-    whole = run(settings, output_folder=tmp_path / "whole")
+    whole = run(settings, name="whole")
     scratch = interrupt(5, settings)
     assert {path.name for path in scratch.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-4"}
     resumed = run(settings)
@@ -441,6 +463,17 @@ def test_a_loss_that_explodes_keeps_the_last_good_checkpoint(run, tmp_path):
         run(settings)
     assert "\n" not in str(caught.value)
     assert (tmp_path / "scratch" / "checkpoint-2" / "adapter_model.safetensors").is_file()
+
+
+def test_a_reference_of_another_policy_ends_the_run_at_its_first_step(run, known_reference):
+    """The error names that step, and gives no advice against a loss that explodes."""
+    shifted = known_reference.with_columns(pl.col("logps") + pl.col("sample"))
+    with pytest.raises(
+        UserError, match=r"s0: the first DPO loss is 0\.\d+ instead of 0\.6931"
+    ) as caught:
+        run(reference=shifted)
+    assert "step 2" not in str(caught.value) and "learning_rate" not in str(caught.value)
+    assert str(caught.value).count(str(LINEAGE)) == 1
 
 
 def test_a_parent_that_changes_under_a_run_ends_it(run, parent, tmp_path):
@@ -459,7 +492,7 @@ def test_a_parent_that_changes_under_a_run_ends_it(run, parent, tmp_path):
     logger.addHandler(handler)
     try:
         with pytest.raises(UserError, match="changed: changed while tiny"):
-            run(parent_folder=changed)
+            run(parent=str(changed))
     finally:
         logger.removeHandler(handler)
     assert not (tmp_path / "out").exists()
@@ -473,13 +506,48 @@ def test_a_tracker_that_is_not_installed_is_named(run, monkeypatch):
         run(replace(SETTINGS, report_to=("trackio",)))
 
 
-def test_the_checkpoint_has_a_model_card(run, tmp_path):
+def test_the_checkpoint_has_a_model_card(plain):
     from huggingface_hub import ModelCard
 
-    run()
-    card = ModelCard.load(tmp_path / "out" / "README.md")
+    card = ModelCard.load(plain.folder / "README.md")
     assert card.data.base_model == "tiny"
     assert f"{CASES // 2} cases" in card.text
+
+
+PAIRS_OF_A_STEP = replace(SETTINGS, batch_size=2, gradient_accumulation_steps=2, max_steps=4)
+
+
+def in_two_processes(task):
+    log = Path(task.scratch).parent / "run.log"
+    launch(task, 2, ROOT / "workflow/accelerate/ddp.yaml", log)
+
+
+def test_two_processes_train_what_one_trains(run, task, known_reference, tmp_path):
+    """Batches are the same; only the sums over the processes are in another order."""
+    settings = replace(PAIRS_OF_A_STEP, sft_weight=1.0)
+    one = run(settings, name="one", reference=known_reference)
+    two = replace(
+        task,
+        settings=settings,
+        reference=str(tmp_path / "reference.parquet"),
+        **written_to(tmp_path, "two"),
+    )
+    in_two_processes(two)
+    two = outcome(two)
+    columns = ["step", "loss", "dpo_loss", "reward_margin", "reward_accuracy", "tokens"]
+    assert_frame_equal(one.log.select(columns), two.log.select(columns), abs_tol=1e-5)
+    assert one.log["reward_margin"].abs().max() > 0.05  # it moved, so that equal means something
+    assert (one.log["loss"] - one.log["dpo_loss"]).min() > 1  # the SFT term
+    assert same(weights(one.folder), weights(two.folder), 1e-5)
+    assert asdict(one.card.held_out) == pytest.approx(asdict(two.card.held_out), abs=1e-4)
+    assert not list(tmp_path.glob("scratch*"))
+
+
+def test_an_error_in_one_of_two_processes_is_one_line(task, tmp_path):
+    wrong = replace(task, parent="nowhere", **written_to(tmp_path))
+    with pytest.raises(UserError, match="nowhere: ") as caught:
+        in_two_processes(wrong)
+    assert "\n" not in str(caught.value)
 
 
 def truncate(path):
@@ -489,43 +557,42 @@ def truncate(path):
 @pytest.mark.parametrize(
     "torn", ["adapter_model.safetensors", "optimizer.pt", "trainer_state.json"]
 )
-def test_half_a_trainer_checkpoint_is_passed_over(run, interrupt, caplog, tmp_path, torn):
-    whole = run(output_folder=tmp_path / "whole")
+def test_half_a_trainer_checkpoint_is_skipped(run, plain, interrupt, caplog, torn):
     scratch = interrupt(5)
     truncate(scratch / "checkpoint-4" / torn)
     resumed = run()
-    assert "checkpoint-4 is not whole" in caplog.text
+    assert "checkpoint-4 is incomplete" in caplog.text
     assert "resumes after step 2" in caplog.text
-    assert_frame_equal(steps(whole), steps(resumed))
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+    assert_frame_equal(steps(plain), steps(resumed))
+    assert same(weights(plain.folder), weights(resumed.folder), 0)
 
 
-def test_a_run_stopped_while_writing_only_writes(run, caplog, tmp_path):
+def test_a_run_stopped_while_writing_only_writes(run, plain, caplog, tmp_path):
     caplog.set_level(logging.INFO)
-    whole = run(output_folder=tmp_path / "whole")
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError):
-        run(output_folder=tmp_path / "file" / "out")
+        run(checkpoint=str(tmp_path / "file" / "out"))
     caplog.clear()
     resumed = run()
     assert "already trained to its last step" in caplog.text
-    assert_frame_equal(steps(whole), steps(resumed))
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+    assert_frame_equal(steps(plain), steps(resumed))
+    assert same(weights(plain.folder), weights(resumed.folder), 0)
 
 
-def test_a_full_disk_is_told_as_one_and_can_be_resumed_from(run, interrupt, tmp_path):
-    whole = run(output_folder=tmp_path / "whole")
+def test_a_full_disk_is_reported_as_one_and_the_run_resumes(run, plain, interrupt):
     scratch = interrupt(3)
     (scratch / "checkpoint-4").mkdir()
     (scratch / "checkpoint-4" / "optimizer.pt").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device"):
         run()
     shutil.rmtree(scratch / "checkpoint-4")
-    assert_frame_equal(steps(whole), steps(run()))
+    assert_frame_equal(steps(plain), steps(run()))
 
 
-def test_scratch_of_other_inputs_is_not_gone_on_with(run, interrupt, caplog):
-    interrupt(5)
+def test_a_run_does_not_resume_from_other_inputs(run, interrupt, caplog):
+    scratch = interrupt(5)
+    (begun,) = read_cards([scratch / "card.json"])
+    assert begun.status == "begun"
     made = run(replace(SETTINGS, learning_rate=1e-3))
     assert "resumes" not in caplog.text
     assert made.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
@@ -578,7 +645,7 @@ def test_without_a_pair_nothing_is_trained(run, pairs, tmp_path):
 
 def test_what_follows_an_untrained_run_is_untrained(run, tmp_path):
     checkpoint.write_untrained(tmp_path / "parent", "no pair")
-    made = run(parent_folder=tmp_path / "parent")
+    made = run(parent=str(tmp_path / "parent"))
     assert made.card.reason == "its parent was not trained: no pair"
     assert checkpoint.untrained(tmp_path / "out") == made.card.reason
 
@@ -586,7 +653,7 @@ def test_what_follows_an_untrained_run_is_untrained(run, tmp_path):
 def test_a_loss_that_explodes_ends_the_run_in_one_line(run, tmp_path):
     with pytest.raises(
         UserError,
-        match=r"step \d: the loss is no number any more, in a pair of official_\d+; lower",
+        match=r"step \d: the loss is NaN or infinite, in a pair of official_\d+; lower",
     ) as caught:
         run(replace(SETTINGS, learning_rate=1e30, max_grad_norm=0.0, warmup_ratio=0.0))
     assert "\n" not in str(caught.value)
@@ -606,4 +673,4 @@ def test_a_broken_parent_is_named(run, parent, tmp_path):
     broken = shutil.copytree(parent, tmp_path / "broken")
     truncate(broken / "model.safetensors")
     with pytest.raises(UserError, match=r"broken/model\.safetensors"):
-        run(parent_folder=broken)
+        run(parent=str(broken))

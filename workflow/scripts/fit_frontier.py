@@ -4,7 +4,7 @@ from agentsafe import schemas
 from agentsafe.frontier.fits import Settings
 from agentsafe.frontier.frontier import fit_frontier, write_document
 from agentsafe.runs.script import job
-from agentsafe.training.summary import read_cards, untrained
+from agentsafe.training.run_card import read_cards, untrained
 
 with job(snakemake.log[0], snakemake.threads):
     settings = Settings(**snakemake.params.settings)

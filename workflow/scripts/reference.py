@@ -1,23 +1,23 @@
-"""Ask a checkpoint once for the log-probability of each source rollout, which its runs refer to."""
+"""Compute a checkpoint's log-probability of each source rollout, the reference of its DPO runs."""
 
 from agentsafe import schemas
 from agentsafe.rollouts.react import prompts
 from agentsafe.runs.script import job
-from agentsafe.schemas import REFERENCE
 from agentsafe.suites.cases import read_suite
+from agentsafe.training.config import Settings
 from agentsafe.training.reference import reference
 
 with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
     given, options = snakemake.input, snakemake.params
     suite = read_suite(given.cases, given.toolkits)
+    batch_tokens = snakemake.config["training"]["batch_tokens"]
     table = reference(
         given.parent,
         schemas.read_table(given.rollouts, schemas.ROLLOUTS),
         prompts(suite, suite.cases, options.prompt),
         lineage=snakemake.wildcards.lineage,
+        settings=Settings(**options.settings, batch_tokens=batch_tokens),
         thinking=options.thinking,
         threads=snakemake.threads,
-        batch_tokens=snakemake.config["training"]["batch_tokens"],
-        **options.settings,
     )
-    schemas.write_table(table, snakemake.output[0], REFERENCE)
+    schemas.write_table(table, snakemake.output[0], schemas.REFERENCE)

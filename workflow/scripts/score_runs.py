@@ -6,7 +6,7 @@ from agentsafe import schemas
 from agentsafe.runs.script import job
 from agentsafe.scores.cells import sample_cells
 from agentsafe.scores.points import score_runs
-from agentsafe.training.summary import read_cards, untrained
+from agentsafe.training.run_card import read_cards, untrained
 
 with job(snakemake.log[0], snakemake.threads):
     options = SimpleNamespace(**snakemake.params.settings)

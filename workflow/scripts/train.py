@@ -1,4 +1,4 @@
-"""Train one lineage's last stage with DPO, from its parent checkpoint."""
+"""Train the last stage of a lineage with DPO, from its parent checkpoint."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import msgspec
 from agentsafe.experiment.grid import training_conduct
 from agentsafe.runs.script import job
 from agentsafe.training.config import Settings
-from agentsafe.training.launch import Task, launch
-from agentsafe.training.resume import remove
+from agentsafe.training.held_out import Bootstrap
+from agentsafe.training.train import Task, launch
 
 with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
     given, options, made = snakemake.input, snakemake.params, snakemake.output
-    training = snakemake.config["training"]
+    training, scores = snakemake.config["training"], snakemake.config["scores"]
     task = Task(
         lineage=snakemake.wildcards.lineage,
         cases=options.cases,
@@ -33,7 +33,8 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
         trackers=options.trackers,
         thinking=options.thinking,
         threads=snakemake.threads,
+        # From the config, not from the params: another bootstrap is no reason to train again.
+        bootstrap=Bootstrap(scores["resamples"], scores["confidence"], scores["seed"]),
     )
     accelerate = Path(snakemake.scriptdir, "../accelerate", f"{training['distributed']}.yaml")
     launch(task, training["gpus"], accelerate, snakemake.log[0])
-    remove(options.scratch)

@@ -8,7 +8,7 @@ from agentsafe.report.figures.export import read_charts
 from agentsafe.report.html import write_report
 from agentsafe.report.inputs import ReportInputs
 from agentsafe.runs.script import job
-from agentsafe.training.summary import read_training
+from agentsafe.training.run_card import read_training
 
 
 def optional(paths, schema):

@@ -7,7 +7,7 @@ from agentsafe import schemas
 from agentsafe.report.inputs import ReportInputs
 from agentsafe.report.tables import write_tables
 from agentsafe.runs.script import job
-from agentsafe.training.summary import read_training
+from agentsafe.training.run_card import read_training
 
 with job(snakemake.log[0]):
     files = snakemake.input
