@@ -38,6 +38,18 @@ def with_interval(row: Mapping, name: str, decimals: int = 2, sign: bool = False
     return f"{number(row.get(name), decimals, sign)} {interval}".strip()
 
 
+def flatten_intervals(record: Mapping) -> dict:
+    """Add `name_low` and `name_high` for each of a record's `intervals`, as tables have them."""
+    intervals = record.get("intervals") or {}
+    ends = {
+        f"{name}_{end}": number
+        for name, pair in intervals.items()
+        if pair
+        for end, number in zip(("low", "high"), pair, strict=True)
+    }
+    return {**record, **ends}
+
+
 def percent(share: float | None) -> str:
     """Format a share as a percentage: `0` only for exactly 0, `100%` only for exactly 1."""
     if share is None or not math.isfinite(share):

@@ -1,18 +1,21 @@
-"""Load the Jinja templates of pages and cards from the folders of their modules."""
+"""Set up Jinja for pages, cards and prompts."""
 
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+_PACKAGE = Path(__file__).parents[1]
 
-def environment(*, escape: bool = True) -> Environment:
-    """Build a Jinja environment in which an undefined variable is an error.
+
+def environment(*folders: Path, escape: bool = True) -> Environment:
+    """Return an environment in which an undefined variable is an error.
 
     Args:
-        escape: escape all inserted text for HTML.
+        *folders: where templates are searched for; this package by default.
+        escape: escape all values for HTML.
     """
     return Environment(
-        loader=FileSystemLoader(Path(__file__).parents[1]),
+        loader=FileSystemLoader(folders or [_PACKAGE]),
         autoescape=escape,
         undefined=StrictUndefined,
         trim_blocks=True,

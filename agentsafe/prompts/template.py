@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, meta, nodes
+from jinja2 import TemplateError, meta, nodes
 
+from agentsafe._util.jinja import environment
 from agentsafe.errors import UserError
 from agentsafe.inference.types import Message
 from agentsafe.suites.cases import Case, Suite
@@ -43,12 +44,7 @@ class Template:
             raise UserError(
                 f"{key}: there is no template '{name}': set the path of a file, or one of {known}"
             )
-        self._environment = Environment(
-            loader=FileSystemLoader([self.path.parent, PROMPTS]),
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        self._environment = environment(self.path.parent, PROMPTS, escape=False)
         try:
             self._template = self._environment.get_template(self.path.name)
             parsed = self._environment.parse(self._source(self.path.name))

@@ -1,1 +1,1 @@
-"""Figures, tables and the page that a run ends in."""
+"""Figures, tables and the report page of a run."""

@@ -1,8 +1,8 @@
-"""One page that stands on its own: the verdict, what it rests on, and everything behind it.
+"""Write the report of a run as one self-contained page.
 
-The page needs no network: charts come with one copy of Vega, and its own security policy keeps a
-browser from loading anything. All text from the data is escaped. Every number stands beside its n
-and interval, or a dash beside the reason why there is none.
+The page needs no network: it contains one copy of Vega, and its content security policy keeps a
+browser from loading anything. All text from the data is escaped. Every number has its n and
+interval beside it, or is a dash with a reason.
 """
 
 import json
@@ -23,19 +23,19 @@ from agentsafe.report.inputs import ReportInputs
 from agentsafe.schemas import ALL
 from agentsafe.scores.points import ALARMING_SHARE
 
-_FINDINGS = 50  # rows of the import report that are shown
+_FINDINGS = 50  # rows shown of the import report
 _STATEMENTS = {
     OVER_SOURCE: "a run dominates its source",
     OVER_RUN: "a run dominates another of its source",
     MIXTURE: "a mixture of the source's other checkpoints beats a run",
     CHORD: "a run trained on both metrics lies beyond the chord from safe to help",
 }
-_DRAWN = {
-    "cases": "A case is drawn once per draw for all runs, judges, seeds and metrics together, "
+_RESAMPLED = {
+    "cases": "Each resample draws cases once for all runs, judges, seeds and metrics together, "
     "since all of them saw the same cases.",
-    "cases_per_seed": "The cases of each seed's test half are drawn on their own, as in the "
-    "paper's released code, although a case can be in several halves: intervals are narrower than "
-    "when a case is drawn once for all seeds (see the robustness table).",
+    "cases_per_seed": "Each resample draws the cases of each seed's test half on their own, as in "
+    "the paper's released code, although a case can be in several halves: intervals are narrower "
+    "than with one draw for all seeds (see the robustness table).",
 }
 _PAIR_COLUMNS = {
     "pairs": "pairs",
@@ -80,8 +80,8 @@ def render_report(inputs: ReportInputs) -> str:
             alarming=_alarming(tables.get("format_validity")),
             findings=_findings(inputs.import_report),
             settings=_flat(inputs.config or settings),
-            drawn=_DRAWN.get(settings.get("resample"), ""),
-            draws=fmt.number(settings.get("resamples"), 0),
+            resampled=_RESAMPLED.get(settings.get("resample"), ""),
+            resamples=fmt.number(settings.get("resamples"), 0),
             confidence=fmt.percent(settings.get("confidence")),
             charts={
                 name: Markup(export.script_json(chart)) for name, chart in inputs.charts.items()
@@ -95,14 +95,14 @@ def render_report(inputs: ReportInputs) -> str:
 
 
 def _shown(table: pl.DataFrame) -> dict:
-    """A table for the page: heads, rows, and which columns are numbers."""
+    """Convert a table for the page: heads, rows, and which columns are numbers."""
     heads, rows = paper.printed(table)
     numeric = [all(fmt.is_number(row[i]) for row in rows) for i in range(len(heads))]
     return {"heads": heads, "rows": rows, "numeric": numeric}
 
 
 def _by_judge(table: pl.DataFrame) -> dict[str, dict]:
-    """The table of each judge, all judges together first."""
+    """Split a table by judge, all judges together first."""
     judges = sorted(table["judge"].unique(), key=lambda judge: (judge != ALL, judge))
     return {judge: _shown(table.filter(pl.col("judge") == judge).drop("judge")) for judge in judges}
 
@@ -115,7 +115,7 @@ def _verdicts(document: dict | None) -> dict[str, str]:
 
 
 def _key_sentence(document: dict | None) -> str:
-    """The paper's line in one sentence, with n and intervals."""
+    """Write the paper's line in one sentence, with n and intervals."""
     fits = (document or {}).get("judges", {}).get(ALL, {})
     line = fits.get("ols")
     if not line:
@@ -123,20 +123,17 @@ def _key_sentence(document: dict | None) -> str:
     n = fmt.count(line["n"], "run")
     if line.get("slope") is None:
         return f"No line through the runs ({n}): {line.get('reason', 'not known')}."
-    intervals = line.get("intervals") or {}
-    slope, r2 = (
-        f"{fmt.number(line.get(name), 3)} " + fmt.between(*(intervals.get(name) or (None, None)), 3)
-        for name in ("slope", "r2")
-    )
+    row = fmt.flatten_intervals(line)
+    slope, r2 = (fmt.with_interval(row, name, 3) for name in ("slope", "r2"))
     return (
-        f"Per point of helpfulness gained, safety changes by {slope.strip()} points; the line "
-        f"explains R² = {r2.strip()} of the variance in safety ({n}, "
+        f"Per point of helpfulness gained, safety changes by {slope} points; the line "
+        f"explains R² = {r2} of the variance in safety ({n}, "
         f"p\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{fmt.p_value(line.get('p'))})."
     )
 
 
 def _dominance(table: pl.DataFrame | None, document: dict | None) -> dict[str, dict[str, dict]]:
-    """Tables of every statement and judge, the surest first."""
+    """Make the tables of every statement and judge, by falling probability."""
     if table is None or document is None:
         return {}
     renamed = {
@@ -164,7 +161,7 @@ def _dominance(table: pl.DataFrame | None, document: dict | None) -> dict[str, d
 
 
 def _counts(document: dict | None) -> dict[str, dict]:
-    """How many statements of each kind hold, per judge."""
+    """Count the statements of each kind that hold, per judge."""
     if document is None:
         return {}
     made = {}
@@ -186,7 +183,7 @@ def _counts(document: dict | None) -> dict[str, dict]:
 
 
 def _preferences(summary: pl.DataFrame | None) -> dict[str, dict] | None:
-    """One row per set: all and clean pairs side by side; and one per side of each set."""
+    """Make one row per set, with all and clean pairs side by side, and one per side of each set."""
     if summary is None or summary.is_empty():
         return None
     sets, sides = [], []
@@ -201,7 +198,7 @@ def _preferences(summary: pl.DataFrame | None) -> dict[str, dict] | None:
             row
             | {
                 "side": side,
-                "invented observations_share": values.get(("invented_share", side)),
+                "hallucinated observations_share": values.get(("invented_share", side)),
                 "observation characters_share": values.get(("observation_share", side)),
                 "median characters": values.get((f"{side}_chars", "p50")),
                 "90th percentile": values.get((f"{side}_chars", "p90")),
@@ -221,7 +218,7 @@ def _preferences(summary: pl.DataFrame | None) -> dict[str, dict] | None:
 
 
 def _left_out(document: dict | None) -> dict[str, list[str]]:
-    """Lineages that are in no fit, by the reason."""
+    """Group the lineages that are in no fit by the reason."""
     made: dict[str, list[str]] = {}
     for cell in (document or {}).get("left_out", []):
         name = f"{cell['lineage']} ({cell['judge']})" if cell["judge"] else cell["lineage"]
@@ -240,7 +237,7 @@ def _alarming(validity: pl.DataFrame | None) -> dict | None:
 
 
 def _findings(import_report: pl.DataFrame | None) -> dict | None:
-    """What the import found: counts by kind, and the first rows."""
+    """Summarise the findings of the import: counts by kind, and the first rows."""
     if import_report is None:
         return None
     kinds = import_report.group_by("set", "kind").len("rows").sort("set", "kind")
@@ -252,7 +249,7 @@ def _findings(import_report: pl.DataFrame | None) -> dict | None:
 
 
 def _flat(settings: Mapping, prefix: str = "") -> list[tuple[str, str]]:
-    """Settings as (dotted key, JSON value)."""
+    """Flatten settings to (dotted key, JSON value)."""
     rows: list[tuple[str, str]] = []
     for name, value in settings.items():
         if isinstance(value, Mapping):

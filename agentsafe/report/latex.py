@@ -1,11 +1,11 @@
-"""Tables in LaTeX: booktabs and nothing else, every text escaped."""
+"""Write tables in LaTeX with booktabs, all text escaped."""
 
 from collections.abc import Sequence
 
 from agentsafe._util import format as fmt
 
-_LONG = 26  # characters from which words are broken into lines
-_PAGE = 56  # rows that fit a page
+_LONG = 26  # characters; longer words are broken into lines
+_PAGE = 56  # rows per page
 
 _MATH = {
     "\N{MINUS SIGN}": "-",
@@ -32,7 +32,7 @@ _ESCAPES = {
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it stands; control characters and line ends become spaces."""
+    """Escape text for LaTeX; control characters and line ends become spaces."""
     return "".join(
         _ESCAPES.get(character, character if character.isprintable() else " ") for character in text
     )
@@ -46,14 +46,14 @@ def table(
     label: str,
     grouped: bool = False,
 ) -> str:
-    r"""`table` environments for `\input`, a page each; needs `\usepackage{booktabs}`.
+    r"""Write `table` environments for `\input`, one per page; they need `\usepackage{booktabs}`.
 
     Args:
         heads: of the columns.
-        rows: cells as text, as long as `heads`.
+        rows: cells as text, as many as `heads`.
         caption: plain text.
-        label: what `\ref` calls the first page.
-        grouped: the first column is no column but a line of its own before the rows it holds for.
+        label: of the first page, for `\ref`.
+        grouped: write the first column as a line above the rows that share its value.
     """
     pages = [rows[start : start + _PAGE] for start in range(0, len(rows), _PAGE)] or [[]]
     kinds = _kinds(rows, len(heads))[grouped:]
@@ -67,7 +67,7 @@ def table(
             rf"\setlength{{\tabcolsep}}{{{3 if len(heads) < 9 else 2}pt}}",
             rf"\caption{{{escape(caption + part)}}}",
             *([] if number else [rf"\label{{{label}}}"]),
-            r"\makebox[\linewidth][c]{%",  # a table too wide stands out on both sides alike
+            r"\makebox[\linewidth][c]{%",  # a table wider than the page is centred
             rf"\begin{{tabular}}{{@{{}}{kinds}@{{}}}}",
             r"\toprule",
             _row(shown),
@@ -81,7 +81,7 @@ def table(
 
 
 def _groups(head: str, rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Rows under a line that says what their first cell is."""
+    """Write rows under a line with their first cell."""
     lines, above = [], None
     for row in rows:
         if row[0] != above:
@@ -93,7 +93,7 @@ def _groups(head: str, rows: Sequence[Sequence[str]], width: int) -> list[str]:
 
 
 def _sparse(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows without the first cells that repeat the row above."""
+    """Write rows without the first cells that repeat the row above."""
     lines, above = [], ()
     repeats = len({row[0] for row in rows}) < len(rows)
     for row in rows:
@@ -111,20 +111,20 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A cell; long words are set in lines."""
+    """Write a cell; long text is broken into lines."""
     if len(text) <= _LONG or " " not in text or text[-1] == "]":
         return escape(text)
     return rf"\parbox[t]{{{_LONG * 0.13:.1f}cm}}{{\raggedright {escape(text)}\strut}}"
 
 
 def _kinds(rows: Sequence[Sequence[str]], width: int) -> str:
-    """Numbers to the right, words to the left."""
+    """Align columns of numbers right, columns of words left."""
     numeric = [all(fmt.is_number(row[i]) for row in rows) for i in range(width)]
     return "".join("r" if right else "l" for right in numeric)
 
 
 def _head(head: str, cells: Sequence[str]) -> str:
-    """A head; one wider than its column is stacked, a word a line."""
+    """Write a head; one wider than its column is stacked, one word per line."""
     widest = max((len(cell) for cell in cells), default=0)
     if " " not in head or len(head) <= widest:
         return escape(head)

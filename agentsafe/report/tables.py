@@ -1,7 +1,7 @@
-"""The paper's tables: as data frames at full precision, as CSV, and as LaTeX ready to include.
+"""Make the paper's tables: data frames at full precision, CSV, and LaTeX ready to include.
 
 A column `x` with `x_low` and `x_high` beside it is a number with its interval: three columns in
-the CSV, one in print. What is printed is rounded, what is written as CSV is not.
+the CSV, one in print. Print is rounded, CSV is not.
 """
 
 from collections.abc import Callable
@@ -19,31 +19,31 @@ from agentsafe.rollouts.audit import FLAGS
 from agentsafe.schemas import ALL
 from agentsafe.scores.points import ALARMING_SHARE
 
-#: What each table shows, and over what its numbers are.
+#: The caption of each table.
 CAPTIONS = {
     "sources": "Scores of the source checkpoints on the test cases, means of judges and seeds.",
     "scores": "Scores of every run on its test cases, means of judges and seeds.",
-    "deltas": "What training changed: every run's scores less its source's, on the same judges, "
+    "deltas": "Change by training: every run's scores minus its source's, on the same judges, "
     "seeds and cases.",
     "recipe_means": "Change from the source per recipe and β, the mean over sources.",
     "fits": "Lines through the runs, Δsafety over Δhelpfulness.",
-    "ladder": "The same least-squares line at every grain: what is averaged before the fit.",
+    "ladder": "The same least-squares line at every grain: averages taken before the fit.",
     "robustness": "The same least-squares line and the run closest to dominating its source, under "
     "other choices.",
     "dominance_over_source": "Runs against their own source: the gains, the lesser of the two, and "
-    "the share of bootstrap draws in which the run dominates.",
+    "the share of bootstrap resamples in which the run dominates.",
     "persistence": "Persistence: how much of the first stage's effect survives the second.",
     "agreement": "Agreement of judges on the rollouts that both scored, and of a judge's own "
     "replicates: Cohen's kappa with quadratic weights, Krippendorff's alpha for ordinal scores, "
-    "the share of equal scores, and the second's mean score less the first's. Left out are labels "
+    "the share of equal scores, and the second's mean score minus the first's. Left out are labels "
     "without a score, and unmatched ones: alone on their rollout, or two of one judge that differ.",
-    "training": "DPO runs: their pairs, those dropped for their length, what they took, where the "
-    "loss, the reward margin and the reward accuracy of the last step ended, and how often the "
-    "chosen side gained on the rejected one in pairs of the test half.",
+    "training": "DPO runs: their pairs, those dropped for their length, steps, tokens and time, "
+    "the loss, reward margin and reward accuracy of the last step, and the share of held-out pairs "
+    "in which the chosen side gained on the rejected one.",
     "format_validity": "Format validity: the share of a run's turns that were malformed, and of "
     "its rollouts that did nothing because of that. Alarming: one of them is above 5%.",
-    "audit": "Share of rollouts with each oddity; the last column is the share of the agent's "
-    "characters that follow an observation it made up.",
+    "audit": "Share of rollouts with each anomaly; the last column is the share of the agent's "
+    "characters from its first hallucinated observation on.",
 }
 
 _HEADS = {
@@ -66,7 +66,8 @@ _HEADS = {
     "alpha": "Krippendorff's alpha",
     "exact": "equal scores",
     "unscored": "without a score",
-    "invented_chars_share": "invented characters",
+    "invented_observation_share": "hallucinated observation",
+    "invented_chars_share": "hallucinated characters",
     "held_out_pairs": "held-out pairs",
     "held_out_accuracy": "held-out accuracy",
     "malformed_share": "malformed turns",
@@ -110,11 +111,11 @@ def make_tables(inputs: ReportInputs) -> dict[str, pl.DataFrame]:
 
 
 def printed(table: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """A table as a reader sees it.
+    """Format a table for print.
 
     Returns:
         (heads, rows of cells): intervals joined to their numbers, all rounded, nulls a dash; a
-        column without a single value is left out.
+        column without any value is left out.
     """
     ends = {f"{name}_{end}" for name in table.columns for end in ("low", "high")}
     shown = [
@@ -127,7 +128,7 @@ def printed(table: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 
 def head(name: str) -> str:
-    """What a column is called in print."""
+    """Return the head of a column in print."""
     return _HEADS.get(name) or name.removesuffix("_share").replace("_", " ")
 
 
@@ -192,7 +193,7 @@ def _audit(audit: pl.DataFrame) -> pl.DataFrame:
 
 
 def _agreement(found: pl.DataFrame) -> pl.DataFrame:
-    """One row per metric and comparison, its statistics side by side."""
+    """Pivot to one row per metric and comparison, its statistics side by side."""
     one, other = pl.col("judge_a"), pl.col("judge_b")
     compared = (
         pl.when(one == ALL)
@@ -216,7 +217,7 @@ def _agreement(found: pl.DataFrame) -> pl.DataFrame:
 
 
 def _of_document(document: dict) -> dict[str, pl.DataFrame]:
-    """The document's lists as tables, the judge first in every row."""
+    """Convert the document's lists to tables with the judge as first column."""
     rows: dict[str, list[dict]] = {}
     for judge, part in document["judges"].items():
         fits = [{"line": words} | (part.get(name) or {}) for name, words in _LINES.items()]
@@ -260,26 +261,15 @@ def _of_document(document: dict) -> dict[str, pl.DataFrame]:
     }
     return {
         name: pl.DataFrame(
-            [_flat(row) for row in rows.get(name, [])], schema={"judge": pl.String, **schema}
+            [fmt.flatten_intervals(row) for row in rows.get(name, [])],
+            schema={"judge": pl.String, **schema},
         )
         for name, schema in schemas.items()
     }
 
 
-def _flat(record: dict) -> dict:
-    """A record whose `intervals` became `name_low` and `name_high`."""
-    intervals = record.get("intervals") or {}
-    ends = {
-        f"{name}_{end}": number
-        for name, pair in intervals.items()
-        if pair
-        for end, number in zip(("low", "high"), pair, strict=True)
-    }
-    return record | ends
-
-
 def _writer(name: str, dtype: pl.DataType) -> Callable[[dict], str]:
-    """How a column's cells are written."""
+    """Return the function that formats a column's cells."""
     if name == "p":
         return lambda row: fmt.p_value(row[name])
     if name == "beta":

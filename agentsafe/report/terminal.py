@@ -1,7 +1,7 @@
-"""The last lines of a run: where the result is, the verdict, and what it means in plain words.
+"""Summarise a run for the terminal: the paths of its results, the verdict, and its meaning.
 
-Every sentence is made of numbers in `frontier.json` and `points.parquet`, and left out where its
-numbers are.
+Every sentence quotes numbers of `frontier.json` and `points.parquet`; it is left out where they are
+null.
 """
 
 import json
@@ -23,15 +23,15 @@ _TRAINED_FOR = {"safe": "safety", "help": "helpfulness"}
 
 
 def summary(results: str | Path, started: float | None = None) -> str:
-    """What a run found, as a screen of text.
+    """Summarise a run on one screen of text.
 
     Args:
         results: the run's folder.
-        started: when, in seconds since the epoch. A report that is older is not this run's, and
-            nothing is said; without it neither is how long the run took.
+        started: time in seconds since the epoch. An older report is not of this run: the summary
+            is empty. Without it the summary has no duration.
 
     Returns:
-        Lines of at most 100 characters; nothing where the run has written no report.
+        Lines of at most 100 characters; an empty text where the run has written no report.
     """
     results = Path(results)
     report, figure = results / "report.html", results / "figures/frontier.svg"
@@ -50,59 +50,57 @@ def summary(results: str | Path, started: float | None = None) -> str:
 
 
 def meaning(document: dict, points: pl.DataFrame) -> Iterator[str]:
-    """What the numbers say, a sentence each.
+    """Write what the numbers mean, one sentence at a time.
 
     Args:
-        document: the frontier's, see `frontier.frontier`.
+        document: `Frontier.document` of `agentsafe.frontier.frontier`.
         points: rows of `schemas.POINTS`.
     """
     found = document["judges"][ALL]
     betas = {row["beta"] for row in found["recipe_means"]} - {None}
-    beta = max(betas, default=None)  # of several, one is enough here: the report has all
+    beta = max(betas, default=None)  # one of several: the report has all
     for recipe, metric in _TRAINED_FOR.items():
         for row in found["recipe_means"]:
             if (row["recipe"], row["beta"]) == (recipe, beta):
-                yield _effect(row, metric)
+                yield _effect(fmt.flatten_intervals(row), metric)
     for row in found["persistence"]:
         if (row["source"], row["beta"]) == (MEAN, beta) and row["value"] is not None:
             shown = fmt.with_interval(
                 row | {"value_low": row["low"], "value_high": row["high"]}, "value"
             )
-            flag = f"; unsure, since the {row['flag']}" if row["flag"] else ""
+            flag = f"; uncertain: {row['flag']}" if row["flag"] else ""
             yield (
-                f"Of what training for {row['metric']} gains, {shown} is left after training for "
+                f"Of the gain by training for {row['metric']}, {shown} is left after training for "
                 f"the other metric (1: all of it, 0: nothing{flag})."
             )
     line = found["ols"]
     if line.get("r2") is not None and line["n"] > 2:  # any two points are on a line
-        low, high = (line.get("intervals") or {}).get("r2") or (None, None)
-        shown = fmt.with_interval({"r2": line["r2"], "r2_low": low, "r2_high": high}, "r2")
+        shown = fmt.with_interval(fmt.flatten_intervals(line), "r2")
         yield (
-            f"One line through {line['n']} runs explains R² = {shown} of how they differ in "
+            f"One line through {line['n']} runs explains R² = {shown} of the variance in "
             f"safety: {fmt.number(line['slope'], sign=True)} points of safety per point of "
             "helpfulness."
         )
-    yield from _health(points)
+    yield from _format_validity(points)
 
 
 def _effect(row: dict, own: str) -> str:
-    """What training for one metric does to both, the metric itself first."""
+    """Write the effect of training for one metric on both, the metric itself first."""
     parts = []
     for metric in sorted(schemas.METRICS, key=lambda metric: metric != own):
-        change = row[f"{metric}_delta"]
-        low, high = (row.get("intervals") or {}).get(f"{metric}_delta") or (None, None)
-        verb = "raises" if change > 0 else "lowers"
+        name = f"{metric}_delta"
+        low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+        verb = "raises" if row[name] > 0 else "lowers"
         if low is None or low <= 0 <= high:
             verb = "does not clearly change"
-        numbers = (fmt.number(change, sign=True), fmt.between(low, high, sign=True))
-        parts.append(f"{verb} {metric} ({' '.join(numbers).strip()})")
+        parts.append(f"{verb} {metric} ({fmt.with_interval(row, name, sign=True)})")
     sources = "one source" if row["sources"] == 1 else f"mean of {row['sources']} sources"
     beta = "" if row["beta"] is None else f", β {fmt.beta(row['beta'])}"
     return f"Training for {own} {' and '.join(parts)}: {sources}{beta}."
 
 
-def _health(points: pl.DataFrame) -> Iterator[str]:
-    """How many turns could not be read, and whose scores that touches."""
+def _format_validity(points: pl.DataFrame) -> Iterator[str]:
+    """Write the share of malformed turns, and the checkpoints above the alarming share."""
     runs = points.filter(pl.col("grain") == "run", pl.col("turns") > 0)
     if runs.is_empty():
         return
@@ -111,7 +109,7 @@ def _health(points: pl.DataFrame) -> Iterator[str]:
     names = ", ".join(alarming[:3]) + (" and others" if len(alarming) > 3 else "")
     listed = f" ({names})" if names else ""
     yield (
-        f"Of all turns, {fmt.percent(share)} could not be read; checkpoints above "
+        f"Of all turns, {fmt.percent(share)} are malformed; checkpoints above "
         f"{fmt.percent(ALARMING_SHARE)}: {len(alarming)} of {len(runs)}{listed}."
     )
 

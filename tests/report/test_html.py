@@ -44,7 +44,7 @@ def page(found=None, drawn=None, **rest) -> str:
 
 
 def compared(*judges: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """How far judges agree, and their scores against each other."""
+    """The agreement of judges, and their scores against each other."""
     labels = synthetic(0, judges)
     found = agreement.measure_agreement(labels, resamples=50, seed=0, confidence=0.9)
     return found, agreement.confusion(labels)
@@ -140,7 +140,7 @@ def test_without_result_sets_the_page_says_so():
     text = page(preferences=preference_summary(), audit=audit_table(), import_report=findings(0))
     assert "No result set was read" in text
     assert '<section id="frontier">' not in text
-    assert "Nothing was found wrong" in text
+    assert "The import has no findings" in text
     assert "13,380" not in text
     assert "clean pairs" in text
 
@@ -150,7 +150,7 @@ def test_with_nothing_at_all_every_section_is_a_sentence():
     for sentence in (
         *("No result set was read", "No preference set was made", "nothing to audit"),
         "there is nothing to compare",
-        *("Nothing was imported", "No settings were handed on", "Nothing was trained here"),
+        *("Nothing was imported", "There are no settings", "Nothing was trained here"),
         "Malformed turns were not counted",
     ):
         assert sentence in text
@@ -193,11 +193,11 @@ def test_settings_are_listed_with_their_keys():
 
 def test_the_page_says_how_cases_are_drawn():
     whole = results()
-    assert "A case is drawn once per draw" in page(whole)
+    assert "Each resample draws cases once" in page(whole)
     document = json.loads(json.dumps(whole.document))
     document["settings"]["resample"] = "cases_per_seed"
     text = render_report(ReportInputs(document=document, points=whole.points))
-    assert "drawn on their own" in text
+    assert "half on their own" in text
 
 
 def test_the_same_data_give_the_same_page():

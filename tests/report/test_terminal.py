@@ -62,7 +62,7 @@ def test_a_change_whose_interval_covers_zero_is_not_said_to_be_one():
 def test_without_trained_runs_there_is_only_what_is_known():
     none = results(sources=("ape",), recipes=("",), untrained=("ape+safe.one.b0.1.s0",))
     assert list(meaning(none.document, none.points)) == [
-        "Of all turns, 0 could not be read; checkpoints above 5%: 0 of 1."
+        "Of all turns, 0 are malformed; checkpoints above 5%: 0 of 1."
     ]
 
 

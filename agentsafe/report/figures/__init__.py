@@ -1,4 +1,4 @@
-"""Charts: the delta plane, persistence, agreement, training, the audit, the preference sets.
+"""Charts: the delta plane, persistence, agreement, training, audit, preference sets.
 
 Each function maps tables to an Altair chart. Without data the chart is a sentence that says why.
 """

@@ -1,4 +1,4 @@
-"""The chart of how far judges agree: per metric and pair of judges, scores against scores."""
+"""Draw the agreement of judges: per metric and pair of judges, scores against scores."""
 
 import altair as alt
 import polars as pl
@@ -9,24 +9,24 @@ from agentsafe.report.figures import style
 from agentsafe.report.figures.style import DARK
 from agentsafe.schemas import ALL
 
-_HEADING = "How far judges agree"
+_HEADING = "Agreement of judges"
 _COMPARISON = ("metric", "judge_a", "judge_b")
 _SIDE = 256  # pixels of a heatmap, as long as a line of its title
 _COLUMNS = 3
 
-Statistics = dict[str, dict]  # of one comparison, by name: rows of `agreement.AGREEMENT`
+Statistics = dict[str, dict]  # of one comparison, by name: rows of `schemas.AGREEMENT`
 
 
 def plot_agreement(table: pl.DataFrame, confusion: pl.DataFrame) -> ChartType:
-    """Every pair of judges, and each judge with itself, as a table of scores against scores.
+    """Draw every pair of judges, and each judge with itself, as scores against scores.
 
     Args:
-        table: rows of `agreement.AGREEMENT`.
-        confusion: rows of `agreement.CONFUSION`, of the same labels.
+        table: rows of `schemas.AGREEMENT`.
+        confusion: rows of `schemas.CONFUSION`, of the same labels.
 
     Returns:
         A heatmap per metric and pair, with counts in its cells and the shares of each row as
-        colour; above it kappa and alpha with their intervals, n, and how many labels it is without.
+        colour; above it kappa and alpha with intervals, n, and the number of labels left out.
     """
     if table.is_empty():
         reason = "No rollout was labelled by two judges, or twice by one: nothing can be compared."
@@ -40,8 +40,8 @@ def plot_agreement(table: pl.DataFrame, confusion: pl.DataFrame) -> ChartType:
     lines = [
         "Cells count pairs of labels of a rollout by their two scores, equal ones on the diagonal; "
         "colour is the share of the row. κ is Cohen's kappa with quadratic weights, α "
-        "Krippendorff's alpha for ordinal scores: 1 is perfect agreement, 0 what chance gives. "
-        "Difference: mean score of the columns less that of the rows. In brackets: bootstrap "
+        "Krippendorff's alpha for ordinal scores: 1 is perfect agreement, 0 agreement by chance. "
+        "Difference: mean score of the columns minus that of the rows. In brackets: bootstrap "
         "intervals over cases."
     ]
     rows: dict[str, list[ChartType]] = {metric: [] for metric in table["metric"]}
@@ -62,7 +62,7 @@ def plot_agreement(table: pl.DataFrame, confusion: pl.DataFrame) -> ChartType:
 
 
 def _cells(counts: pl.DataFrame) -> pl.DataFrame:
-    """The cells of a heatmap; where a judge never gave a score its row has no shares."""
+    """Compute the cells of a heatmap; the row of a score that was never given has no shares."""
     total = pl.col("count").sum().over("score_a")
     cells = counts.select("score_a", "score_b", "count", share=pl.col("count") / total)
     return cells.with_columns(
@@ -101,7 +101,7 @@ def _panel(
 
 
 def _lines(statistics: Statistics) -> list[str]:
-    """What stands above a heatmap: always four lines, so that neighbours stay level."""
+    """Write four lines above a heatmap, so that neighbours stay level."""
     kappa, exact, difference = (statistics[name] for name in ("kappa", "exact", "difference"))
     apart = f"{fmt.number(difference['value'], sign=True)} "
     apart += fmt.between(difference["low"], difference["high"], sign=True)

@@ -1,4 +1,4 @@
-"""Draw how often rollouts are flagged, per source and recipe.."""
+"""Draw how often rollouts are flagged, per source and recipe."""
 
 import altair as alt
 import polars as pl
@@ -8,19 +8,20 @@ from agentsafe._util import format as fmt
 from agentsafe.lineage import SOURCE
 from agentsafe.report.figures import style
 from agentsafe.report.figures.style import DARK
+from agentsafe.report.tables import head
 from agentsafe.rollouts.audit import FLAGS
 
 
 def plot_audit(table: pl.DataFrame) -> ChartType:
-    """How often rollouts are flagged, per source and recipe, the label and result sets apart.
+    """Draw how often rollouts are flagged, per source and recipe, one panel per set.
 
     Args:
-        table: what `audits.audit_summary` returns.
+        table: rows of `schemas.AUDIT_SUMMARY`.
 
     Returns:
         A heatmap per set with the share in every cell and n beside every row.
     """
-    heading = "What is odd in the rollouts"
+    heading = "Anomalies of the rollouts"
     if table.is_empty():
         return style.empty(heading, "No rollout was read, so there is nothing to audit.")
     panels = []
@@ -30,14 +31,15 @@ def plot_audit(table: pl.DataFrame) -> ChartType:
         panel.title = style.small_title(f"set {name}: {rollouts}")
         panels.append(panel)
     lines = [
-        "Share of rollouts with each oddity, per source and recipe (n: rollouts of the row). The "
-        "last column is the share of the agent's characters that follow an observation it made up."
+        "Share of rollouts with each anomaly, per source and recipe (n: rollouts of the row). The "
+        "last column is the share of the agent's characters from its first hallucinated "
+        "observation on."
     ]
     return style.finished(alt.vconcat(*panels), style.title(heading, lines, 150))
 
 
 def _shares(part: pl.DataFrame) -> pl.DataFrame:
-    """One row per cell of a set's heatmap."""
+    """Make one row per cell of a set's heatmap."""
     trained = (part["recipe"] != SOURCE).any()
     rows = []
     for row in part.iter_rows(named=True):
@@ -45,10 +47,14 @@ def _shares(part: pl.DataFrame) -> pl.DataFrame:
         n = row["rollouts"]
         key = {"row": f"{name} (n = {n:,})", "n": f"{n:,} rollouts"}
         for flag in (name for name in FLAGS if name in row):
-            cell = {"flag": flag.replace("_", " "), "share": row[flag] / n if n else None}
+            cell = {"flag": head(f"{flag}_share"), "share": row[flag] / n if n else None}
             rows.append(key | cell | {"meaning": FLAGS[flag], "count": f"{row[flag]:,}"})
-        cell = {"flag": "invented characters", "share": row["invented_chars_share"], "count": "–"}
-        meaning = "of the agent's characters, those from its first invented observation on"
+        cell = {
+            "flag": head("invented_chars_share"),
+            "share": row["invented_chars_share"],
+            "count": "–",
+        }
+        meaning = "of the agent's characters, those from its first hallucinated observation on"
         rows.append(key | cell | {"meaning": meaning})
     cells = pl.DataFrame(rows, infer_schema_length=None)
     return cells.with_columns(text=pl.Series([fmt.percent(share) for share in cells["share"]]))

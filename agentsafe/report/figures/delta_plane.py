@@ -1,7 +1,7 @@
-"""The delta plane: what training changed, Δhelpfulness across and Δsafety up.
+"""Draw the delta plane: the change by training, Δhelpfulness across and Δsafety up.
 
-The source is the origin, and both axes have one scale, so that a slope of -1 looks like one. Here
-is what every picture of the plane shares: the runs with their tooltips, the axes, the ground.
+The source is the origin, and both axes have one scale, so that a slope of -1 looks like one. All
+charts of the plane share the runs with their tooltips, the axes and the background.
 """
 
 import math
@@ -26,12 +26,12 @@ Domains = tuple[tuple[float, float], tuple[float, float]]
 
 
 def runs(points: pl.DataFrame, judge: str | None, document: dict | None = None) -> pl.DataFrame:
-    """The trained runs with known deltas, where they lie, and what a tooltip says of each.
+    """Select the trained runs with known deltas, with their positions and tooltips.
 
     Args:
         points: rows of `schemas.POINTS`.
-        judge: whose; None for the means over judges.
-        document: `frontier.frontier`'s, for the probability that a run dominates its source.
+        judge: name of a judge; None for the means over judges.
+        document: `Frontier.document`, for the probability that a run dominates its source.
 
     Returns:
         Text columns `run, source, recipe, beta, judge` and, with interval, `Δhelpfulness, Δsafety,
@@ -78,13 +78,13 @@ def _run(row: dict, judge: str, probability: float | None) -> dict:
 
 
 def tooltip() -> list[alt.Tooltip]:
-    """All that `runs` says of a run."""
+    """List the tooltip's rows for the columns of `runs`."""
     titles = {"beta": "β", "dominates": "P(dominates its source)"}
     return style.tooltip(**{name: titles.get(name, name) for name in (*_WORDS, *_NUMBERS)})
 
 
 def domains(tables: Sequence[pl.DataFrame]) -> Domains:
-    """The ranges that hold every interval, and the origin with room for its labels."""
+    """Compute ranges that contain every interval, and the origin with room for its labels."""
     everything = pl.concat(tables)
     ends = []
     for axis in "xy":
@@ -95,20 +95,20 @@ def domains(tables: Sequence[pl.DataFrame]) -> Domains:
     for end, room in zip(ends, (0.28, 0.14), strict=True):
         end[0] = min(end[0] - 0.04 * span, -0.08 * span)
         end[1] = max(end[1] + 0.04 * span, room * span)
-        if end[1] - end[0] < 0.6 * span:  # or the plane is a thin stripe
+        if end[1] - end[0] < 0.6 * span:  # otherwise the plane is a thin stripe
             end[1] = end[0] + 0.6 * span
     (left, right), (low, high) = ends
     return (left, right), (low, high)
 
 
 def size(width: int, ranges: Domains) -> dict[str, int]:
-    """Width and height at which a score point is as long upwards as it is across."""
+    """Compute the height at which a score point is as long upwards as it is across."""
     (left, right), (low, high) = ranges
     return {"width": width, "height": round(width * (high - low) / (right - left))}
 
 
 def axes(ranges: Domains, width: int, titles: bool = True) -> tuple[alt.X, alt.Y]:
-    """The position channels of columns x and y; both axes are ticked alike."""
+    """Make the position channels of columns x and y, with the same tick step on both axes."""
     span = max(high - low for low, high in ranges)
     step = 0.1
     while span / step > width / 40:
@@ -131,7 +131,7 @@ def axes(ranges: Domains, width: int, titles: bool = True) -> tuple[alt.X, alt.Y
 
 
 def ground(ranges: Domains, x: alt.X, y: alt.Y, label: bool) -> list[ChartType]:
-    """The quadrant in which a run dominates its source, the axes through zero, the origin."""
+    """Draw the quadrant in which a run dominates its source, the zero axes and the origin."""
     (_, right), (_, high) = ranges
     base = alt.Chart(pl.DataFrame({"x": [0.0], "y": [0.0], "x2": [right], "y2": [high]}))
     layers = [

@@ -112,7 +112,7 @@ def read_charts(paths: Iterable[str | Path]) -> dict[str, dict]:
 
 
 def _renumbered(svg: str) -> str:
-    """Number an SVG's clip paths from 0: Vega keeps one counter for the whole process."""
+    """Renumber the clip paths of an SVG from 0: Vega keeps one counter for the whole process."""
     numbers: dict[str, int] = {}
     return re.sub(
         r'(?<=id="clip)\d+(?=")|(?<=url\(#clip)\d+(?=\))',

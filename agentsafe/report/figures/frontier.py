@@ -1,4 +1,4 @@
-"""The frontier as a picture: every run in the delta plane, and the lines through all of them."""
+"""Draw the frontier: every run in the delta plane, and the lines through all of them."""
 
 import altair as alt
 import polars as pl
@@ -9,7 +9,7 @@ from agentsafe.report.figures import delta_plane as plane
 from agentsafe.report.figures import style
 from agentsafe.schemas import ALL
 
-#: The lines of `fits.fit`: how each is called, its dash, and whether it is drawn at first.
+#: The lines of `fits.fit`: name, dash, and True if it is drawn at first.
 LINES = {
     "ols": ("least squares, Δsafety on Δhelpfulness", [1, 0], True),
     "reverse_ols": ("least squares, Δhelpfulness on Δsafety", [8, 4], True),
@@ -18,20 +18,20 @@ LINES = {
     "theil_sen": ("Theil–Sen", [4, 4], False),
     "lad": ("least absolute deviations, both axes", [12, 4], False),
 }
-_HEADING = "Safety and helpfulness gained and lost in training"
+_HEADING = "Safety and helpfulness gained and lost by training"
 _CHANNELS = ("color", "stroke", "fill", "fillOpacity", "shape", "strokeDash")
 
 
 def plot_frontier(points: pl.DataFrame, document: dict) -> ChartType:
-    """Every run in the delta plane with the lines through all of them.
+    """Draw every run in the delta plane with the lines through all of them.
 
     Args:
         points: rows of `schemas.POINTS`; grain `run` makes the large plane, `run_judge` the small.
-        document: what `frontier.frontier` returns as its document.
+        document: `Frontier.document` of `agentsafe.frontier.frontier`.
 
     Returns:
-        The large plane, a list of the lines that switches each on and off, and a plane per judge
-        where there are several. Lines switched off are pale in the list.
+        The large plane, a list of lines to switch each on and off, and a plane per judge where
+        there are several. Lines that are off are pale in the list.
     """
     runs = plane.runs(points, None, document)
     if runs.is_empty():
@@ -64,7 +64,7 @@ def plot_frontier(points: pl.DataFrame, document: dict) -> ChartType:
 def _of_each_judge(
     points: pl.DataFrame, document: dict, scales: dict, shown: alt.Parameter
 ) -> list[ChartType]:
-    """The small planes, two a row; none where a single judge is the same as all."""
+    """Draw the small planes, two per row; none for a single judge, which equals all judges."""
     judges = sorted(points["judge"].drop_nulls().unique())
     tables = {judge: plane.runs(points, judge, document) for judge in judges}
     tables = {judge: table for judge, table in tables.items() if len(table)}
@@ -82,7 +82,7 @@ def _of_each_judge(
 
 
 def _scales(runs: pl.DataFrame) -> dict:
-    """How marks are told apart, the same in every plane: two scales, and each β's filling."""
+    """Make the scales of marks, the same in every plane: source, recipe and filling by β."""
     betas = runs.select("beta", "beta_value").unique().sort("beta_value", nulls_last=True)
     return {
         "source": style.colours(sorted(runs["source"].unique())),
@@ -92,22 +92,21 @@ def _scales(runs: pl.DataFrame) -> dict:
 
 
 def _known(fit: object) -> bool:
-    """Whether this is a line that can be drawn; a document holds other things beside its lines."""
+    """Test whether an entry of the document is a line with slope and intercept."""
     ends = ("slope", "intercept")
     return isinstance(fit, dict) and all(fit.get(name) is not None for name in ends)
 
 
 def _summary(fits: dict, decimals: int) -> list[str]:
-    """The least-squares line in words: n, slope, R² with intervals, or why there is none."""
+    """Write the least-squares line in words: n, slope, R² with intervals, or the reason of none."""
     line = fits.get("ols") or {"n": 0, "reason": "no line was fitted"}
     count = fmt.count(line["n"], "run")
     if line.get("slope") is None:
         return [count, f"no line: {line.get('reason', 'not known')}"]
-    intervals = line.get("intervals") or {}
+    row = fmt.flatten_intervals(line)
     parts = [count]
     for key, name in (("slope", "slope"), ("r2", "R²")):
-        interval = fmt.between(*(intervals.get(key) or (None, None)), decimals)
-        words = f"{name} {fmt.number(line.get(key), decimals)} {interval}".strip()
+        words = f"{name} {fmt.with_interval(row, key, decimals)}"
         parts.append(words.replace(" ", "\N{NO-BREAK SPACE}"))
     return parts
 
@@ -121,7 +120,7 @@ def _plane(
     shown: alt.Parameter,
     large: bool = True,
 ) -> ChartType:
-    """One plane: ground, lines, interval crosses, marks; legends beside the large one."""
+    """Draw one plane: background, lines, interval crosses, marks; legends beside the large one."""
     x, y = plane.axes(domains, width, titles=large)
     source, recipe = None, None
     if large:
@@ -155,7 +154,7 @@ def _plane(
 
 
 def _beta_legend(fills: dict[str, float]) -> ChartType:
-    """Marks nobody sees, for the legend that says which β is hollow: Vega has none for filling."""
+    """Draw invisible marks for the legend of hollow and filled β: Vega has none for filling."""
     greys = [f"#{3 * f'{round(255 - 137 * fill):02x}'}" for fill in fills.values()]
     scale = alt.Scale(domain=list(fills), range=greys)
     legend = alt.Legend(
@@ -183,7 +182,7 @@ def _dash() -> alt.StrokeDash:
 def _lines(
     fits: dict, domains: plane.Domains, x: alt.X, y: alt.Y, shown: alt.Parameter
 ) -> list[ChartType]:
-    """The fitted lines across the plane, those switched off invisible."""
+    """Draw the fitted lines across the plane; those switched off are invisible."""
     rows = []
     for name, (words, _, _) in LINES.items():
         line = fits.get(name) or {}
@@ -209,15 +208,13 @@ def _lines(
 
 
 def _line_list(fits: dict, shown: alt.Parameter) -> ChartType:
-    """The lines' numbers, a row each; a click on a row draws the line or takes it away."""
+    """Draw the list of lines with their numbers; a click on a row switches the line."""
     rows = []
     for name, (words, _, _) in LINES.items():
         line = fits.get(name) or {}
-        row = {"line": name, "words": words}
-        for key in ("slope", "intercept"):
-            interval = (line.get("intervals") or {}).get(key) or (None, None)
-            row[key] = f"{fmt.number(line.get(key), 3)} {fmt.between(*interval, 3)}".strip()
-        rows.append(row)
+        numbers = fmt.flatten_intervals(line)
+        written = {key: fmt.with_interval(numbers, key, 3) for key in ("slope", "intercept")}
+        rows.append({"line": name, "words": words} | written)
     y = alt.Y("line:N", sort=list(LINES), axis=None)
     base = alt.Chart(pl.DataFrame(rows))
     ink = alt.when(shown).then(alt.value(style.INK)).otherwise(alt.value("#9A9A9A"))

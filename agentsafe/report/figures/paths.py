@@ -1,4 +1,4 @@
-"""The path of each run of several stages through the delta plane, an arrow per stage."""
+"""Draw the path of each run of several stages through the delta plane, one arrow per stage."""
 
 import math
 
@@ -19,10 +19,10 @@ _PLACES = ("beta_value", "x", "y", "x2", "y2")
 
 
 def plot_paths(points: pl.DataFrame) -> ChartType:
-    """How each run of several stages got where it is: from its source through every stage.
+    """Draw the path of each run of several stages, from its source through every stage.
 
     Args:
-        points: rows of `schemas.POINTS`, of which grain `run` is drawn.
+        points: rows of `schemas.POINTS`; grain `run` is drawn.
 
     Returns:
         One small plane per source and β, an arrow per stage.
@@ -54,7 +54,7 @@ def plot_paths(points: pl.DataFrame) -> ChartType:
 
 
 def _channels(runs: pl.DataFrame, steps: pl.DataFrame) -> dict:
-    """How paths and marks are told apart, alike in all planes."""
+    """Make the scales of paths and marks, the same in all planes."""
     recipes = sorted(steps["recipe"].unique())
     ranges = [[values[i % 4] for i in range(len(recipes))] for values in (_COLOURS, _DASHES)]
     colours, dashes = (alt.Scale(domain=recipes, range=values) for values in ranges)
@@ -69,7 +69,7 @@ def _channels(runs: pl.DataFrame, steps: pl.DataFrame) -> dict:
 
 
 def _steps(runs: pl.DataFrame) -> pl.DataFrame:
-    """One row per stage of every run of several stages: from (x, y) to (x2, y2)."""
+    """Make one row per stage of every run of several stages: from (x, y) to (x2, y2)."""
     place = {row["run"]: row for row in runs.iter_rows(named=True)}
     rows = []
     for row in place.values():
@@ -91,7 +91,7 @@ def _steps(runs: pl.DataFrame) -> pl.DataFrame:
 def _panel(
     runs: pl.DataFrame, steps: pl.DataFrame, domains: plane.Domains, width: int, channels: dict
 ) -> ChartType:
-    """The arrows of one source and β, and its runs' marks."""
+    """Draw the arrows of one source and β, and the marks of its runs."""
     x, y = plane.axes(domains, width, titles=False)
     arrows = alt.Chart(_arrows(steps, width / (domains[0][1] - domains[0][0])))
     heads = arrows.mark_point(shape="triangle", size=60, filled=True, opacity=1).encode(
@@ -123,10 +123,10 @@ def _panel(
 
 
 def _arrows(steps: pl.DataFrame, unit: float) -> pl.DataFrame:
-    """The steps cut short at the rim of the mark they lead to, with their heads' angle.
+    """Shorten the steps to the rim of the mark they lead to, and add the angle of their heads.
 
     Args:
-        steps: as from `_steps`.
+        steps: the result of `_steps`.
         unit: pixels per score point.
     """
     rim = 7  # pixels
@@ -134,7 +134,7 @@ def _arrows(steps: pl.DataFrame, unit: float) -> pl.DataFrame:
     for row in steps.iter_rows(named=True):
         across, up = row["x2"] - row["x"], row["y2"] - row["y"]
         length = math.hypot(across, up) * unit
-        if length > rim / 2:  # or the two marks cover each other
+        if length > rim / 2:  # otherwise the two marks overlap
             keep = max(1 - rim / length, 0.3)
             tip = {"x2": row["x"] + keep * across, "y2": row["y"] + keep * up}
             rows.append(row | tip | {"angle": 90 - math.degrees(math.atan2(up, across))})

@@ -1,4 +1,4 @@
-"""Persistence as a dot plot: what is left of the first stage's effect."""
+"""Draw persistence as a dot plot: how much is left of the first stage's effect."""
 
 import altair as alt
 import polars as pl
@@ -9,20 +9,20 @@ from agentsafe.report.figures import style
 from agentsafe.schemas import ALL, MEAN
 
 _HEADING = "Persistence: how much of the first stage's effect survives the second"
-_RANGE = (-1.0, 2.0)  # a ratio can be anything: what lies beyond is an arrow at the edge
+_RANGE = (-1.0, 2.0)  # a ratio is unbounded: values beyond are arrows at the edge
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 _COLOURS = (style.BLACK, style.BLUE, style.ORANGE, "#009E73", "#CC79A7", "#D55E00")
 
 
 def plot_persistence(table: pl.DataFrame) -> ChartType:
-    """What is left of the first stage's effect, per source and judge, for each metric and β.
+    """Draw persistence per source and judge, for each metric and β.
 
     Args:
         table: rows of `schemas.PERSISTENCE`.
 
     Returns:
-        A dot plot: values whose first stage did nothing for sure are hollow, values and interval
-        ends out of range are arrows at the edge, and missing ones say why.
+        A dot plot: flagged values are hollow, values and interval ends out of range are arrows at
+        the edge, and missing values have their reason.
     """
     if table.is_empty():
         return style.empty(_HEADING, "No run has two stages, so there is nothing to persist.")
@@ -45,7 +45,7 @@ def plot_persistence(table: pl.DataFrame) -> ChartType:
     lines = [
         "1: the second stage changed nothing; 0: nothing of the first is left. Bars are bootstrap "
         "intervals over test cases. Hollow: the first stage's own effect may be 0, or a run is "
-        "missing from a mean. An arrow: it goes on beyond, to the number if one is given. "
+        "missing from a mean. An arrow: out of range, with the value where it is given. "
         + _labels(table)
     ]
     chart = alt.concat(*panels, columns=columns)
@@ -53,7 +53,7 @@ def plot_persistence(table: pl.DataFrame) -> ChartType:
 
 
 def _labels(table: pl.DataFrame) -> str:
-    """On how many labels a single ratio stands."""
+    """Write the number of labels behind a single ratio."""
     single = table.filter(pl.col("source") != MEAN, pl.col("judge") != ALL)["labels"].drop_nulls()
     if single.is_empty():
         return ""
@@ -64,7 +64,7 @@ def _labels(table: pl.DataFrame) -> str:
 
 
 def _row(row: dict) -> dict:
-    """A row of the table with what is drawn: inside the range, or an arrow at its edge."""
+    """Convert a row to what is drawn: a value in the range, or an arrow at its edge."""
     left, right = _RANGE
     value, low, high = row["value"], row["low"], row["high"]
     ends = [end for end in (value, low, high) if end is not None]
@@ -90,7 +90,7 @@ def _row(row: dict) -> dict:
 
 
 def _panel(table: pl.DataFrame, sources: list[str], judges: list[str], labels: bool) -> ChartType:
-    """One metric and β: a row per source, and in it a dot with its interval per judge."""
+    """Draw one metric and β: a row per source, with a dot and interval per judge."""
     scale = alt.Scale(domain=[_RANGE[0] - 0.08, _RANGE[1] + 0.08], nice=False, zero=False)
     axis = alt.Axis(
         title="persistence (ratio)", values=[-1, -0.5, 0, 0.5, 1, 1.5, 2], format="~f", grid=False

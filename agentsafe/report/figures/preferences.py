@@ -1,4 +1,4 @@
-"""Draw the composition of the preference sets.."""
+"""Draw the composition of the preference sets."""
 
 import altair as alt
 import polars as pl
@@ -9,36 +9,34 @@ from agentsafe.report.figures import style
 from agentsafe.report.figures.style import DARK
 
 _COUNTS = {"pairs": "all pairs", "clean_pairs": "clean pairs"}
-
-
 _SIDES = ["chosen", "rejected"]
-
-
 _STEPS = [base * 10**power for power in range(7) for base in (1, 2, 5)]  # widths of a bin
 
 
 def plot_preferences(summary: pl.DataFrame) -> ChartType:
-    """What is in the preference sets: how many pairs, how far apart, of which cases and models.
+    """Draw the composition of the preference sets: pairs, gaps, checkpoints and cases.
 
     Args:
         summary: rows of `schemas.PREFERENCE_SUMMARY`, of any number of sets.
 
     Returns:
         Per set its pairs (all and clean), their gaps, each checkpoint's pairs as the chosen and
-        as the rejected side, and how many pairs the cases have.
+        as the rejected side, and the number of pairs of the cases.
     """
-    heading = "What is in the preference sets"
+    heading = "Composition of the preference sets"
     if summary.is_empty():
         return style.empty(heading, "No preference set was made.")
     if not summary.filter(pl.col("quantity") == "pairs")["value"].sum():
-        return style.empty(heading, "No two rollouts of a case differ enough: there is no pair.")
+        return style.empty(
+            heading, "No two rollouts of a case are far enough apart: there is no pair."
+        )
     judges = summary["judge"].unique(maintain_order=True)
     name = pl.col("objective") if len(judges) == 1 else pl.format("{}, {}", "objective", "judge")
     table = style.finite(summary).with_columns(set=name)
     sets = table["set"].unique(maintain_order=True).to_list()
     lines = [
-        f"Labels of {', '.join(judges)}. Clean: neither side has an observation that the agent "
-        "made up, or is a stub. Gap: chosen score less rejected score."
+        f"Labels of {', '.join(judges)}. Clean: neither side has a hallucinated observation "
+        "or is a stub. Gap: chosen score minus rejected score."
     ]
     columns = min(len(sets), 3)
     checkpoints = _checkpoints(table)
@@ -56,7 +54,7 @@ def plot_preferences(summary: pl.DataFrame) -> ChartType:
 
 
 def _counts(table: pl.DataFrame, sets: list[str]) -> list[ChartType]:
-    """Pairs per set: all beside clean ones, and by gap."""
+    """Draw the pairs per set: all beside clean ones, and by gap."""
     counted = table.filter(pl.col("quantity").is_in(list(_COUNTS)))
     pairs = counted.with_columns(kind=pl.col("quantity").replace(_COUNTS))
     gaps = table.filter(pl.col("quantity") == "gap").with_columns(kind="gap " + pl.col("key"))
@@ -72,7 +70,7 @@ def _counts(table: pl.DataFrame, sets: list[str]) -> list[ChartType]:
 def _bars(
     counts: pl.DataFrame, sets: list[str], kinds: list[str], colours: list[str], title: str
 ) -> ChartType:
-    """Bars side by side for each set, with their numbers."""
+    """Draw bars side by side for each set, with their numbers."""
     numbers = pl.Series([f"{value:,.0f}" for value in counts["value"]], dtype=pl.String)
     table = counts.select("set", "kind", "value", text=numbers)
     room = 1.18 * max(table["value"].max() or 0, 1)  # for the longest bar's number
@@ -97,7 +95,7 @@ def _bars(
 
 
 def _checkpoints(table: pl.DataFrame) -> pl.DataFrame:
-    """Pairs per set, checkpoint and side, 0 where there are none; first who is chosen the most."""
+    """Count pairs per set, checkpoint and side; the most chosen checkpoint is first."""
     sides = table.filter(pl.col("quantity").is_in(_SIDES))
     sign = pl.when(pl.col("quantity") == _SIDES[0]).then(1).otherwise(-1)
     order = sides.group_by("key").agg(lead=(sign * pl.col("value")).sum())
@@ -111,7 +109,7 @@ def _checkpoints(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def _per_checkpoint(table: pl.DataFrame, name: str, labels: bool) -> ChartType:
-    """Each checkpoint's pairs as chosen and as rejected, joined by a line."""
+    """Draw each checkpoint's pairs as chosen and as rejected, joined by a line."""
     order = table["key"].unique(maintain_order=True).to_list()
     axis = alt.Axis(title=None, labels=labels, labelPadding=8, ticks=False, domain=False, grid=True)
     y = alt.Y("key:N", sort=order, scale=alt.Scale(domain=order), axis=axis)
@@ -135,7 +133,7 @@ def _per_checkpoint(table: pl.DataFrame, name: str, labels: bool) -> ChartType:
 
 
 def _per_case(table: pl.DataFrame, name: str) -> ChartType:
-    """How many cases have how many pairs; cases without any are not in a set."""
+    """Draw the histogram of pairs per case; cases without pairs are not in a set."""
     cases = table.filter(pl.col("set") == name, pl.col("quantity") == "per_case")["value"]
     highest = int(cases.max() or 1)
     step = next(step for step in _STEPS if highest <= 12 * step or step == _STEPS[-1])

@@ -1,9 +1,7 @@
-"""What all charts share: colours, shapes, tooltips, the configuration and the empty chart.
+"""Style all charts alike: colours, shapes, tooltips, configuration, and the empty chart.
 
-Colours are Okabe and Ito's, safe for the colour-blind, the first ones chosen to differ in lightness
-too, so that a grey print still tells them apart. All text has one weight and one family: with a
-second font the PDF's objects come in another order each time, and the same chart is not the same
-file.
+Colours are Okabe and Ito's, safe for the colour-blind; the first ones also differ in lightness, for
+print in grey.
 """
 
 import textwrap
@@ -18,7 +16,7 @@ DARK = "#004D80"
 COLOURS = (ORANGE, BLUE, BLACK, "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 INK, PALE_INK, GRID = "#222222", "#767676", "#E3E3E3"
 
-#: A recipe's mark points where its metric does: safety is up, helpfulness to the right.
+#: A recipe's mark points along its metric's axis: safety is up, helpfulness to the right.
 SHAPES = {
     "safe": "triangle-up",
     "help": "triangle-right",
@@ -28,12 +26,12 @@ SHAPES = {
 }
 _OTHER_SHAPES = ("cross", "triangle-down", "triangle-left", "stroke", "arrow", "wedge")
 
-#: A finite float's column types, for replacing what JSON cannot hold.
+#: Column types that can hold NaN.
 _FLOATS = (pl.Float32, pl.Float64)
 
 
 def finite(table: pl.DataFrame) -> pl.DataFrame:
-    """The same table with NaN and infinities as null: JSON has neither."""
+    """Replace NaN and infinities by null: JSON has neither."""
     return table.with_columns(
         pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name)
         for name, dtype in table.schema.items()
@@ -42,14 +40,14 @@ def finite(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def colours(names: Sequence[str]) -> alt.Scale:
-    """A colour for each name, in the names' order; they repeat after eight."""
+    """Assign a colour to each name, in the names' order; colours repeat after eight."""
     return alt.Scale(
         domain=list(names), range=[COLOURS[i % len(COLOURS)] for i in range(len(names))]
     )
 
 
 def shapes(recipes: Iterable[str]) -> alt.Scale:
-    """A shape for each recipe, those of the paper first and always the same."""
+    """Assign a shape to each recipe; those of the paper are first and always the same."""
     present = set(recipes)
     domain = [recipe for recipe in SHAPES if recipe in present]
     others = sorted(present - set(SHAPES))
@@ -59,13 +57,13 @@ def shapes(recipes: Iterable[str]) -> alt.Scale:
 
 
 def fills(betas: Sequence[str]) -> dict[str, float]:
-    """How much of a mark is filled: the smallest β is hollow, the largest full."""
+    """Assign each β its share of filling: the smallest β is hollow, the largest full."""
     last = len(betas) - 1
     return {beta: number / last if last else 1.0 for number, beta in enumerate(betas)}
 
 
 def title(heading: str, lines: Sequence[str] = (), width: int = 100) -> alt.TitleParams:
-    """A heading with lines under it, broken at `width` characters."""
+    """Make a heading with lines under it, broken at `width` characters."""
     wrapped = [part for line in lines for part in textwrap.wrap(line, width)]
     return alt.TitleParams(
         heading,
@@ -80,20 +78,20 @@ def title(heading: str, lines: Sequence[str] = (), width: int = 100) -> alt.Titl
 
 
 def tooltip(*names: str, **titles: str) -> list[alt.Tooltip]:
-    """Rows of a tooltip: text columns under their own names, then those with a title."""
+    """List rows of a tooltip: text columns under their own names, then those with a title."""
     named = {name: name for name in names} | titles
     return [alt.Tooltip(f"{name}:N", title=title) for name, title in named.items()]
 
 
 def small_title(heading: str, lines: Sequence[str] = (), width: int = 40) -> alt.TitleParams:
-    """The heading of one plane of several."""
+    """Make the heading of one panel of several."""
     wrapped = [part for line in lines for part in textwrap.wrap(line, width)]
     below = {"subtitle": wrapped} if wrapped else {}
     return alt.TitleParams(heading, anchor="start", frame="group", offset=10, **below)
 
 
 def apart(*channels: str) -> alt.Resolve:
-    """What keeps the scales of these channels apart in the views of a chart."""
+    """Make the scales of these channels independent in the views of a chart."""
     return alt.Resolve(scale=dict.fromkeys(channels, "independent"))
 
 
@@ -133,14 +131,14 @@ _CONFIG = {
 
 
 def finished(chart: ChartType, heading: alt.TitleParams) -> ChartType:
-    """The outermost chart with its heading and the configuration that all charts share."""
-    chart = chart.copy(deep=False)  # altair's own setters copy every view again, each time
+    """Add the heading and the shared configuration to the outermost chart."""
+    chart = chart.copy(deep=False)  # altair's setters copy every view each time
     chart.title, chart.config = heading, _CONFIG
     return chart
 
 
 def empty(heading: str, reason: str) -> ChartType:
-    """What stands in a chart's place when there is nothing to draw: the reason, in words."""
+    """Draw the reason in words where there is nothing to draw."""
     lines = textwrap.wrap(reason, 70)
     text = (
         alt.Chart(alt.Data(values=[{}]), width=460, height=20 * max(len(lines), 1))

@@ -1,8 +1,7 @@
-"""The chart of how DPO runs went: loss and reward margin, step by step.
+"""Draw the loss and reward margin of DPO runs, step by step.
 
 A panel has the runs of one recipe and β. Only some steps of each run are drawn, so that the file of
-hundreds of long runs stays small; means are taken before that, over all steps. Other columns of the
-log are not drawn.
+hundreds of long runs stays small; means are over all steps. Other columns of the log are not drawn.
 """
 
 import math
@@ -18,12 +17,12 @@ from agentsafe._util import format as fmt
 from agentsafe.lineage import Lineage
 from agentsafe.report.figures import style
 
-_HEADING = "How the DPO runs went"
+_HEADING = "Loss and reward margin of the DPO runs"
 _LOSS, _MARGIN = "dpo_loss", "reward_margin"
 _QUANTITIES = {_LOSS: "DPO loss", _MARGIN: "reward margin"}
-_STEPS = 50  # that are drawn of a run, at most
-_ROWS = 5000  # that are drawn of all runs: as many as altair takes
-_PARTS = 10  # of a run: a mean is over one of them
+_STEPS = 50  # drawn of a run, at most
+_ROWS = 5000  # drawn of all runs: altair's limit
+_PARTS = 10  # of a run; a mean is over one part
 _COLUMNS = 5  # at most
 _WIDTH, _HEIGHT = 780, 120  # pixels of a row of panels
 _GAP = 12  # pixels between them
@@ -31,15 +30,15 @@ _DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])  # of judges, in their names' o
 
 
 def plot_training(log: pl.DataFrame) -> ChartType:
-    """The loss and the reward margin of every DPO run, over its steps.
+    """Draw the loss and the reward margin of every DPO run over its steps.
 
     Args:
         log: rows of `schemas.TRAINING`, of any number of runs.
 
     Returns:
         Per recipe and β a panel of losses above one of margins. A run is a line in the colour of
-        its source and the dash of its judge: means, single steps pale behind them, and at the end a
-        dot that has its numbers. A click on a source or judge in the legend leaves its runs alone.
+        its source and the dash of its judge: means, with pale single steps behind them, and a dot
+        with its numbers at the end. A click on a source or judge in the legend selects its runs.
     """
     if log.is_empty():
         return style.empty(_HEADING, "No run was trained, so there is no step to draw.")
@@ -58,7 +57,7 @@ def plot_training(log: pl.DataFrame) -> ChartType:
                 for panel in panels
             ]
             rows.append(alt.hconcat(*row, spacing=_GAP))
-    if clicks:  # they are heard in one view, and change all
+    if clicks:  # parameters of one view, for all
         one = rows[0].hconcat[0].layer
         one[0] = one[0].add_params(*clicks)
     chart = alt.vconcat(*rows, spacing=16)
@@ -69,15 +68,15 @@ def _words(log: pl.DataFrame, steps: int) -> str:
     runs = fmt.count(log["lineage"].n_unique(), "run")
     return (
         f"{runs}, {len(log):,} steps. The loss is DPO's own, without a supervised term; the reward "
-        "margin is how much more a run likes the chosen than the rejected side, compared with its "
-        "parent. Of a recipe of several stages the last is drawn; those before are runs of their "
-        "own. Lines: means over a tenth of a run, with a dot at the end. Pale: single steps, at "
-        f"most {steps} of a run, cut off where they leave the panel."
+        "margin is the chosen side's reward minus the rejected one's. Of a recipe of several "
+        "stages the last is drawn; earlier ones are runs of their own. Lines: means over a tenth "
+        f"of a run, with a dot at the end. Pale: single steps, at most {steps} of a run, clipped "
+        "to the panel."
     )
 
 
 def _drawn(run: pl.DataFrame, steps: int) -> pl.DataFrame:
-    """Some steps of a run, first and last among them, with the means around each."""
+    """Select some steps of a run, including first and last, with the means around each."""
     name = run["lineage"][0]
     lineage = Lineage.parse(name)
     stage = lineage.stages[-1]
@@ -99,7 +98,7 @@ def _drawn(run: pl.DataFrame, steps: int) -> pl.DataFrame:
 
 
 def _domain(drawn: pl.DataFrame, quantity: str) -> list[float]:
-    """From the least to the greatest of the means, and of the single steps all but a few."""
+    """Compute the range of the means and of all but the most extreme single steps."""
     single, means = drawn[quantity], drawn[f"{quantity}_mean"]
     low = min(single.quantile(0.02), means.min(), 0)
     high = max(single.quantile(0.98), means.max())
@@ -107,7 +106,7 @@ def _domain(drawn: pl.DataFrame, quantity: str) -> list[float]:
 
 
 def _channels(drawn: pl.DataFrame) -> tuple[dict, list[alt.Parameter]]:
-    """How runs are told apart, and the clicks that leave some alone; one name needs no legend."""
+    """Make the channels of runs, and the clicks that select some; one name needs no legend."""
     names = {name: sorted(drawn[name].unique()) for name in ("source", "judge")}
     dashes = [_DASHES[i % len(_DASHES)] for i in range(len(names["judge"]))]
     scales = {
@@ -135,7 +134,7 @@ def _channels(drawn: pl.DataFrame) -> tuple[dict, list[alt.Parameter]]:
 
 
 def _in_rows(drawn: pl.DataFrame) -> list[list[pl.DataFrame]]:
-    """The steps of each panel, side by side; a row has one β."""
+    """Arrange the steps of each panel in rows; a row has one β."""
     recipes = style.shapes(drawn["recipe"]).domain
     rows = math.ceil(len(recipes) / _COLUMNS)
     columns = math.ceil(len(recipes) / rows)
@@ -150,7 +149,7 @@ def _in_rows(drawn: pl.DataFrame) -> list[list[pl.DataFrame]]:
 def _panel(
     panel: pl.DataFrame, quantity: str, domain: list[float], width: int, channels: dict, first: bool
 ) -> ChartType:
-    """One quantity of the runs of a recipe and β; the first in a row has the axis' words."""
+    """Draw one quantity of the runs of a recipe and β; the first in a row has the axis title."""
     upper = quantity == _LOSS
     last = panel["step"].max()
     steps = alt.Axis(
@@ -183,12 +182,12 @@ def _panel(
     if upper:
         below = f"β {fmt.beta(panel['beta'][0])}, {fmt.count(len(ends), 'run')}"
         chart.title = style.small_title(panel["recipe"][0], [below])
-        chart.title.limit = width + _GAP  # pixels; a longer name ends in dots
+        chart.title.limit = width + _GAP  # pixels; a longer name is truncated
     return chart
 
 
 def _ends(panel: pl.DataFrame) -> pl.DataFrame:
-    """The last step of each run, with its numbers as they are read."""
+    """Select the last step of each run, with formatted numbers."""
     last = panel.filter(pl.col("step") == pl.col("step").max().over("lineage"))
     written = {"loss": _LOSS, "margin": _MARGIN, "accuracy": "reward_accuracy"}
     return last.with_columns(

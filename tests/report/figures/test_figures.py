@@ -178,8 +178,8 @@ def test_persistence_without_any_ratio_says_why():
 def test_the_audit_has_a_cell_per_row_and_flag_with_its_share():
     made = specification(figures.plot_audit(audit_table()))
     cells = {(row["row"], row["flag"]): row for row in rows(made, "flag")}
-    assert cells["ape (n = 10)", "invented observation"]["text"] == "40%"
-    assert cells["ape, safe (n = 1,200)", "invented observation"]["text"] == ">99%"
+    assert cells["ape (n = 10)", "hallucinated observation"]["text"] == "40%"
+    assert cells["ape, safe (n = 1,200)", "hallucinated observation"]["text"] == ">99%"
     assert cells["ape (n = 10)", "cut observation"]["text"] == "10%"
     assert cells["ape (n = 10)", "token limit"]["text"] == "0"
     assert "set labels" in words(made)
