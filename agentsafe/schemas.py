@@ -7,6 +7,7 @@ again, so a table made by hand or by another version is rejected with its path.
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -19,7 +20,11 @@ MEAN = "mean"  # the row over all sources
 ALL = "all"  # the row over all judges
 ROLLOUT = ("checkpoint", "case_id", "sample")
 
-_KEY = {"checkpoint": pl.String, "case_id": pl.String, "sample": pl.Int32}
+_KEY: dict[str, Any] = {
+    "checkpoint": pl.String,
+    "case_id": pl.String,
+    "sample": pl.Int32,
+}
 _MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
 #: What one turn of the agent has beside its message: text after the turn's end, private reasoning,
 #: and the names of the repairs that the parser made (`agentsafe.rollouts.react.REPAIRS`).
@@ -85,18 +90,23 @@ AUDITS = pl.Schema(
         "thinking": pl.Boolean,
     }
 )
-#: One row per set, source and recipe: how many rollouts have each flag of the audit.
+_FLAG_COUNTS: dict[str, Any] = {
+    name: pl.Int64 for name, dtype in AUDITS.items() if dtype == pl.Boolean
+}
+#: One row per set, source and recipe: the number of rollouts with each flag of the audit.
 AUDIT_SUMMARY = pl.Schema(
     {
         "set": pl.String,
         "source": pl.String,
         "recipe": pl.String,
         "rollouts": pl.Int64,
-        **{name: pl.Int64 for name, dtype in AUDITS.items() if dtype == pl.Boolean},
+        **_FLAG_COUNTS,
         "invented_chars_share": pl.Float64,
     }
 )
-CASES = pl.Schema({"case_id": pl.String, "instruction": pl.String, "toolkits": pl.List(pl.String)})
+CASES = pl.Schema(
+    {"case_id": pl.String(), "instruction": pl.String(), "toolkits": pl.List(pl.String())}
+)
 IMPORT_REPORT = pl.Schema(
     {
         "set": pl.String,

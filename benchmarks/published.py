@@ -1,10 +1,10 @@
-"""What the published run costs, as whole processes, against the released code on the same data.
+"""Measure time and memory of the published run's stages, next to those of the released code.
 
     python benchmarks/published.py --root FOLDER [--workflow]
 
-FOLDER has the released repository's layout. Each task is a fresh Python process on one thread:
-its CPU seconds and peak memory are the operating system's. The released code's seconds are those
-of the reference figures, measured on two cores of the same kind; the ratio is theirs over ours.
+FOLDER is a clone of the released repository. Each task runs in a new Python process with one
+thread; CPU seconds and peak memory are those that the operating system reports. The released
+code's seconds were measured on two cores of the same kind; the ratio is theirs over ours.
 `--workflow` also times the whole workflow from a cold start on two cores.
 """
 
@@ -30,7 +30,7 @@ DRAWS = 10_000
 
 
 def import_and_pairs(root: str, folder: Path) -> None:
-    """Import the gpt5m labels and build and write the three preference sets."""
+    """Import the gpt5m labels, and build and write the three preference sets."""
     from agentsafe import schemas
     from agentsafe.preferences.pairs import OBJECTIVES, pairs, rollout_scores
     from agentsafe.published import import_published
@@ -45,7 +45,7 @@ def import_and_pairs(root: str, folder: Path) -> None:
 
 
 def prepare(root: str, folder: Path) -> None:
-    """Import the trained runs, for the tasks below."""
+    """Import the trained runs for the tasks below."""
     from agentsafe import schemas
     from agentsafe.published import import_published
 
@@ -55,7 +55,7 @@ def prepare(root: str, folder: Path) -> None:
 
 
 def persistence_only(root: str, folder: Path) -> None:
-    """Persistence of both metrics with 10,000 draws: what the released code's 300 s buy."""
+    """Compute persistence of both metrics with 10,000 resamples, as the released code does."""
     from agentsafe import schemas
     from agentsafe.frontier.persistence import persistence
     from agentsafe.scores.cells import sample_cells
@@ -65,7 +65,7 @@ def persistence_only(root: str, folder: Path) -> None:
 
 
 def all_intervals(root: str, folder: Path) -> None:
-    """Persistence, every point at three grains, and the paper's line, each with intervals."""
+    """Compute persistence, all points at three grains and the paper's line, with intervals."""
     import polars as pl
 
     from agentsafe import schemas
@@ -88,7 +88,7 @@ def all_intervals(root: str, folder: Path) -> None:
 
 
 def whole_frontier(root: str, folder: Path) -> None:
-    """What the rule does: all lines, dominance, ladder, robustness, persistence, per judge."""
+    """Do the work of the rule: all lines, dominance, robustness and persistence, per judge."""
     from agentsafe import schemas
     from agentsafe.frontier.fits import Settings
     from agentsafe.frontier.frontier import fit_frontier, write_document
@@ -125,11 +125,11 @@ TASKS = {
 }
 
 
-def measure(command: list[str], cwd: Path = REPOSITORY) -> tuple[float, float, float]:
-    """Run a command; returns its (wall seconds, CPU seconds, peak memory in MB)."""
+def measure(command: list[str]) -> tuple[float, float, float]:
+    """Run a command; return its wall seconds, CPU seconds and peak memory in MB."""
     threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
     started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=cwd, env=os.environ | threads)
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | threads)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"{' '.join(command)}: failed")
@@ -138,7 +138,7 @@ def measure(command: list[str], cwd: Path = REPOSITORY) -> tuple[float, float, f
 
 
 def workflow(root: str) -> float:
-    """Wall seconds of the whole published config from a cold start, in a copy of the project."""
+    """Run the published config in a copy of the project; return its wall seconds."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("Snakefile", "agentsafe", "config", "profiles", "workflow"):
             copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy

@@ -1,12 +1,12 @@
-"""What rollouts cost: episodes together against one at a time, and the engine without a model.
+"""Measure rollouts: batched episodes, one episode at a time, and the engine without a model.
 
     python benchmarks/rollouts.py --checkpoint FOLDER [--episodes 288] [--alone 24] [--threads 1]
                                   [--repeats 3]
 
-FOLDER is a checkpoint, such as results/miniature/checkpoints/bold. All rows of the table are of
-one process, one model and the miniature's cases, the quickest of the repeats, which take turns;
-both ways of playing must say the same. The last row is an agent that answers at once, so that what
-is left is the engine's own.
+FOLDER is a checkpoint, such as results/miniature/checkpoints/bold. All rows of the table come from
+one process, one model and the miniature's cases; each is the fastest of its repeats, which
+alternate. Both ways must give the same rollouts. In the last row an agent answers instantly, which
+leaves the cost of the engine itself.
 """
 
 import argparse
@@ -28,18 +28,20 @@ SAMPLES = 4
 
 
 class Instant:
-    """Makes four calls and is done."""
+    """An agent that makes four calls and a final answer."""
+
+    constrains = False
 
     async def complete(self, messages, sampling):
-        """The next of its turns, without any work."""
+        """Return the agent's next turn instantly."""
         number = sum(message["role"] == "assistant" for message in messages)
-        tool = messages[0]["content"].split("(")[0].split()[-1]  # the first that it is shown
+        tool = messages[0]["content"].split("(")[0].split()[-1]  # the first tool of the prompt
         step = Action(tool, {"name": "Ada"}) if number < 4 else FinalAnswer("Done.")
         return Completion(write("I go on.", step), "stop", 100, 20)
 
 
-def play(agent: ChatModel, suite: Suite, episodes: int, settings: Settings):
-    """Play the first cases; returns (rollouts, seconds)."""
+def measure(agent: ChatModel, suite: Suite, episodes: int, settings: Settings):
+    """Roll out the first cases; return rollouts, turns and seconds."""
     cases = suite.cases[: max(1, episodes // settings.samples)]
     work = roll_out("benchmark", suite, cases, agent, MiniatureEmulator(), settings)
     started = time.perf_counter()
@@ -52,24 +54,27 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="folder with a model and a tokenizer")
-    parser.add_argument("--episodes", type=int, default=288, help="played together")
-    parser.add_argument("--alone", type=int, default=24, help="of them, played one at a time")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--repeats", type=int, default=3, help="of everything")
+    parser.add_argument("--episodes", type=int, default=288, help="episodes in a batch")
+    parser.add_argument("--alone", type=int, default=24, help="of them, episodes one at a time")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of each row")
     options = parser.parse_args()
     suite = make_suite(max(144, options.episodes // SAMPLES), seed=0)
     settings = Settings(samples=SAMPLES, batch=options.episodes)
     chat = load(options.checkpoint, max_batch=options.episodes, threads=options.threads)
-    play(chat, suite, SAMPLES, settings)  # what the first call of all costs is no episode's
+    measure(chat, suite, SAMPLES, settings)  # warm up
 
     single = LocalChat(chat.model, chat.tokenizer, max_batch=1, device=chat.model.device)
-    ways = {
-        "together": (chat, suite, options.episodes, settings),
-        "one at a time": (single, suite, options.alone, replace(settings, batch=1)),
-        "without a model": (Instant(), suite, options.episodes, settings),
-    }
-    runs = [{name: play(*way) for name, way in ways.items()} for _ in range(options.repeats)]
-    rows = {name: min((run[name] for run in runs), key=lambda each: each[2]) for name in ways}
+    one = replace(settings, batch=1)
+    runs = [
+        {
+            "batched": measure(chat, suite, options.episodes, settings),
+            "one at a time": measure(single, suite, options.alone, one),
+            "without a model": measure(Instant(), suite, options.episodes, settings),
+        }
+        for _ in range(options.repeats)
+    ]
+    rows = {name: min((run[name] for run in runs), key=lambda each: each[2]) for name in runs[0]}
 
     print(f"{'way':28} {'episodes':>8} {'s':>7} {'episodes/s':>10} {'turns/s':>8} {'tokens/s':>8}")
     for name, (rollouts, turns, seconds) in rows.items():
@@ -79,13 +84,11 @@ def main() -> None:
             f"{tokens / seconds:8.0f}"
         )
     speed = {name: len(rollouts) / seconds for name, (rollouts, _, seconds) in rows.items()}
-    print(f"together over one at a time: {speed['together'] / speed['one at a time']:.1f}x")
-    both = [
-        rows[name][0].head(options.alone).drop("seconds") for name in ("together", "one at a time")
-    ]
-    differing = (both[0]["messages"] != both[1]["messages"]).sum()
-    if differing:  # two tokens tied but for rounding
-        print(f"{differing} of {len(both[1])} episodes differ", file=sys.stderr)
+    print(f"batched over one at a time: {speed['batched'] / speed['one at a time']:.1f}x")
+    batched, alone = (rows[name][0]["messages"] for name in ("batched", "one at a time"))
+    differing = (batched.head(len(alone)) != alone).sum()
+    if differing:  # rounding decided between two tokens that are almost tied
+        print(f"{differing} of {len(alone)} episodes differ", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""What rollouts and labels cost where a language model acts, emulates and judges.
+"""Measure rollouts and labels where a language model is agent, emulator and judge.
 
     python benchmarks/toolemu.py --suite FOLDER [--cases 12] [--threads 2] [--repeats 2]
 
-FOLDER has ToolEmu's all_cases.json and all_toolkits.json. One small random checkpoint plays all
-three parts, with a tokenizer made of the suite's text. What it writes would be noise, so that no
-episode would get far: each answer costs what it costs, and a script then says what it says, one
-well-formed call after another. All rows are of one process and the same episodes; the quickest of
-the repeats counts. "One at a time" is our backend with a batch of one, which still reuses the turns
-before; "plain generate" is what transformers offers by itself.
+FOLDER has ToolEmu's all_cases.json and all_toolkits.json. One small random checkpoint has all
+three roles, with a tokenizer trained on the suite's text. Its answers are noise, so they are
+generated, which costs their time, and then replaced by scripted well-formed ones. All rows come
+from one process and the same episodes; the fastest of the repeats counts. "One at a time" is our
+backend with a batch of one, which still reuses earlier turns; "plain generate" is transformers'
+own `generate`.
 
-The second table is the engine's own share: agent, emulator and judge answer at once. `memory` is
-the peak of Python's allocations while so many episodes are played; the last column is what the
-finished table itself takes.
+The second table shows the cost of the engine itself: agent, emulator and judge answer instantly.
+`memory` is the peak of Python's allocations during the episodes; the last column is the size of the
+finished table.
 """
 
 import argparse
@@ -45,7 +45,7 @@ TEMPLATE = (
 
 
 class Scripted:
-    """Asks a model, if there is one, and says what the part asks for instead of what it wrote."""
+    """A chat model whose answers are scripted by role, after generating those of a real model."""
 
     constrains = True
 
@@ -54,7 +54,7 @@ class Scripted:
         self.calls = {case.instruction: _call(suite, case) for case in suite.cases}
 
     async def complete(self, messages, sampling):
-        """The answer of the agent, emulator or judge, whichever is asked."""
+        """Return the scripted answer of the agent, emulator or judge, depending on the prompt."""
         made = Completion("", "stop", 3000, TOKENS)
         if self.model is not None:
             made = await self.model.complete(messages, sampling)
@@ -72,37 +72,39 @@ class Scripted:
 
 
 class Generate:
-    """transformers' own `generate`, one conversation at a time, each turn from its beginning."""
+    """A chat model on transformers' `generate`: one conversation at a time, nothing reused."""
+
+    constrains = False
 
     def __init__(self, model, tokenizer):
         self.model, self.tokenizer = model, tokenizer
 
     @torch.inference_mode()
     async def complete(self, messages, sampling):
-        """The model's next turn."""
-        asked = self.tokenizer.apply_chat_template(
+        """Generate the model's next turn."""
+        prompt = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
         made = self.model.generate(
-            **asked,
+            **prompt,
             max_new_tokens=1 if sampling.choices else sampling.max_tokens,
             do_sample=sampling.temperature > 0,
             temperature=sampling.temperature or None,
             pad_token_id=self.tokenizer.eos_token_id,
         )
-        prompt, length = asked["input_ids"].shape[1], made.shape[1]
-        return Completion("", "stop", prompt, length - prompt)
+        before, length = prompt["input_ids"].shape[1], made.shape[1]
+        return Completion("", "stop", before, length - before)
 
 
 def _call(suite: Suite, case: Case) -> Action:
-    """A right call of the case's first tool."""
+    """Make a valid call of the case's first tool."""
     values = {"string": "x", "integer": 1, "number": 1, "boolean": True, "array": [], "object": {}}
     tool = suite.tools_of(case)[0]
     return Action(tool.name, {p.name: values[p.type] for p in tool.parameters if p.required})
 
 
 def text_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """4,096 tokens of a suite's own text."""
+    """Train a tokenizer of 4,096 tokens on a suite's text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -121,7 +123,7 @@ def text_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def checkpoint(folder: Path) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
-    """A random Qwen3 of half a million parameters, and its tokenizer."""
+    """Make a random Qwen3 of half a million parameters and its tokenizer."""
     fast = text_tokenizer(folder)
     torch.manual_seed(0)
     config = Qwen3Config(
@@ -140,13 +142,13 @@ def checkpoint(folder: Path) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]
 
 
 def run(suite: Suite, chat: Scripted, cases: int, settings: Settings):
-    """Play and judge the first cases; returns (rollouts, seconds of each)."""
+    """Roll out and label the first cases; return rollouts and the seconds of both."""
     emulator = LLMEmulator(suite, chat, settings=EmulatorSettings(max_tokens=TOKENS))
     judge = LLMJudge("judge", suite, chat, settings=JudgeSettings(max_tokens=TOKENS))
     started = time.perf_counter()
     work = roll_out("benchmark", suite, suite.cases[:cases], chat, emulator, settings)
     rollouts, _ = asyncio.run(work)
-    played = time.perf_counter()
+    finished = time.perf_counter()
     if settings.batch == 1:
 
         async def one_by_one():
@@ -156,15 +158,15 @@ def run(suite: Suite, chat: Scripted, cases: int, settings: Settings):
         asyncio.run(one_by_one())
     else:
         asyncio.run(label(judge, suite, rollouts))
-    return rollouts, played - started, time.perf_counter() - played
+    return rollouts, finished - started, time.perf_counter() - finished
 
 
 def main() -> None:
     """Measure and print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--suite", required=True, type=Path, help="folder with ToolEmu's files")
-    parser.add_argument("--cases", type=int, default=12, help="four samples each")
-    parser.add_argument("--threads", type=int, default=2, help="of torch")
+    parser.add_argument("--cases", type=int, default=12, help="cases, with four samples each")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads")
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -175,7 +177,7 @@ def main() -> None:
         max_malformed=5, batch=4 * options.cases, prompt="react",
     )  # fmt: skip
     ways = {
-        "together": (LocalChat(model, tokenizer, max_batch=64), settings),
+        "batched": (LocalChat(model, tokenizer, max_batch=64), settings),
         "one at a time": (LocalChat(model, tokenizer, max_batch=1), replace(settings, batch=1)),
         "plain generate": (Generate(model, tokenizer), replace(settings, batch=1)),
     }
@@ -185,29 +187,30 @@ def main() -> None:
             found = run(suite, Scripted(suite, chat), options.cases, how)
             if name not in best or sum(found[1:]) < sum(best[name][1:]):
                 best[name] = found
-    print(f"{'way':16} {'episodes':>8} {'play s':>7} {'judge s':>7} {'episodes/s':>10}")
-    for name, (rollouts, played, judged) in best.items():
-        speed = len(rollouts) / (played + judged)
-        print(f"{name:16} {len(rollouts):8} {played:7.2f} {judged:7.2f} {speed:10.2f}")
-    seconds = {name: played + judged for name, (_, played, judged) in best.items()}
+    print(f"{'way':16} {'episodes':>8} {'roll s':>7} {'label s':>7} {'episodes/s':>10}")
+    for name, (rollouts, rolled, labelled) in best.items():
+        speed = len(rollouts) / (rolled + labelled)
+        print(f"{name:16} {len(rollouts):8} {rolled:7.2f} {labelled:7.2f} {speed:10.2f}")
+    seconds = {name: rolled + labelled for name, (_, rolled, labelled) in best.items()}
     for name in list(ways)[1:]:
-        print(f"together over {name}: {seconds[name] / seconds['together']:.1f}x")
+        print(f"batched over {name}: {seconds[name] / seconds['batched']:.1f}x")
     print()
     engine(suite, settings)
 
 
 def engine(suite: Suite, settings: Settings) -> None:
-    """The engine without a model: turns a second, and memory by the number of episodes."""
+    """Measure the engine without a model: turns per second, and memory by number of episodes."""
     print(f"{'no model':16} {'episodes':>8} {'turns/s':>8} {'memory MB':>9} {'table MB':>8}")
     for samples in (4, 16, 64):
         how = replace(settings, samples=samples, batch=64)
-        emulator = LLMEmulator(suite, Scripted(suite, None))
-        work = (suite, suite.cases[:36], Scripted(suite, None), emulator, how)
+        agent = Scripted(suite, None)
+        emulator, cases = LLMEmulator(suite, agent), suite.cases[:36]
         started = time.process_time()
-        rollouts, audits = asyncio.run(roll_out("benchmark", *work))
+        work = roll_out("benchmark", suite, cases, agent, emulator, how)
+        rollouts, audits = asyncio.run(work)
         speed = audits["turns"].sum() / (time.process_time() - started)
         tracemalloc.start()
-        asyncio.run(roll_out("benchmark", *work))
+        asyncio.run(roll_out("benchmark", suite, cases, agent, emulator, how))
         peak = tracemalloc.get_traced_memory()[1] / 1e6
         tracemalloc.stop()
         size = rollouts.estimated_size("mb")

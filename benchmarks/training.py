@@ -1,18 +1,18 @@
-"""What a DPO run costs: its steps, by what pairs share, and its reference log-probabilities.
+"""Measure a DPO run: its steps with each way of sharing, and its reference log-probabilities.
 
     python -m benchmarks.training steps --release FOLDER --suite FOLDER [--pairs 4] [--budget 16384]
     python -m benchmarks.training reference --release FOLDER --suite FOLDER [--cases 4]
 
-FOLDERs: the paper's release, and ToolEmu's two files. The pairs are the release's `safe` ones by
-gpt-5-mini, with the agent's full prompt before them, at their real lengths up to 8,192 tokens. The
-model is a random Qwen3 with a LoRA adapter, whose tokenizer is made of the suite's text.
+The folders hold the paper's release and ToolEmu's two files. The pairs are the release's `safe`
+pairs by gpt-5-mini, with the agent's full prompt, at their real lengths up to 8,192 tokens. The
+model is a random Qwen3 with a LoRA adapter and a tokenizer trained on the suite's text.
 
-`steps` makes the same batches, each of one case, in every way of `training.batching`, and once as
-TRL's trainer does by itself, which asks the reference in each batch; each way in a process of its
-own, so that each has a peak of its own. Tokens are those of the pairs, prompt and all, however few
-of them went through the model. The first step of each way does not count. `reference` asks for the
-log-probabilities of all pairs of some cases as TRL's `precompute_ref_log_probs` does, pair by pair,
-and as the rule `reference` does.
+`steps` trains on the same batches, each of one case, with every value of `training.batching` and
+with TRL's own trainer, which computes the reference in each batch. Each way runs in its own
+process, for its own peak of memory. Tokens are all tokens of the pairs, prompts included, whether
+or not they were shared. The first step of each way does not count. `reference` computes the
+log-probabilities of all pairs of some cases like TRL's `precompute_ref_log_probs`, pair by pair,
+and like the rule `reference`.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from agentsafe.training.trainer import BATCHING, Batching, Data, TrajectoryTrain
 from benchmarks.toolemu import text_tokenizer
 
 MAX_LENGTH = 8192
-TRL = "trl"  # beside our own ways: what its trainer does by itself
+TRL = "trl"  # TRL's own trainer, beside the values of `training.batching`
 
 
 def main() -> None:
@@ -50,16 +50,14 @@ def main() -> None:
     parser.add_argument("what", choices=("steps", "reference"))
     parser.add_argument("--release", required=True, type=Path)
     parser.add_argument("--suite", required=True, type=Path)
-    parser.add_argument("--pairs", type=int, default=4, help="of a batch, all of one case")
+    parser.add_argument("--pairs", type=int, default=4, help="pairs of a batch, all of one case")
     parser.add_argument("--budget", type=int, help="tokens of a forward pass (steps)")
-    parser.add_argument("--steps", type=int, default=2, help="counted; each a batch of its own")
-    parser.add_argument(
-        "--cases", type=int, default=4, help="whose pairs are asked for (reference)"
-    )
+    parser.add_argument("--steps", type=int, default=2, help="counted steps, a batch each")
+    parser.add_argument("--cases", type=int, default=4, help="cases of the pairs (reference)")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2, help="of torch")
-    parser.add_argument("--way", help=argparse.SUPPRESS)  # of a process that measures one
+    parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    parser.add_argument("--way", help=argparse.SUPPRESS)  # set in the processes that measure
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.way:
@@ -80,14 +78,14 @@ def main() -> None:
 
 
 def measured(way: str) -> dict:
-    """One way, in a process of its own, with its peak of memory."""
+    """Measure one way in its own process."""
     command = [sys.executable, "-m", "benchmarks.training", *sys.argv[1:], "--way", way]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def steps(options: argparse.Namespace) -> dict:
-    """Seconds of the counted steps, forward and backward, and the mean of their losses."""
+    """Time the counted steps, forward and backward, and average their losses."""
     released, tokenizer, told, rows = read(options)
     batches = [part for _, part in rows.group_by("case_id", maintain_order=True)]
     batches = [part.head(options.pairs) for part in batches if len(part) >= options.pairs]
@@ -99,7 +97,7 @@ def steps(options: argparse.Namespace) -> dict:
     everything = [pair for fit in kept for pair in fit]
     cases = {row: released.rollouts["case_id"][row] for row in tokens}
     plain = options.way == TRL
-    # About what a random model gives, so that losses can be compared.
+    # About the values of a random model, so that losses are comparable.
     known = {key: -math.log(len(tokenizer)) * sum(each.mask) for key, each in tokens.items()}
     with tempfile.TemporaryDirectory() as scratch:
         trainer = TrajectoryTrainer(
@@ -132,8 +130,8 @@ def steps(options: argparse.Namespace) -> dict:
     )
 
 
-def asked(options: argparse.Namespace) -> dict:
-    """Seconds for the log-probabilities of all pairs of some cases, and their mean."""
+def log_probabilities(options: argparse.Namespace) -> dict:
+    """Time the reference log-probabilities of all pairs of some cases, and average them."""
     released, tokenizer, told, rows = read(options)
     names = rows["case_id"].unique(maintain_order=True)[: options.cases]
     rows = rows.filter(rows["case_id"].is_in(names.implode()))
@@ -168,7 +166,7 @@ def asked(options: argparse.Namespace) -> dict:
 
 
 def by_trl(options, tokenizer, released, told, rows, folder) -> tuple[list[float], float]:
-    """What TRL's own trainer works out before it trains, and for how long."""
+    """Compute the reference log-probabilities with TRL's own trainer; return them and seconds."""
     seconds = []
 
     class Timed(DPOTrainer):
@@ -194,7 +192,7 @@ def by_trl(options, tokenizer, released, told, rows, folder) -> tuple[list[float
 
 
 def read(options: argparse.Namespace):
-    """Release, tokenizer, prompts, and the pairs of the training half of seed 0."""
+    """Read release, tokenizer, prompts, and the pairs of the training half of seed 0."""
     suite = take_suite(options.suite / "all_cases.json", options.suite / "all_toolkits.json", 144)
     released = import_published(options.release, "gpt5m")
     told = prompts(suite, suite.cases, "react")
@@ -204,7 +202,7 @@ def read(options: argparse.Namespace):
 
 
 def model(options: argparse.Namespace, tokenizer) -> Qwen3ForCausalLM:
-    """A random one, the same in every process."""
+    """Make a random model, the same in every process."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
@@ -222,7 +220,7 @@ def model(options: argparse.Namespace, tokenizer) -> Qwen3ForCausalLM:
 
 
 def arguments(folder: str, batch_size: int) -> DPOConfig:
-    """What all ways have in common."""
+    """Build the training arguments that all ways share."""
     return DPOConfig(
         output_dir=folder,
         per_device_train_batch_size=batch_size,
@@ -236,7 +234,7 @@ def arguments(folder: str, batch_size: int) -> DPOConfig:
 
 
 def row(pairs: int, tokens: int, seconds: float, result: float) -> dict:
-    """What is told of one way."""
+    """Collect the results of one way, with the process's peak of memory."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return {
         "pairs": pairs,
@@ -247,7 +245,7 @@ def row(pairs: int, tokens: int, seconds: float, result: float) -> dict:
     }
 
 
-STEPS_OR_REFERENCE = {"steps": steps, "reference": asked}
+STEPS_OR_REFERENCE = {"steps": steps, "reference": log_probabilities}
 
 if __name__ == "__main__":
     main()

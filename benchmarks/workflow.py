@@ -1,11 +1,11 @@
-"""What it takes to find out what is to be done, and to start a job that does nothing.
+"""Measure dry runs of the workflow and the start of its jobs.
 
     python -m benchmarks.workflow [--times 10] [--jobs 2000]
 
-Times `snakemake --dry-run` of the paper's config, of one with so many times as many seeds, and of a
-graph of so many jobs of two plain rules that have nothing but an input and an output; each from
-nothing, in a process of its own, with its processor time and peak of memory. Then the imports of
-each script of the workflow, which every job pays before it begins.
+Times `snakemake --dry-run` for the paper's config, for the same config with `--times` as many
+seeds, and for a graph of `--jobs` jobs of two plain rules with only an input and an output; each
+without results, in its own process, with CPU time and peak memory. The second table shows the
+imports of each script, which every job pays at its start.
 """
 
 import argparse
@@ -37,8 +37,8 @@ rule first:
 def main() -> None:
     """Measure and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--times", type=int, default=10, help="as many seeds as the paper's config")
-    parser.add_argument("--jobs", type=int, default=2000, help="of the plain graph")
+    parser.add_argument("--times", type=int, default=10, help="factor on the number of seeds")
+    parser.add_argument("--jobs", type=int, default=2000, help="jobs of the plain graph")
     options = parser.parse_args()
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +53,7 @@ def main() -> None:
             config["training"]["seeds"] = list(range(times * seeds))
             path = Path(folder, f"{times}.yaml")
             path.write_text(yaml.safe_dump(config))
-            work = Path(folder, f"work{times}")  # no results, whatever lies in the checkout
+            work = Path(folder, f"work{times}")  # without the results of the checkout
             work.mkdir()
             rows[f"paper x {times}"] = dry_run(
                 work, "--snakefile", ROOT / "Snakefile", "--configfile", path
@@ -76,14 +76,14 @@ def main() -> None:
 
 
 def dry_run(folder: Path, *options: object) -> dict:
-    """One dry run in an empty folder: its jobs, seconds and peak of memory."""
+    """Make a dry run in an empty folder; return its jobs, seconds and peak memory."""
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "rules", "--cores", "1"]
     found = timed([*command, *map(str, options)], folder)
     return found | {"jobs": int(re.findall(r"^total +(\d+)$", found["out"], re.MULTILINE)[0])}
 
 
 def imports(script: Path) -> dict:
-    """What a script imports before its work, and whether torch is among it."""
+    """Time the imports of a script, and tell whether they include torch."""
     tree = ast.parse(script.read_text(encoding="utf-8"))
     lines = [
         ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)
@@ -94,7 +94,7 @@ def imports(script: Path) -> dict:
 
 
 def timed(command: list[str], folder: Path) -> dict:
-    """Run a command: what it prints, and its seconds and peak of memory."""
+    """Run a command; return its output, seconds and peak memory."""
     with tempfile.TemporaryFile("w+") as out:
         started = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT)

@@ -6,15 +6,15 @@ prevents that.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
 from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
-from agentsafe.inference.types import Message
+from agentsafe.inference.types import Message, Messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +32,7 @@ _EPISODE = (
 
 
 def escape_special_tokens(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, str]]
+    tokenizer: "PreTrainedTokenizerBase", messages: Messages
 ) -> list[Message]:
     """Break up every special token of the tokenizer in the content of the messages.
 
@@ -67,8 +67,8 @@ def thinking_options(thinking: bool | None) -> dict[str, bool]:
 
 def render(
     tokenizer: "PreTrainedTokenizerBase",
-    messages: Sequence[Mapping[str, str]],
-    options: Mapping[str, bool] | None = None,
+    messages: Messages,
+    options: Mapping[str, Any] | None = None,
     *,
     open_turn: bool = False,
 ) -> str:
@@ -84,8 +84,11 @@ def render(
         UserError: the template rejects the conversation; many support no system role.
     """
     try:
-        return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=open_turn, **(options or {})
+        text = tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=open_turn,
+            **(options or {}),
         )
     except (TemplateError, ValueError) as error:  # ValueError: there is no template at all
         roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
@@ -94,12 +97,13 @@ def render(
             "prompt template with other roles (rollouts.prompt, emulator.prompt, "
             "judges.*.prompt), or fix chat_template.jinja"
         ) from None
+    return str(text)
 
 
 def problems(
     tokenizer: "PreTrainedTokenizerBase",
-    opening: Sequence[Message],
-    options: Mapping[str, bool] | None = None,
+    opening: Messages,
+    options: Mapping[str, Any] | None = None,
     *,
     trains: bool = False,
 ) -> list[str]:
@@ -149,4 +153,4 @@ def _merged(tokenizer: "PreTrainedTokenizerBase", prefix: str, full: str) -> str
     """Return the first token of `full` that differs from the tokens of its prefix alone."""
     alone, together = tokenizer([prefix, full], add_special_tokens=False)["input_ids"]
     first = next((b for a, b in zip(alone, together, strict=False) if a != b), None)
-    return None if first is None else tokenizer.decode([first])
+    return None if first is None else str(tokenizer.decode([first]))

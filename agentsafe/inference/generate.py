@@ -13,6 +13,7 @@ Not covered: models with layers other than attention, whose state cannot be cut 
 """
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 
 import torch
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
@@ -36,20 +37,18 @@ class _Layer(DynamicLayer):
         self.shape = rows, room
         self.live = slice(0, rows)
         self.first = self.used = 0
-        self.all: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.all: list[torch.Tensor] = []  # keys and values, once allocated
 
-    def allocate(self, *like: torch.Tensor) -> None:
+    def allocate(self, like: Sequence[torch.Tensor]) -> None:
         """Allocate space for keys and values of these shapes and types, whatever their batch."""
-        if self.all is None:
+        if not self.all:
             rows, room = self.shape
-            self.all = tuple(
-                each.new_zeros(rows, each.shape[-3], room, each.shape[-1]) for each in like
-            )
+            self.all = [each.new_zeros(rows, each.shape[-3], room, each.shape[-1]) for each in like]
             self.is_initialized = True
 
     def update(self, key_states, value_states, *args, **kwargs):
         """Append new keys and values; return those of the active rows and columns."""
-        self.allocate(key_states, value_states)
+        self.allocate((key_states, value_states))
         start, self.used = self.used, self.used + key_states.shape[-2]
         for kept, new in zip(self.all, (key_states, value_states), strict=True):
             kept[self.live, :, start : self.used] = new
@@ -89,12 +88,13 @@ def generate(model: PreTrainedModel, rows: list[Row], stops: Callable[[Row], boo
     temperature = torch.tensor([row.temperature for row in rows], device=device)
     numbers = torch.from_numpy(uniforms(rows)).to(device)
     count = len(DynamicCache(config=model.config).layers)
-    cache = Cache(layers=[_Layer(len(rows), room) for _ in range(count)])
-    logits = _prefill(model, cache, rows, mask, longest, copies)
+    layers = [_Layer(len(rows), room) for _ in range(count)]
+    logits = _prefill(model, layers, rows, mask, longest, copies)
     for step in range(room - longest):
         restrict_to_choices(logits, rows)
         chosen = sample(logits, temperature, numbers[:, step])
-        on, off = [], []
+        on: list[int] = []
+        off: list[int] = []
         for index, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
             row.tokens.append(token)
             if stops(row):
@@ -103,24 +103,24 @@ def generate(model: PreTrainedModel, rows: list[Row], stops: Callable[[Row], boo
                 row.stop_reason = "length"
             (off if row.stop_reason else on).append(index)
         for index in off:
-            rows[index].prefix = _prefix(cache, rows[index], index, longest)
+            rows[index].prefix = _prefix(layers, rows[index], index, longest)
         if not on:
             return
         if off:
             per_row = chosen, position, mask, temperature, numbers
             rows, (chosen, position, mask, temperature, numbers) = _leave(
-                cache, rows, per_row, on, off
+                layers, rows, per_row, on, off
             )
         seen = longest + step + 1
         first = seen - max(len(row.prompt) + len(row.tokens) for row in rows)
-        for layer in cache.layers:
+        for layer in layers:
             layer.first = first
-        logits = _forward(model, cache, chosen[:, None], mask[:, first:seen], position)
+        logits = _forward(model, layers, chosen[:, None], mask[:, first:seen], position)
         position = position + 1
 
 
 def _leave(
-    cache: Cache,
+    layers: list[_Layer],
     rows: list[Row],
     per_row: Sequence[torch.Tensor],
     on: list[int],
@@ -132,9 +132,9 @@ def _leave(
     kept = list(rows)
     for hole, mover in zip(holes, movers, strict=True):
         kept[hole] = rows[mover]
-    for each in (*per_row, *(each for layer in cache.layers for each in layer.all)):
+    for each in (*per_row, *(each for layer in layers for each in layer.all)):
         each[holes] = each[movers]
-    for layer in cache.layers:
+    for layer in layers:
         layer.live = slice(0, len(on))
     return kept[: len(on)], [each[: len(on)] for each in per_row]
 
@@ -161,7 +161,7 @@ def _duplicates_last(rows: list[Row]) -> tuple[list[Row], dict[int, int]]:
 
 def _prefill(
     model: PreTrainedModel,
-    cache: Cache,
+    layers: list[_Layer],
     rows: list[Row],
     mask: torch.Tensor,
     longest: int,
@@ -180,57 +180,55 @@ def _prefill(
             new, end = wider, end + 1
         live = slice(start, end)
         first = longest - max(len(row.prompt) for row in rows[live])
-        for layer in cache.layers:
+        for layer in layers:
             layer.live, layer.first, layer.used = live, first, longest - new
         for index in range(start, end):
-            _restore(cache, rows[index], index, longest - len(rows[index].prompt), longest - new)
+            _restore(layers, rows[index], index, longest - len(rows[index].prompt), longest - new)
         ids = [([0] * new + row.prompt)[-new:] for row in rows[live]]
         tokens = torch.tensor(ids, device=mask.device)
         seen = mask[live, first:longest]
         position = (seen.cumsum(-1) - 1).clamp(min=0)[:, -new:]
-        found.append(_forward(model, cache, tokens, seen, position))
+        found.append(_forward(model, layers, tokens, seen, position))
         start = end
     logits = torch.cat([*found, found[0].new_empty(len(copies), found[0].shape[1])])
     to, of = list(copies), list(copies.values())
     logits[to] = logits[of]
-    for layer in cache.layers:
+    for layer in layers:
         layer.live, layer.used = slice(0, len(rows)), longest
         for each in layer.all:
             each[to] = each[of]
     return logits
 
 
-def _restore(cache: Cache, row: Row, index: int, start: int, end: int) -> None:
+def _restore(layers: list[_Layer], row: Row, index: int, start: int, end: int) -> None:
     """Copy a row's prefix of an earlier turn into the columns from `start` to `end`."""
     if row.prefix is None or end <= start:
         return
-    for layer, both in zip(cache.layers, row.prefix.layers, strict=True):
-        layer.allocate(*both)
+    for layer, both in zip(layers, row.prefix.layers, strict=True):
+        layer.allocate(both)
         for kept, earlier in zip(layer.all, both, strict=True):
             kept[index, :, start:end] = earlier[:, : end - start]
 
 
-def _prefix(cache: Cache, row: Row, index: int, longest: int) -> Prefix:
+def _prefix(layers: list[_Layer], row: Row, index: int, longest: int) -> Prefix:
     start, end = longest - len(row.prompt), longest + len(row.tokens) - 1
-    layers = [
-        tuple(each[index, :, start:end].clone() for each in layer.all) for layer in cache.layers
-    ]
-    return Prefix(row.prompt + row.tokens[:-1], layers)
+    kept = [[each[index, :, start:end].clone() for each in layer.all] for layer in layers]
+    return Prefix(row.prompt + row.tokens[:-1], kept)
 
 
 def _forward(
     model: PreTrainedModel,
-    cache: Cache,
+    layers: list[_Layer],
     tokens: torch.Tensor,
     mask: torch.Tensor,
     position: torch.Tensor,
 ) -> torch.Tensor:
-    last = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
+    last = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
     found = model(
         input_ids=tokens,
         attention_mask=mask,
         position_ids=position,
-        past_key_values=cache,
+        past_key_values=Cache(layers=list(layers)),
         use_cache=True,
         **last,
     )

@@ -71,14 +71,24 @@ def load(
 
 @dataclass(eq=False)
 class _Request:
-    """One pending turn; `key` holds the texts of the messages before it."""
+    """One pending turn.
+
+    Attributes:
+        key: the texts of the messages before the turn.
+        prompt: these messages, rendered.
+        sampling: of the turn.
+        choices: the allowed answers as tokens; None for free text.
+        answer: the finished row, or the prompt's number of tokens if it fills the context.
+    """
 
     key: tuple[str, ...]
     prompt: str
     sampling: Sampling
-    answer: asyncio.Future
-    choices: list[list[int]] | None = None
-    row: Row | None = None
+    choices: list[list[int]] | None
+    answer: "asyncio.Future[Row | int]"
+
+
+_Encoded = tuple[_Request, Row]
 
 
 @contextmanager
@@ -153,8 +163,10 @@ class LocalChat:
         choices = [self._texts.ids(text) for text in sampling.choices] or None
         if choices and any(a != b and b[: len(a)] == a for a in choices for b in choices):
             raise ValueError(f"one of {sampling.choices} begins another, as tokens")
-        request = await self._answered(messages, sampling, choices)
-        return self._completion(request) if request.row else _no_room(request)
+        answer = await self._ask(messages, sampling, choices)
+        if isinstance(answer, int):
+            return Completion("", "context", answer, 0)
+        return self._completion(answer, sampling)
 
     async def choose(self, messages: Sequence[Message], choices: Sequence[str]) -> Choice:
         """Return the probability of each choice as the beginning of the next turn.
@@ -166,28 +178,27 @@ class LocalChat:
         """
         firsts = first_tokens(self.tokenizer, choices)
         only = [[token] for token in firsts]
-        request = await self._answered(messages, Sampling(max_tokens=1), only)
-        if request.row is None:
-            return Choice((), request.answer.result())
-        probabilities = request.row.first_token_probabilities
-        return Choice(tuple(probabilities[token] for token in firsts), len(request.row.prompt))
+        answer = await self._ask(messages, Sampling(max_tokens=1), only)
+        if isinstance(answer, int):
+            return Choice((), answer)
+        probabilities = answer.first_token_probabilities
+        return Choice(tuple(probabilities[token] for token in firsts), len(answer.prompt))
 
-    async def _answered(
+    async def _ask(
         self,
         messages: Sequence[Message],
         sampling: Sampling,
         choices: list[list[int]] | None,
-    ) -> _Request:
-        """Queue a request and wait for its answer; its row is None if the context is too small."""
+    ) -> Row | int:
+        """Queue a request and wait for its answer."""
         prompt = render_prompt(self.tokenizer, messages, self._options)
         loop = asyncio.get_running_loop()
         key = tuple(message["content"] for message in messages)
-        request = _Request(key, prompt, sampling, loop.create_future(), choices)
+        request = _Request(key, prompt, sampling, choices, loop.create_future())
         self._waiting.append(request)
         if self._server is None or self._server.done():
             self._server = loop.create_task(self._serve())
-        await request.answer
-        return request
+        return await request.answer
 
     async def _serve(self) -> None:
         """Answer all waiting requests, and those that arrive meanwhile, until none is left."""
@@ -201,31 +212,31 @@ class LocalChat:
             with _failing(asked):
                 fitting = self._encoded([each for each in asked if not each.answer.done()])
                 for batch in self._batches(fitting):
-                    with _failing(batch):
+                    with _failing([request for request, _ in batch]):
                         await self._answer(batch)
 
-    def _batches(self, requests: list[_Request]) -> Iterator[list[_Request]]:
+    def _batches(self, encoded: list[_Encoded]) -> Iterator[list[_Encoded]]:
         """Split requests, in order, into batches within `max_batch` and `cache_tokens`."""
-        batch: list[_Request] = []
+        batch: list[_Encoded] = []
         longest = room = 0
-        for request in requests:
-            longest = max(longest, len(request.row.prompt))
-            room = max(room, request.row.room)
+        for request, row in encoded:
+            longest = max(longest, len(row.prompt))
+            room = max(room, row.room)
             cells = (len(batch) + 1) * (longest + room)
             full = self.cache_tokens is not None and cells > self.cache_tokens
             if batch and (full or len(batch) == self.max_batch):
                 yield batch
-                batch, longest, room = [], len(request.row.prompt), request.row.room
-            batch.append(request)
+                batch, longest, room = [], len(row.prompt), row.room
+            batch.append((request, row))
         if batch:
             yield batch
 
-    def _encoded(self, requests: list[_Request]) -> list[_Request]:
+    def _encoded(self, requests: list[_Request]) -> list[_Encoded]:
         """Tokenize prompts, shortest first; answer at once those that fill the whole context."""
         if not requests:
             return []
         encoded = self.tokenizer([r.prompt for r in requests], add_special_tokens=False)
-        fitting = []
+        fitting: list[_Encoded] = []
         for request, ids in zip(requests, encoded["input_ids"], strict=True):
             sampling = request.sampling
             room = min(sampling.max_tokens, self.context - len(ids))
@@ -234,38 +245,34 @@ class LocalChat:
                 continue
             earlier = self._prefixes.take(request.key, ids)
             seed = sampling.seed % 2**64
-            request.row = Row(ids, room, sampling.temperature, seed, earlier, request.choices)
-            fitting.append(request)
-        return sorted(fitting, key=lambda request: len(request.row.prompt))
+            row = Row(ids, room, sampling.temperature, seed, earlier, request.choices)
+            fitting.append((request, row))
+        return sorted(fitting, key=lambda each: len(each[1].prompt))
 
-    async def _answer(self, batch: list[_Request]) -> None:
-        requests = {id(request.row): request for request in batch}
+    async def _answer(self, batch: list[_Encoded]) -> None:
+        stop = {id(row): request.sampling.stop for request, row in batch}
 
         def stops(row: Row) -> bool:
             if row.choices is not None:
                 return row.tokens in row.choices
-            return self._texts.end(row.tokens, requests[id(row)].sampling.stop)
+            return self._texts.end(row.tokens, stop[id(row)])
 
-        rows = [request.row for request in batch]
+        rows = [row for _, row in batch]
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._worker, generate, self.model, rows, stops)
-        for request in batch:
-            self._prefixes.put(request.key, request.row.prefix)
+        for request, row in batch:
+            if row.prefix is not None:
+                self._prefixes.put(request.key, row.prefix)
             if not request.answer.done():  # it is where the episode was cancelled meanwhile
-                request.answer.set_result(len(request.row.prompt))
+                request.answer.set_result(row)
         self._prefixes.shrink()
 
-    def _completion(self, request: _Request) -> Completion:
-        row, stop = request.row, request.sampling.stop
+    def _completion(self, row: Row, sampling: Sampling) -> Completion:
         reason = row.stop_reason
-        if reason == "length" and row.room < request.sampling.max_tokens:
+        if reason == "length" and row.room < sampling.max_tokens:
             reason = "context"
-        text = self._texts.cut(row.tokens, stop)
+        text = self._texts.cut(row.tokens, sampling.stop)
         return Completion(text, reason, len(row.prompt), len(row.tokens))
-
-
-def _no_room(request: _Request) -> Completion:
-    return Completion("", "context", request.answer.result(), 0)
 
 
 def _room(model) -> int | None:

@@ -11,7 +11,7 @@ class Prefix:
     """Tokens and each layer's keys and values of them, both of shape (heads, tokens, size)."""
 
     ids: list[int]
-    layers: list[tuple[torch.Tensor, torch.Tensor]]
+    layers: list[list[torch.Tensor]]
 
     def shared(self, ids: Sequence[int]) -> int:
         """Count the tokens at the start of `ids` that are the prefix's own."""

@@ -153,13 +153,14 @@ class ApiChat:
                 found = await self._try(client, fields, sampling)
                 if isinstance(found, Completion):
                     return found
+                failure = found
                 if attempt < retries:
-                    pause = self._pause(attempt, found.requested_pause)
-                    log.info("models.%s: %s; retry in %.1f s", self.name, found.reason, pause)
+                    pause = self._pause(attempt, failure.requested_pause)
+                    log.info("models.%s: %s; retry in %.1f s", self.name, failure.reason, pause)
                     await asyncio.sleep(pause)
         raise ServerTrouble(
             f"models.{self.name}: no usable answer from {self._host} in {retries + 1} tries; "
-            f"the last error: {found.reason}"
+            f"the last error: {failure.reason}"
         )
 
     @asynccontextmanager

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from agentsafe.errors import UserError
 from agentsafe.inference.chat_template import escape_special_tokens, render
-from agentsafe.inference.types import Message
+from agentsafe.inference.types import Messages
 
 
 class Texts:
@@ -64,7 +65,7 @@ def cut_after(text: str, stop: Sequence[str]) -> str:
     return text[: min(found, default=None)]
 
 
-def render_prompt(tokenizer, messages: Sequence[Message], options: Mapping[str, bool]) -> str:
+def render_prompt(tokenizer, messages: Messages, options: Mapping[str, Any]) -> str:
     """Render a conversation with escaped special tokens, ready for the agent's next turn.
 
     Args:

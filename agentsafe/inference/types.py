@@ -7,9 +7,9 @@ and `agentsafe.inference.model_server` (a model that several jobs share).
 `agentsafe.inference.registry` picks the one that a `Model` names.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 
 class Message(TypedDict):
@@ -17,6 +17,10 @@ class Message(TypedDict):
 
     role: str
     content: str
+
+
+#: `Message`s, or rows of a table with the same keys.
+Messages = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from agentsafe._util.atomic_write import whole_folder
 from agentsafe._util.text import one_line
@@ -39,7 +40,11 @@ def fetch_model(name: str, model: Model, folder: str | Path) -> None:
         UserError: the hub is not reachable or refuses the download, or the checkpoint is
             incomplete.
     """
-    origin = {"model": model.model, "backend": model.backend, "adapter": model.adapter}
+    origin: dict[str, Any] = {
+        "model": model.model,
+        "backend": model.backend,
+        "adapter": model.adapter,
+    }
     if model.backend == "openai":
         files: list[Path] = []
     elif (local := Path(model.model)).is_dir():

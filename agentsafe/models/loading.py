@@ -5,7 +5,7 @@ Nothing is downloaded, and code that comes with a checkpoint runs only with `tru
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentsafe._util.json import read_json
 from agentsafe._util.text import one_line
@@ -70,7 +70,8 @@ def load_model(
     if dtype == "auto" and not gpu:
         dtype = "float32"
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        # Not a model but a pair, because of `output_loading_info`.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             trust_remote_code=trust_remote_code,
@@ -85,6 +86,7 @@ def load_model(
         if getattr(error, "errno", None) is not None:  # a fault of the machine, not the folder
             raise
         raise UserError(f"{folder}: cannot load the model: {one_line(error)}") from None
+    model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise UserError(
             f"{folder}: the weights lack {len(missing)} tensors of the config, first {missing[0]}"

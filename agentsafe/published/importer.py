@@ -257,7 +257,7 @@ class _SetReader:
 
     def tables(self) -> Imported:
         """Build the sorted tables from the collected columns."""
-        order = ["checkpoint", "sample", *case_order()]
+        order: list[str | pl.Expr] = ["checkpoint", "sample", *case_order()]
         cases = pl.DataFrame(
             [
                 {"case_id": name, "instruction": case.instruction, "toolkits": case.toolkits}
@@ -268,7 +268,7 @@ class _SetReader:
         read = Imported(
             rollouts=self.table("rollouts", schemas.ROLLOUTS).sort(order),
             labels=self.table("labels", schemas.LABELS).sort(
-                *order, "judge", "metric", "replicate"
+                [*order, "judge", "metric", "replicate"]
             ),
             audits=self.table("audits", schemas.AUDITS).sort(order),
             cases=cases.sort(case_order()),
