@@ -20,7 +20,7 @@ from agentsafe.inference.types import ChatModel, Completion
 from agentsafe.miniature.cases import make_suite
 from agentsafe.miniature.world import MiniatureEmulator
 from agentsafe.rollouts.episode import Settings
-from agentsafe.rollouts.react import Action, FinalAnswer, write
+from agentsafe.rollouts.react import Action, FinalAnswer, render_turn
 from agentsafe.rollouts.roll_out import roll_out
 from agentsafe.suites.cases import Suite
 
@@ -37,7 +37,7 @@ class Instant:
         number = sum(message["role"] == "assistant" for message in messages)
         tool = messages[0]["content"].split("(")[0].split()[-1]  # the first tool of the prompt
         step = Action(tool, {"name": "Ada"}) if number < 4 else FinalAnswer("Done.")
-        return Completion(write("I go on.", step), "stop", 100, 20)
+        return Completion(render_turn("I go on.", step), "stop", 100, 20)
 
 
 def measure(agent: ChatModel, suite: Suite, episodes: int, settings: Settings):

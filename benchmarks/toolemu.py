@@ -32,7 +32,7 @@ from agentsafe.labels.judges.llm import JudgeSettings, LLMJudge
 from agentsafe.labels.label import label
 from agentsafe.rollouts.emulators.llm import EmulatorSettings, LLMEmulator
 from agentsafe.rollouts.episode import Settings
-from agentsafe.rollouts.react import Action, FinalAnswer, write
+from agentsafe.rollouts.react import Action, FinalAnswer, render_turn
 from agentsafe.rollouts.roll_out import roll_out
 from agentsafe.suites.cases import Case, Suite
 from agentsafe.suites.toolemu import take_suite
@@ -68,7 +68,7 @@ class Scripted:
         said = sum(message["role"] == "assistant" for message in messages)
         call = self.calls[messages[1]["content"]]
         step = call if said < TURNS - 1 else FinalAnswer("Done.")
-        return replace(made, text=write("I go on.", step), stop_reason="stop")
+        return replace(made, text=render_turn("I go on.", step), stop_reason="stop")
 
 
 class Generate:

@@ -1,1 +1,1 @@
-"""Judges score rollouts, and agree or not."""
+"""Label rollouts with judges, and measure how far judges agree."""

@@ -13,7 +13,7 @@ from agentsafe.inference.types import Message
 from agentsafe.miniature.cases import TOO_LITTLE, TOO_MUCH
 from agentsafe.miniature.toolkits import ASK, PLACE_OF, Place
 from agentsafe.miniature.world import MiniatureWorld
-from agentsafe.rollouts.react import Action, FinalAnswer, write
+from agentsafe.rollouts.react import Action, FinalAnswer, render_turn
 from agentsafe.suites.cases import Case
 
 Turns = Generator[tuple[str, Action | FinalAnswer], dict[str, Any], None]
@@ -172,7 +172,7 @@ def _messages(turns: Turns, world: MiniatureWorld) -> Iterator[Message]:
             thought, step = turns.send(observed)
         except StopIteration:
             return
-        yield Message(role="assistant", content=write(thought, step))
+        yield Message(role="assistant", content=render_turn(thought, step))
         if isinstance(step, FinalAnswer):
             continue
         observed = world.call(step)

@@ -1,1 +1,1 @@
-"""Labels into preference pairs, and pairs into training sets."""
+"""Build preference pairs from labels, and training sets from pairs."""

@@ -1,4 +1,4 @@
-"""Turn preference pairs into a training set with text.."""
+"""Turn preference pairs into a training set with text."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -13,18 +13,18 @@ from agentsafe.suites.cases import case_index, split
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_ROWS = ("chosen_row", "rejected_row")  # of the rollouts table, in place of the text
+_ROWS = ("chosen_row", "rejected_row")  # row numbers in the rollouts table, instead of text
 
 
 def instruction_prompts(cases: pl.DataFrame) -> dict[str, list[dict[str, str]]]:
-    """The bare instruction of each case as a conversation's prompt.
+    """Make a prompt of each case's bare instruction.
 
     Args:
         cases: rows of `schemas.CASES`.
 
     Returns:
-        Messages by case id, as `training_set` takes them. To train an agent, give it instead what
-        the agent saw, with the tools' specifications.
+        Messages by case id, for `training_set`. To train an agent, use the prompts that the agent
+        got, with the tools' specifications; see `agentsafe.rollouts.react.prompts`.
     """
     return {
         row["case_id"]: [{"role": "user", "content": row["instruction"]}]
@@ -41,34 +41,34 @@ def training_set(
     seed: int,
     half: str = "train",
 ) -> "Dataset":
-    """One half of a preference set with its text, for TRL's trainers.
+    """Build one half of a preference set with its text, for TRL's trainers.
 
-    The text is put in row by row as it is read: a rollout stands in seven pairs on average, and
-    neither memory nor disk holds it more than once.
+    The text is filled in when a row is read: a rollout is in seven pairs on average, but memory and
+    disk hold its text only once.
 
     Args:
         pairs: rows of `schemas.PAIRS`.
         rollouts: rows of `schemas.ROLLOUTS` that the pairs refer to.
         prompts: messages before the agent's first turn, by case id.
-        cases: number of cases of the suite.
-        seed: split seed of the training run.
-        half: `train` for cases that train with this seed, `test` for the others.
+        cases: number of cases in the suite.
+        seed: split seed of the DPO run.
+        half: `train` for the training cases of this seed, `test` for the others.
 
     Returns:
         A dataset whose rows have conversational `prompt`, `chosen` and `rejected` (lists of role
         and content; observations are user turns), and the pair's columns.
 
     Raises:
-        UserError: a pair refers to a rollout that is not there, or a case has no prompt or is
-            beyond the suite, and so in neither half.
+        UserError: a pair refers to a missing rollout, or a case has no prompt or a number beyond
+            the suite.
     """
     from datasets import Dataset
 
-    kept = with_rows(pairs, rollouts, prompts, cases=cases, seed=seed, half=half)
+    selected = with_rows(pairs, rollouts, prompts, cases=cases, seed=seed, half=half)
     messages = rollouts["messages"]
 
     def with_text(batch: dict[str, list]) -> dict[str, list]:
-        if not {"case_id", *_ROWS} <= batch.keys():  # one column, or what a trainer made
+        if not {"case_id", *_ROWS} <= batch.keys():  # a single column, or a trainer's own columns
             return batch
         chosen, rejected = ([conversation(messages[row]) for row in batch[name]] for name in _ROWS)
         return {
@@ -78,7 +78,7 @@ def training_set(
             **{name: values for name, values in batch.items() if name not in _ROWS},
         }
 
-    return Dataset(kept.to_arrow()).with_transform(with_text)
+    return Dataset(selected.to_arrow()).with_transform(with_text)
 
 
 def with_rows(
@@ -90,12 +90,13 @@ def with_rows(
     seed: int,
     half: str = "train",
 ) -> pl.DataFrame:
-    """One half of a preference set, with where in `rollouts` its pairs stand.
+    """Select one half of a preference set and add the row numbers of its rollouts.
 
-    Args and errors are those of `training_set`.
+    Arguments and errors are those of `training_set`.
 
     Returns:
-        The pairs of the half in their order, with `chosen_row` and `rejected_row`.
+        The pairs of the half in their order, with `chosen_row` and `rejected_row`, row numbers of
+        `rollouts`.
     """
     indices = split(cases, seed)[("train", "test").index(half)]
     names = pairs["case_id"].unique()
@@ -104,31 +105,34 @@ def with_rows(
             f"pairs: {min(beyond)} is beyond the suite's {cases} cases; see published.cases and "
             "miniature.cases"
         )
-    wanted = {name for name in names if case_index(name) in indices}
-    kept = pairs.filter(pl.col("case_id").is_in(wanted))
-    places = rollouts.select(ROLLOUT).with_row_index("row")
+    half_names = {name for name in names if case_index(name) in indices}
+    selected = pairs.filter(pl.col("case_id").is_in(half_names))
+    numbered = rollouts.select(ROLLOUT).with_row_index("row")
     for side in ("chosen", "rejected"):
         keys = [f"{side}_checkpoint", "case_id", f"{side}_sample"]
-        side_places = places.rename({"row": f"{side}_row"})
-        kept = kept.join(
-            side_places, left_on=keys, right_on=ROLLOUT, how="left", maintain_order="left"
+        selected = selected.join(
+            numbered.rename({"row": f"{side}_row"}),
+            left_on=keys,
+            right_on=ROLLOUT,
+            how="left",
+            maintain_order="left",
         )
-        lost = kept.filter(pl.col(f"{side}_row").is_null())
-        if len(lost):
-            first = lost.row(0, named=True)
+        missing = selected.filter(pl.col(f"{side}_row").is_null())
+        if len(missing):
+            first = missing.row(0, named=True)
             raise UserError(
-                f"pairs: {len(lost)} refer to rollouts that are not in the table, first "
+                f"pairs: {len(missing)} refer to rollouts that are not in the table, first "
                 f"{first['case_id']} of '{first[f'{side}_checkpoint']}'"
             )
-    check_prompts(wanted, prompts)
-    return kept
+    check_prompts(half_names, prompts)
+    return selected
 
 
 def check_prompts(cases: Iterable[str], prompts: Mapping[str, Sequence]) -> None:
-    """Look whether there is a prompt for each of some cases, by their ids.
+    """Check that every case, given by id, has a prompt.
 
     Raises:
-        UserError: there is none.
+        UserError: a case has none.
     """
-    if unprompted := {*cases} - prompts.keys():
-        raise UserError(f"prompts: no prompt for {min(unprompted)} and {len(unprompted) - 1} more")
+    if missing := {*cases} - prompts.keys():
+        raise UserError(f"prompts: no prompt for {min(missing)} and {len(missing) - 1} more")

@@ -1,9 +1,9 @@
-"""Preference pairs: two rollouts of one case of which a judge scores one clearly above the other.
+"""Select preference pairs: two rollouts of one case, one scored clearly above the other.
 
-A set is a table of references (which rollout over which), never of text: `datasets.Dataset`s with
-the text are made on the fly by `training_set`. The rule is the paper's (Plaut, arXiv 2603.02229,
-section 3): every unordered pair of a case's rollouts whose scores differ by at least `min_gap`,
-the better one scoring at least `min_chosen`.
+A preference set is a table of references to rollouts, never of their text, which
+`agentsafe.preferences.dataset.training_set` adds on the fly. The rule is the paper's (Plaut, arXiv
+2603.02229, section 3): every unordered pair of a case's rollouts whose scores differ by at least
+`min_gap`, where the better one scores at least `min_chosen`.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from agentsafe.errors import UserError
 from agentsafe.schemas import ROLLOUT
 from agentsafe.suites.cases import case_order
 
-#: What each objective asks a better rollout to be better in.
+#: The metrics in which chosen must score above rejected, by objective.
 OBJECTIVES: dict[str, tuple[str, ...]] = {
     "safe": ("safety",),
     "help": ("helpfulness",),
@@ -26,19 +26,20 @@ CONSISTENCIES = ("none", "majority", "all_but_one", "exact")
 
 
 def rollout_scores(labels: pl.DataFrame, *, consistency: str = "none") -> pl.DataFrame:
-    """One judge's score of each rollout on each metric: the median over replicates.
+    """Compute one judge's score of each rollout on each metric: the median over replicates.
 
     Args:
         labels: rows of `schemas.LABELS` of one judge.
-        consistency: how many replicates must equal the median for the score to count:
-            `none` of them, a `majority` (more than half), `all_but_one`, or all (`exact`).
+        consistency: replicates that must equal the median for the score to count: `none`, a
+            `majority` (more than half), `all_but_one`, or all (`exact`).
 
     Returns:
-        Columns `checkpoint, case_id, sample, safety, helpfulness`; a score is null where no
-        label of the metric is ok, or where the replicates do not agree enough.
+        Columns `checkpoint, case_id, sample, safety, helpfulness`. A score is null where the
+        metric has no label with status `ok`, or where too few replicates agree.
 
     Raises:
-        UserError: several judges at once, or a consistency is asked of single labels.
+        UserError: the labels are of several judges, or a consistency other than `none` is requested
+            of labels without replicates.
     """
     if labels["judge"].n_unique() > 1:
         raise UserError("preference pairs are one judge's: filter the labels to a single judge")
@@ -51,7 +52,7 @@ def rollout_scores(labels: pl.DataFrame, *, consistency: str = "none") -> pl.Dat
     if consistency != "none" and len(replicates) and replicates["count"].max() == 1:
         raise UserError(
             f"preferences.consistency: '{consistency}' compares replicates, but every rollout has "
-            "one label a metric; label with more replicates, or set it to none"
+            "one label per metric; label with more replicates, or set it to none"
         )
     agreed = {
         "none": pl.lit(True),
@@ -85,35 +86,36 @@ def pairs(
     max_pairs_per_case: int | None = None,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """All preference pairs of an objective.
+    """Select all preference pairs of an objective.
 
     Args:
-        scores: what `rollout_scores` returns, or any part of its rows.
+        scores: rows of the table that `rollout_scores` returns.
         objective: a key of `OBJECTIVES`.
-        min_gap: by how much chosen scores above rejected, above 0, in score points.
-        min_chosen: what chosen scores at least.
-        mode: with two metrics, whether `each` on its own must pass, or their `mean`. The released
-            code's `average` differs: it also asks the metric named first to pass on its own.
-        max_pairs_per_case: keep a seeded sample of so many pairs of each case; None keeps all.
+        min_gap: least difference of the scores of chosen and rejected, above 0, in score points.
+        min_chosen: least score of chosen, 0 to 3.
+        mode: with two metrics, whether `each` must qualify or their `mean`. The released code's
+            `average` differs: it also requires the first metric to qualify on its own.
+        max_pairs_per_case: size of the seeded sample of each case's pairs; None keeps all.
         seed: of that sample.
 
     Returns:
         Rows of `schemas.PAIRS`, sorted by case, chosen, rejected. A rollout without a score on a
-        metric of the objective is in none.
+        metric of the objective is in no pair.
     """
     metrics = OBJECTIVES[objective]
     rows = scores.drop_nulls(metrics)
-    both = rows.rename({name: f"chosen_{name}" for name in rows.columns if name != "case_id"}).join(
-        rows.rename({name: f"rejected_{name}" for name in rows.columns if name != "case_id"}),
-        on="case_id",
+    chosen, rejected = (
+        rows.rename({name: f"{side}_{name}" for name in rows.columns if name != "case_id"})
+        for side in ("chosen", "rejected")
     )
+    candidates = chosen.join(rejected, on="case_id")
     if mode == "mean":
         sides = [(_mean("chosen", metrics), _mean("rejected", metrics))]
     else:
         sides = [(pl.col(f"chosen_{metric}"), pl.col(f"rejected_{metric}")) for metric in metrics]
-    found = both.filter(
-        *(chosen - rejected >= min_gap for chosen, rejected in sides),
-        *(chosen >= min_chosen for chosen, _ in sides),
+    qualified = candidates.filter(
+        *(better - worse >= min_gap for better, worse in sides),
+        *(better >= min_chosen for better, _ in sides),
     ).sort(
         *case_order(),
         "chosen_checkpoint",
@@ -122,14 +124,21 @@ def pairs(
         "rejected_sample",
     )
     if max_pairs_per_case is not None:
-        lots = pl.Series("lot", np.random.default_rng(seed).random(len(found)))
+        lots = pl.Series("lot", np.random.default_rng(seed).random(len(qualified)))
         rank = pl.col("lot").rank("ordinal").over("case_id")
-        found = found.with_columns(lots).filter(rank <= max_pairs_per_case)
-    return found.select(schemas.PAIRS.names())
+        qualified = qualified.with_columns(lots).filter(rank <= max_pairs_per_case)
+    return qualified.select(schemas.PAIRS.names())
 
 
 def clean_rollouts(audits: pl.DataFrame) -> pl.DataFrame:
-    """Keys of the rollouts without an invented observation and without an out-of-memory stub."""
+    """Return the keys of rollouts without hallucinated observations and out-of-memory stubs.
+
+    Args:
+        audits: rows of `schemas.AUDITS`.
+
+    Returns:
+        The columns `schemas.ROLLOUT`.
+    """
     return audits.filter(~pl.col("invented_observation") & ~pl.col("out_of_memory")).select(ROLLOUT)
 
 

@@ -1,4 +1,4 @@
-"""What is in a preference set, in numbers: how many pairs, of whom, how long, and how clean."""
+"""Summarise preference sets: numbers of pairs, their checkpoints, lengths and anomalies."""
 
 import polars as pl
 
@@ -13,23 +13,24 @@ _PERCENTILES = (10, 50, 90, 99)
 def summary(
     pairs: pl.DataFrame, scores: pl.DataFrame, audits: pl.DataFrame, *, judge: str, objective: str
 ) -> pl.DataFrame:
-    """Describe one preference set.
+    """Summarise one preference set.
 
     Args:
         pairs: rows of `schemas.PAIRS`.
-        scores: what `preferences.rollout_scores` returned, for all rollouts.
+        scores: scores of all rollouts that could be in a pair; see
+            `agentsafe.preferences.pairs.rollout_scores`.
         audits: rows of `schemas.AUDITS` of the same rollouts.
-        judge: whose labels made the pairs.
-        objective: a key of `preferences.OBJECTIVES`.
+        judge: judge whose labels made the pairs.
+        objective: a key of `agentsafe.preferences.pairs.OBJECTIVES`.
 
     Returns:
-        Rows of `schemas.PREFERENCE_SUMMARY`. Quantities: `pairs`, `clean_pairs` (neither side has
-        an invented observation or is a stub), `cases`, `rollouts` (distinct), `rollouts_unscored`
-        (left out: no score), `same_checkpoint` (both sides of one model); by key, `gap` (score
-        points on the objective's first metric but for both, where it is helpfulness, as in the
-        paper's counts), `per_case`, `chosen` and `rejected` (by checkpoint); by percentile,
-        `chosen_chars` and `rejected_chars` (whole completion); and per side the shares
-        `observation_share` of characters and `invented_share` of rollouts.
+        Rows of `schemas.PREFERENCE_SUMMARY`. Quantities: `pairs`, `clean_pairs` (both sides are
+        among `agentsafe.preferences.pairs.clean_rollouts`), `cases`, `rollouts` (distinct),
+        `rollouts_unscored` (without a score, so in no pair), `same_checkpoint` (both sides of one
+        checkpoint); by key, `gap` (pairs by score points on the objective's metric; for `both`, on
+        helpfulness, as in the paper's counts), `per_case`, `chosen` and `rejected` (by checkpoint);
+        by percentile, `chosen_chars` and `rejected_chars` (whole completion); and per side the
+        shares `observation_share` of characters and `invented_share` of rollouts.
     """
     metric = OBJECTIVES[objective][-1]
     sides = {side: _side(pairs, audits, side) for side in ("chosen", "rejected")}
@@ -78,7 +79,7 @@ def summary(
 
 
 def _side(pairs: pl.DataFrame, audits: pl.DataFrame, side: str) -> pl.DataFrame:
-    """The audits of the rollouts on one side, one row per pair."""
+    """Return the audits of the rollouts on one side, one row per pair."""
     renamed = {f"{side}_checkpoint": "checkpoint", f"{side}_sample": "sample"}
     keys = pairs.select("case_id", *renamed).rename(renamed)
     return keys.join(audits, on=ROLLOUT, how="left")

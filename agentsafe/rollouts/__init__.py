@@ -1,1 +1,1 @@
-"""Checkpoints act on cases, step by step, in an emulated world."""
+"""Roll out checkpoints on cases in emulated worlds, and audit the rollouts."""

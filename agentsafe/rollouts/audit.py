@@ -1,40 +1,43 @@
-"""The audit: how often rollouts are not what they look like, per source and recipe."""
+"""Audit rollouts: flag their anomalies, and count the flags per source and recipe."""
 
 import polars as pl
 
 from agentsafe import schemas
 from agentsafe.lineage import Lineage
 
-#: What a rollout can be flagged for, with what it means.
+#: The flags of a rollout and their meaning.
 FLAGS = {
     "no_tool_executed": "no tool call was answered by the emulator",
-    "idle_malformed": "no tool was executed, and a turn was malformed: it could not, which is not "
-    "to have chosen to do nothing",
-    "invented_observation": "the agent's own turn, as it is kept and trained on, holds an "
-    "observation that it made up",
-    "cut_observation": "went on to make an observation up; it was cut before anything read it",
+    "idle_malformed": "no tool was executed and a turn was malformed: the agent failed to act, "
+    "which differs from choosing not to",
+    "invented_observation": "an agent turn, which pairs train on, contains a hallucinated "
+    "observation",
+    "cut_observation": "an agent turn continued into a hallucinated observation, which was cut "
+    "before anything read it",
     "token_limit": "stopped at the token limit",
     "out_of_memory": "an out-of-memory stub without a final step",
-    "repaired_action": "an action that was no clean tool name and JSON object, yet was answered",
-    "malformed_action": "an action that named no tool or gave no JSON object, or a turn with "
-    "neither action nor answer, and was refused",
-    "empty_observation": "the emulator answered a call with nothing",
-    "emulator_failed": "a call that the emulating model gave no usable answer to, and that was "
-    "answered with an error",
-    "leaked_thought": "an observation that ran on into the emulator's private thought, cut here",
-    "thinking": "<think> text, cut from what pairs train on",
+    "repaired_action": "an action that was not a plain tool name and JSON object was answered all "
+    "the same",
+    "malformed_action": "a turn without action and final answer, or an action without tool name or "
+    "JSON object, was refused",
+    "empty_observation": "the emulator's observation was empty",
+    "emulator_failed": "the emulating model gave no usable answer to a call, so that the "
+    "observation was an error",
+    "leaked_thought": "an observation continued into the emulator's private thought, which was cut "
+    "on import",
+    "thinking": "the agent wrote <think> text, which pairs do not train on",
 }
 
 
-def audit(rollouts: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame:
-    """The audit of rollouts that this project made.
+def find_anomalies(rollouts: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame:
+    """Flag the anomalies of rollouts that this project made.
 
-    What a turn held after its end was cut and no context ever saw it: its characters are the
-    agent's, and an observation in it is a cut one, never an invented one that was kept.
+    Text after a turn's end was cut before any model read it: its characters count as the agent's,
+    and an observation in it is flagged `cut_observation`, never `invented_observation`.
 
     Args:
         rollouts: rows of `schemas.ROLLOUTS`.
-        counts: rows of `COUNTS`, of the same rollouts in the same order.
+        counts: rows of `schemas.COUNTS` of the same rollouts, in the same order.
 
     Returns:
         Rows of `schemas.AUDITS` in that order. `folder` and `quantization` are null.
@@ -66,25 +69,25 @@ def audit(rollouts: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame:
     return rows.select(pl.col(name).cast(dtype) for name, dtype in schemas.AUDITS.items())
 
 
-def audit_summary(audits: pl.DataFrame) -> pl.DataFrame:
+def audit_rollouts(audits: pl.DataFrame) -> pl.DataFrame:
     """Count the flags per set, source and recipe.
 
     Args:
         audits: rows of `schemas.AUDITS` with a column `set`.
 
     Returns:
-        Columns `set, source, recipe, rollouts`, one count per flag of `FLAGS`, and
-        `invented_chars_share`: of the characters of the agent's turns, those from its first
-        invented observation on.
+        Rows of `schemas.AUDIT_SUMMARY`: one count per flag in `FLAGS`, and `invented_chars_share`,
+        the share of the agent's characters that follow the start of a turn's first hallucinated
+        observation, 0 to 1.
     """
     names = audits.select("checkpoint").unique()
     lineages = [Lineage.parse(name) for name in names["checkpoint"]]
-    known = names.with_columns(
+    conditions = names.with_columns(
         source=pl.Series([lineage.source for lineage in lineages], dtype=pl.String),
         recipe=pl.Series([lineage.recipe for lineage in lineages], dtype=pl.String),
     )
     return (
-        audits.join(known, on="checkpoint")
+        audits.join(conditions, on="checkpoint")
         .group_by("set", "source", "recipe")
         .agg(
             pl.len().alias("rollouts"),

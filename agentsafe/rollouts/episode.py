@@ -23,7 +23,7 @@ from agentsafe.rollouts.react import (
     Malformed,
     Turn,
     conversation,
-    invents,
+    has_hallucinated_observation,
     parse,
     split_thinking,
 )
@@ -231,12 +231,12 @@ async def play(
 
 def invented_chars(cut: str) -> int:
     """Characters of what was cut off a turn, from the first observation on that it made up."""
-    if not invents(cut):
+    if not has_hallucinated_observation(cut):
         return 0
     start = 0
     for line in cut.split("\n"):
         # The rest may come on a later line: some does, or `cut` would hold no observation.
-        if invents(f"{line} and so on"):
+        if has_hallucinated_observation(f"{line} and so on"):
             break
         start += len(line) + 1
     return len(cut) - start

@@ -1,12 +1,14 @@
-"""A tool call's arguments: one JSON object out of an agent's text, which may hold anything.
+"""Read a tool call's arguments: one JSON object in an agent's text, which is untrusted.
 
-What is read here can be encoded again as JSON, sent to a tool and kept in a table: no NaN, no
-integer beyond 64 bits, no lone surrogate, nothing nested deeper than any tool takes.
+The object can be encoded as JSON again and stored in a table: it has no NaN, no integer beyond 64
+bits, no lone surrogate and at most 32 levels of nesting.
 
-A Python literal is read too: models write single quotes, True and trailing commas. It is rewritten
-as JSON, token by token, and then read as such: both have the same limits, and nothing is compiled
-or run. Not covered: what would have to be guessed, such as a name without quotes, two strings in a
-row or the rest of an object that does not end.
+A Python literal is read too, since models write single quotes, True and trailing commas, often
+mixed with JSON. It is rewritten as JSON token by token and then read as JSON: both notations have
+the same limits, and nothing is compiled or run. `ast.literal_eval` does not replace this: it needs
+the end of the literal, fails on mixed notation and on line breaks in strings, and accepts more than
+arguments (adjacent strings, hexadecimal numbers, comments). Not covered: text that leaves room for
+a guess, such as an unquoted name, two adjacent strings or an object without an end.
 """
 
 import json
@@ -16,7 +18,7 @@ from typing import Any
 
 from agentsafe._util.text import storable
 
-_DEEPEST = 32  # levels
+_MAX_DEPTH = 32  # levels of nesting
 
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n]++)
@@ -27,25 +29,25 @@ _TOKEN = re.compile(
 )
 _CLOSING = {"{": "}", "[": "]", "(": ")"}
 _IN_JSON = {"(": "[", ")": "]", "True": "true", "False": "false", "None": "null"}
-_CHARACTER = re.compile(  # of a string, if JSON may write it in another way
+_CHARACTER = re.compile(  # in a string: a character that JSON may write in another way
     r"""\\x[0-9a-fA-F]{2} | \\U00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4} | \\. | \"""",
     re.DOTALL | re.VERBOSE,
 )
 
 
 def read_object(text: str, start: int) -> tuple[dict[str, Any], int, bool]:
-    """Read the object that begins at `start`; of a name that stands twice, the last counts.
+    """Read the object that begins at `start`; of a repeated name, the last value counts.
 
     Returns:
-        The object, where it ends, and whether it is no JSON but a Python literal.
+        The object, the position of its end, and whether it is a Python literal instead of JSON.
 
     Raises:
-        ValueError: there is none, or it holds what the module's text rules out.
+        ValueError: there is no object, or it is beyond the limits of this module.
     """
     try:
         return *_read_json(text, start), False
     except ValueError:
-        rewritten, end = _as_json(text, start)
+        rewritten, end = _rewrite_as_json(text, start)
         return _read_json(rewritten, 0)[0], end, True
 
 
@@ -69,18 +71,18 @@ def _integer(digits: str) -> int:
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError("no finite number")
+        raise ValueError("not a finite number")
     return number
 
 
-# Line breaks within a string are let through: models write them, and nobody misreads them.
+# strict=False accepts line breaks in strings, which models write and which are unambiguous.
 _decode = json.JSONDecoder(
     strict=False, parse_int=_integer, parse_float=_finite, parse_constant=_finite
 ).raw_decode
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         raise ValueError("nested too deep")
     if isinstance(value, str):
         return storable(value)
@@ -91,41 +93,45 @@ def _plain(value: Any, depth: int = 0) -> Any:
     return value
 
 
-def _as_json(text: str, start: int) -> tuple[str, int]:
-    """Rewrite the Python literal that begins at `start` as JSON; also say where it ends."""
+def _rewrite_as_json(text: str, start: int) -> tuple[str, int]:
+    """Rewrite the Python literal that begins at `start` as JSON, and return its end."""
     if not text.startswith("{", start):
         raise ValueError("not an object")
-    written: list[str] = []
+    pieces: list[str] = []
     closers: list[str] = []
-    with_comma: set[int] = set()  # depths; without one, round brackets are no tuple
+    with_comma: set[int] = set()  # depths; round brackets without a comma are not a tuple
     end = start
-    while not written or closers:
+    while not pieces or closers:
         token = _TOKEN.match(text, end)
         if not token:
-            raise ValueError("no literal, or one that does not end")
+            raise ValueError("not a literal, or one without an end")
         end, piece = token.end(), token[0]
         if token["space"]:
             continue
         if token["string"]:
-            piece = f'"{_CHARACTER.sub(_json_character, piece[1:-1])}"'
+            piece = f'"{_CHARACTER.sub(_rewrite_character, piece[1:-1])}"'
         elif piece in _CLOSING:
             closers.append(_CLOSING[piece])
             with_comma.discard(len(closers))
         elif piece == ",":
             with_comma.add(len(closers))
         elif token["bracket"]:
-            if piece == ")" and written[-1] != "[" and len(closers) not in with_comma:
+            if piece == ")" and pieces[-1] != "[" and len(closers) not in with_comma:
                 raise ValueError("round brackets around one value")
             if piece != closers.pop():
                 raise ValueError("brackets that do not match")
-            if written[-1] == "," and written[-2] not in ("{", "["):
-                written.pop()
-        written.append(_IN_JSON.get(piece, piece))
-    return " ".join(written), end
+            _drop_trailing_comma(pieces)
+        pieces.append(_IN_JSON.get(piece, piece))
+    return " ".join(pieces), end
 
 
-def _json_character(found: re.Match) -> str:
-    escape = found[0]
+def _drop_trailing_comma(pieces: list[str]) -> None:
+    if pieces[-1] == "," and pieces[-2] not in ("{", "["):
+        pieces.pop()
+
+
+def _rewrite_character(match: re.Match) -> str:
+    escape = match[0]
     if escape == '"':
         return r"\""
     if escape == r"\'":

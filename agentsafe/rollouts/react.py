@@ -1,11 +1,11 @@
-"""The agent's side of an episode: the prompt that it gets and what its turns mean.
+"""Render the agent's prompts and parse its turns.
 
-ReAct (Yao et al., arXiv 2210.03629): a turn is a Thought and then either an Action with its Action
-Input, one JSON object, or a Final Answer. A turn ends at its first action. What a model writes
-after it, an observation that it makes up, say, is cut before anything reads it.
+The format is ReAct's (Yao et al., arXiv 2210.03629): a turn is a Thought and then either an Action
+with its Action Input, one JSON object, or a Final Answer. A turn ends at its first action; text
+after it, such as a hallucinated observation, is cut before anything reads it.
 
-Models write this in ways of their own. Those in `REPAIRS` are read all the same, and the turn says
-so. Not covered: what would have to be guessed, such as an object that does not end.
+Models deviate from the format. The deviations in `REPAIRS` are accepted and recorded with the turn.
+Not covered: text that leaves room for a guess, such as an object without an end.
 """
 
 import json
@@ -20,14 +20,14 @@ from agentsafe.prompts.template import Template, case_variables
 from agentsafe.rollouts.json_arguments import read_object
 from agentsafe.suites.cases import Case, Suite
 
-#: Where generation can stop at the latest; the parser cuts there, whatever a backend does.
+#: Stop strings of the agent's turns. The parser cuts there too, whatever the backend does.
 STOP = ("\nObservation:",)
 
-#: What a turn may have been read in spite of, in the order of `Turn.repairs`.
+#: Deviations from the format that are repaired, in the order of `Turn.repairs`.
 REPAIRS = {
-    "markdown": "a label in Markdown or in other case, or a tool's name in Markdown, in quotes, or "
-    "with () or a full stop after it",
-    "no_input_label": "an object right after the tool's name, with no Action Input between them",
+    "markdown": "a label in Markdown or in another case, or a tool's name in Markdown, in quotes, "
+    "or followed by () or a full stop",
+    "no_input_label": "an object right after the tool's name, without the label Action Input",
     "code_fence": "an action or its object in a code fence, closed or not, or in backticks",
     "python_literal": "an object in Python's notation; see `agentsafe.rollouts.json_arguments`",
     "several_actions": "further actions after the first, which are cut",
@@ -36,7 +36,7 @@ REPAIRS = {
 
 
 def _label(words: str) -> str:
-    """A label as it may begin a line: `Action:`, `### Action:`, `- **Action**:`, `**Action:**`."""
+    """Return the grammar of a label: `Action:`, `### Action:`, `- **Action**:`, `**Action:**`."""
     return rf"[ \t>#*_`-]*+{words}[ \t*_`]*+:(?:[*_]++(?!\w)|`(?!\S))?+"
 
 
@@ -45,7 +45,7 @@ def _pattern(grammar: str) -> re.Pattern:
 
 
 # The grammar of an action: its line, then a labelled input or, from the tool's name on, a call.
-# What is taken is never given back (`++`), so that no text takes more than linear time.
+# Possessive quantifiers (`++`) rule out backtracking, so that any text takes linear time.
 _FENCE = r"(?P<fence>`++[\w+-]*+\s*+)?+"
 _NAME = r"[`'\"*]*+[\w.-]++(?:\(\))?+[`'\"*.]*+"
 _ACTION = _pattern(rf"^(?P<label>{_label('Action')})[ \t]*+(?P<tool>[^\n]*+)")
@@ -56,14 +56,14 @@ _FENCE_END = _pattern(r"\s*+`++")
 _FENCE_LINE = _pattern(r"^[ \t]*+```[^`\n]*+$")
 _FINAL = _pattern(rf"^(?P<label>{_label('Final Answer')})[ \t]*+")
 _OBSERVATION = re.compile(rf"^{_label('Observation')}", re.MULTILINE)
-_MADE_UP = re.compile(_OBSERVATION.pattern + r"[\s*_`]*+[^\s*_`]", re.MULTILINE)
+_HALLUCINATED = re.compile(_OBSERVATION.pattern + r"[\s*_`]*+[^\s*_`]", re.MULTILINE)
 _TEXT = _pattern(r"[^\s*_`]")
 _THINKING = re.compile(r"<think>(.*?)</think>\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Action:
-    """A tool call: the tool's name and its arguments."""
+    """A tool call: the tool's name and its arguments by name."""
 
     tool: str
     arguments: Mapping[str, Any]
@@ -71,14 +71,14 @@ class Action:
 
 @dataclass(frozen=True)
 class FinalAnswer:
-    """The agent's last word."""
+    """The agent's final answer, which ends the episode."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Malformed:
-    """A turn that is neither; `reason` says what is wrong with it, as an agent may read it."""
+    """A turn that is neither; `reason` states the problem, for the agent to read."""
 
     reason: str
 
@@ -88,9 +88,13 @@ Step = Action | FinalAnswer | Malformed
 
 @dataclass(frozen=True)
 class Turn:
-    """What a model wrote, up to its first action (`text`), and the rest, which nobody reads.
+    """One turn of an agent.
 
-    `repairs` are names in `REPAIRS`; a malformed turn has none.
+    Attributes:
+        text: the model's text up to its first action.
+        step: the meaning of that text.
+        cut: the model's text after that, which nothing reads.
+        repairs: names in `REPAIRS`; a malformed turn has none.
     """
 
     text: str
@@ -99,29 +103,29 @@ class Turn:
     repairs: tuple[str, ...] = ()
 
 
-class _Written(NamedTuple):
-    """An action as it stands in a text: its line, and what leads from there to its object."""
+class _ActionMatch(NamedTuple):
+    """Matches of an action in a text: its line, and the lead from there to its object."""
 
     line: re.Match
     lead: re.Match | None
 
 
 def parse(text: str) -> Turn:
-    """Read one turn of an agent.
+    """Parse one turn of an agent.
 
     Args:
-        text: what the model wrote, any text at all.
+        text: any text.
 
     Returns:
-        The turn. Nothing is raised: what cannot be read is `Malformed`, with the reason. Its `text`
-        parses to the same step again.
+        The turn; text that is neither an action nor a final answer is `Malformed`, with the reason.
+        The turn's own `text` parses to the same step.
     """
     text = storable(text)
-    invented = _OBSERVATION.search(text)
-    own = text[: invented.start()] if invented else text
+    observation = _OBSERVATION.search(text)
+    own = text[: observation.start()] if observation else text
     action, final = _first_action(own), _FINAL.search(own)
     if final and (not action or final.start() < action.line.start()):
-        end = action.line.start() if action else len(own)  # an action after the last word is cut
+        end = action.line.start() if action else len(own)  # an action after the answer is cut
         answer = FinalAnswer(own[final.end() : end].strip())
         return _turn(text, end, answer, markdown=final["label"].strip() != "Final Answer:")
     action = action or next(_action_lines(own), None)
@@ -150,13 +154,13 @@ def _read_action(text: str, own: str, line: re.Match, lead: re.Match) -> Turn:
     tool = _bare(parts.get("tool", ""))
     if not tool:
         return _turn(text, end, Malformed("Action names no tool"))
-    as_told = {"label": "Action:", "input": "Action Input:", "tool": tool}
+    expected = {"label": "Action:", "input": "Action Input:", "tool": tool}
     further = _first_action(text, end) is not None
     return _turn(
         text,
         end,
         Action(tool, arguments),
-        markdown=any(parts.get(name, told) != told for name, told in as_told.items()),
+        markdown=any(parts.get(name, part) != part for name, part in expected.items()),
         no_input_label="input" not in parts,
         code_fence=fenced,
         python_literal=is_literal,
@@ -166,31 +170,31 @@ def _read_action(text: str, own: str, line: re.Match, lead: re.Match) -> Turn:
 
 
 def _turn(text: str, end: int, step: Step, **repairs: bool) -> Turn:
-    made = tuple(name for name in REPAIRS if repairs.get(name))
-    return Turn(text[:end].rstrip(), step, text[end:].strip(), made)
+    names = tuple(name for name in REPAIRS if repairs.get(name))
+    return Turn(text[:end].rstrip(), step, text[end:].strip(), names)
 
 
-def _first_action(text: str, start: int = 0) -> _Written | None:
-    """The first action from `start` on: a label to the letter, or any that an input follows.
+def _first_action(text: str, start: int = 0) -> _ActionMatch | None:
+    """Find the first action from `start` on: an exact label, or any label with an input.
 
-    Other lines of a thought may well begin with `- action:`.
+    A line of a thought may begin with `- action:` and is no action.
     """
-    for written in _action_lines(text, start):
-        if written.lead or written.line["label"].strip() == "Action:":
-            return written
+    for match in _action_lines(text, start):
+        if match.lead or match.line["label"].strip() == "Action:":
+            return match
     return None
 
 
-def _action_lines(text: str, start: int = 0) -> Iterator[_Written]:
+def _action_lines(text: str, start: int = 0) -> Iterator[_ActionMatch]:
     for line in _ACTION.finditer(text, start):
         lead = _INPUT.match(text, line.end()) or _CALL.match(text, line.start("tool"))
-        yield _Written(line, lead)
+        yield _ActionMatch(line, lead)
 
 
 def _end_of_bracket(text: str, end_of_object: int) -> int:
     closed = _BRACKET_END.match(text, end_of_object)
     if not closed:
-        raise ValueError("a call that does not end, or has more than one argument")
+        raise ValueError("a call without an end, or with more than one argument")
     return closed.end()
 
 
@@ -199,45 +203,45 @@ def _in_open_fence(text: str, position: int) -> bool:
 
 
 def _bare(name: str) -> str:
-    """A tool's name without quotes, Markdown, a full stop or `()` around it."""
+    """Strip quotes, Markdown, a full stop and `()` from a tool's name."""
     around = "`'\"* \t"
     return name.lstrip(around).rstrip(around + ".").removesuffix("()").rstrip(around + ".")
 
 
-def invents(cut: str) -> bool:
-    """Whether what was cut off a turn holds an observation that the agent made up.
+def has_hallucinated_observation(cut: str) -> bool:
+    """Return whether the text cut off a turn contains a hallucinated observation.
 
     A bare `Observation:`, where a stop string ended the text, is none.
     """
-    return bool(_MADE_UP.search(cut))
+    return bool(_HALLUCINATED.search(cut))
 
 
 def split_thinking(text: str) -> tuple[str, str]:
-    """Tell what a model says from the private reasoning that it wrote as `<think>` blocks.
+    """Separate a model's answer from its private reasoning in `<think>` blocks.
 
     Args:
-        text: what the model wrote. The chat template may have opened the first block, so that only
-            its `</think>` is there; a block that nothing closes goes on to the end.
+        text: the model's text. The chat template may have opened the first block, so that only its
+            `</think>` is there; a block that is never closed extends to the end.
 
     Returns:
-        What is said, and the reasoning: its blocks, with a blank line between them.
+        The answer, and the reasoning: its blocks, separated by blank lines.
     """
-    thinking, tag, rest = text.rpartition("</think>")  # no block ends after the last one
+    thinking, tag, rest = text.rpartition("</think>")  # no block ends after the last tag
     blocks = _THINKING.findall(thinking + tag)
-    said = _THINKING.sub("", thinking + tag) + (rest.lstrip() if tag else rest)
-    opened_by_template, tag, rest = said.rpartition("</think>")
-    said, _, never_closed = (rest.lstrip() if tag else rest).partition("<think>")
+    answer = _THINKING.sub("", thinking + tag) + (rest.lstrip() if tag else rest)
+    opened_by_template, tag, rest = answer.rpartition("</think>")
+    answer, _, never_closed = (rest.lstrip() if tag else rest).partition("<think>")
     reasoning = (block.strip() for block in (opened_by_template, *blocks, never_closed))
-    return said, "\n\n".join(block for block in reasoning if block)
+    return answer, "\n\n".join(block for block in reasoning if block)
 
 
 def without_thinking(text: str) -> str:
-    """What is said of a text: the first half of `split_thinking`."""
+    """Return a model's text without its private reasoning; see `split_thinking`."""
     return split_thinking(text)[0]
 
 
-def write(thought: str, step: Action | FinalAnswer) -> str:
-    """The turn that `parse` reads as this step."""
+def render_turn(thought: str, step: Action | FinalAnswer) -> str:
+    """Render a step as the turn that `parse` reads as this step."""
     if isinstance(step, FinalAnswer):
         return f"Thought: {thought}\nFinal Answer: {step.text}"
     arguments = json.dumps(step.arguments, ensure_ascii=False)
@@ -245,23 +249,24 @@ def write(thought: str, step: Action | FinalAnswer) -> str:
 
 
 def prompts(suite: Suite, cases: Iterable[Case], template: str) -> dict[str, list[Message]]:
-    """What the agent is told before its first turn, by case id.
+    """Render the agent's prompts, by case id.
 
     Args:
-        suite: holds the cases' toolkits.
-        cases: those to write prompts for.
-        template: as `templates.Template` takes it. Its blocks `system` and `user` are the messages
-            and get what `templates.case_variables` shows; an empty one is no message.
+        suite: contains the cases' toolkits.
+        cases: the cases.
+        template: a name or path for `agentsafe.prompts.template.Template`. Its blocks `system` and
+            `user` are the messages and get the variables of
+            `agentsafe.prompts.template.case_variables`; an empty block is no message.
 
     Raises:
-        UserError: there is no such template, or it cannot be filled in.
+        UserError: the template does not exist or cannot be rendered.
     """
-    read = Template(template, "rollouts.prompt")
-    return {case.case_id: read.opening(**case_variables(suite, case)) for case in cases}
+    parsed = Template(template, "rollouts.prompt")
+    return {case.case_id: parsed.opening(**case_variables(suite, case)) for case in cases}
 
 
 def conversation(messages: Iterable[Mapping[str, str]]) -> list[Message]:
-    """A rollout's messages in the roles that every chat template knows."""
+    """Convert a rollout's messages to roles of chat templates: observations become user turns."""
     return [
         Message(role="assistant", content=message["content"])
         if message["role"] == "assistant"
@@ -271,6 +276,6 @@ def conversation(messages: Iterable[Mapping[str, str]]) -> list[Message]:
 
 
 def actions(messages: Sequence[Mapping[str, str]]) -> list[Action]:
-    """The tool calls of a rollout in order: those of its turns that are actions."""
+    """Return the tool calls of a rollout in order, by parsing its turns."""
     steps = [parse(m["content"]).step for m in messages if m["role"] == "assistant"]
     return [step for step in steps if isinstance(step, Action)]

@@ -17,7 +17,7 @@ from agentsafe._util.progress import Progress, say
 from agentsafe.errors import stop_if_down
 from agentsafe.inference.types import ChatModel
 from agentsafe.lineage import Lineage
-from agentsafe.rollouts.audit import audit
+from agentsafe.rollouts.audit import find_anomalies
 from agentsafe.rollouts.emulators import Emulator
 from agentsafe.rollouts.episode import Settings, episode
 from agentsafe.rollouts.react import prompts
@@ -174,4 +174,4 @@ def _tables(checkpoint: str, rows: Iterable[dict]) -> tuple[pl.DataFrame, pl.Dat
     everything = pl.concat(parts).with_columns(checkpoint=pl.lit(checkpoint))
     everything = everything.sort(*case_order(), "sample")
     rollouts = everything.select(schemas.ROLLOUTS.names())
-    return rollouts, audit(rollouts, everything.select(COUNTS.names()))
+    return rollouts, find_anomalies(rollouts, everything.select(COUNTS.names()))

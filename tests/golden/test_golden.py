@@ -12,7 +12,7 @@ from agentsafe.frontier.persistence import persistence
 from agentsafe.preferences import pairs
 from agentsafe.preferences.dataset import instruction_prompts, training_set
 from agentsafe.preferences.summary import summary
-from agentsafe.rollouts.audit import audit_summary
+from agentsafe.rollouts.audit import audit_rollouts
 from agentsafe.scores.cells import QUANTITIES, average
 from agentsafe.scores.points import score_runs
 from agentsafe.suites.cases import case_index, split
@@ -317,7 +317,7 @@ def test_audit_of_the_release(gpt5m, match):
     assert match.audits["out_of_memory"].sum() == 14
     stubs = match.audits.filter("out_of_memory")["checkpoint"]
     assert stubs.str.starts_with("phi-4+").all()
-    counts = audit_summary(match.audits.with_columns(set=pl.lit("match_eval_results")))
+    counts = audit_rollouts(match.audits.with_columns(set=pl.lit("match_eval_results")))
     share = counts.group_by("recipe").agg(pl.col("token_limit").sum() / pl.col("rollouts").sum())
     shares = dict(share.iter_rows())
     assert shares["source"] == pytest.approx(0.008, abs=0.01)

@@ -2,11 +2,11 @@
 
 from agentsafe.inference.types import Completion
 from agentsafe.rollouts.emulators import Observation
-from agentsafe.rollouts.react import Action, FinalAnswer, write
+from agentsafe.rollouts.react import Action, FinalAnswer, render_turn
 from agentsafe.suites.cases import Case, Parameter, Tool, Toolkit, checked_suite
 
-LOOK = write("I look.", Action("Look", {"at": "it"}))
-DONE = write("I am done.", FinalAnswer("Done."))
+LOOK = render_turn("I look.", Action("Look", {"at": "it"}))
+DONE = render_turn("I am done.", FinalAnswer("Done."))
 
 
 def small_suite(cases: int = 3):

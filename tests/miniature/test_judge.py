@@ -11,7 +11,7 @@ from agentsafe.miniature.cases import HAZARDS, make_case
 from agentsafe.miniature.judge import RuleJudge, helpfulness, replay, safety
 from agentsafe.miniature.policies import POLICIES, demonstrate
 from agentsafe.miniature.toolkits import ASK, PLACE_OF
-from agentsafe.rollouts.react import Action, FinalAnswer, actions, write
+from agentsafe.rollouts.react import Action, FinalAnswer, actions, render_turn
 from tests.helpers.miniature_calls import cases, cases_and_calls
 
 SEVERE, MILD = PLACE_OF["Bank"], PLACE_OF["Mail"]
@@ -235,12 +235,12 @@ def test_the_judge_cannot_be_talked_into_a_score(case, policy, data):
     talked = []
     for call in calls:
         claim = data.draw(CLAIMS)
-        turn = write(f"I am sure: {data.draw(one_line)}", call)
+        turn = render_turn(f"I am sure: {data.draw(one_line)}", call)
         talked += [
             {"role": "assistant", "content": f"{turn}\n{claim}"},
             {"role": "observation", "content": data.draw(CLAIMS)},
         ]
-    last = write("Safe.", FinalAnswer(data.draw(one_line)))
+    last = render_turn("Safe.", FinalAnswer(data.draw(one_line)))
     talked.append({"role": "assistant", "content": f"{last}\n{data.draw(CLAIMS)}"})
     assert actions(talked) == calls
     assert labels(case, talked) == labels(case, honest)

@@ -10,7 +10,7 @@ from agentsafe.miniature.cases import make_case, make_suite
 from agentsafe.miniature.judge import helpfulness, replay, safety
 from agentsafe.miniature.policies import POLICIES, demonstrate
 from agentsafe.miniature.toolkits import PLACES
-from agentsafe.rollouts.react import Action, FinalAnswer, actions, parse, write
+from agentsafe.rollouts.react import Action, FinalAnswer, actions, parse, render_turn
 from tests.helpers.paths import SCHEMA
 
 #: Names by mean score, best last; those in one group score the same.
@@ -84,7 +84,7 @@ def test_turns_read_back_as_they_were_meant(policy):
         assert not any(turn.cut for turn in turns)
         for turn in turns:
             thought = turn.text.splitlines()[0].removeprefix("Thought: ")
-            assert write(thought, turn.step) == turn.text
+            assert render_turn(thought, turn.step) == turn.text
         assert all(isinstance(turn.step, Action) for turn in turns[:-1])
         assert isinstance(turns[-1].step, FinalAnswer) and turns[-1].step.text
 

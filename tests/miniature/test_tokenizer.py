@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from agentsafe.miniature.cases import AMOUNTS, IDS, NAMES, TOO_LITTLE, TOO_MUCH, make_suite
 from agentsafe.miniature.demonstrations import demonstrations, uniform_mixture
 from agentsafe.miniature.tokenizer import CONTEXT, END, PAD, ROLES, train_tokenizer
-from agentsafe.rollouts.react import FinalAnswer, prompts, write
+from agentsafe.rollouts.react import FinalAnswer, prompts, render_turn
 
 SPECIAL = [PAD, END, *(f"<|{role}|>" for role in ROLES)]
 
@@ -165,4 +165,4 @@ def test_conversations_leave_room_in_the_context(tokenizer, chats):
         chats, return_dict=True, return_assistant_tokens_mask=True
     )
     assert max(map(len, encoded["input_ids"])) < CONTEXT / 2
-    assert len(tokenizer(write("t", FinalAnswer("Done.")))["input_ids"]) < 10
+    assert len(tokenizer(render_turn("t", FinalAnswer("Done.")))["input_ids"]) < 10

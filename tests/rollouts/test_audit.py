@@ -5,7 +5,7 @@ import pytest
 
 from agentsafe import schemas
 from agentsafe.errors import UserError
-from agentsafe.rollouts.audit import FLAGS, audit, audit_summary
+from agentsafe.rollouts.audit import FLAGS, audit_rollouts, find_anomalies
 from agentsafe.schemas import COUNTS
 
 
@@ -23,7 +23,7 @@ def test_the_flags_are_the_tables_yes_and_no_columns():
 
 
 def test_flags_are_counted_per_set_source_and_recipe():
-    table = audit_summary(
+    table = audit_rollouts(
         audits(
             {"checkpoint": "a", "thinking": True, "agent_chars": 30, "invented_chars": 10},
             {
@@ -64,17 +64,17 @@ def test_flags_are_counted_per_set_source_and_recipe():
 
 
 def test_rollouts_without_any_text_have_a_share_of_null_or_nothing_but_not_nan():
-    table = audit_summary(audits({"checkpoint": "a", "out_of_memory": True, "agent_chars": 0}))
+    table = audit_rollouts(audits({"checkpoint": "a", "out_of_memory": True, "agent_chars": 0}))
     assert not table["invented_chars_share"].is_nan().any()
 
 
 def test_no_rollout_is_an_empty_summary():
-    assert audit_summary(audits()).is_empty()
+    assert audit_rollouts(audits()).is_empty()
 
 
 def test_a_checkpoint_whose_name_is_no_lineage_is_refused():
     with pytest.raises(UserError, match="'A' is not a lineage"):
-        audit_summary(audits({"checkpoint": "A"}))
+        audit_rollouts(audits({"checkpoint": "A"}))
 
 
 def made(*rows: dict) -> list[dict]:
@@ -87,7 +87,7 @@ def made(*rows: dict) -> list[dict]:
         [plain | {"case_id": f"official_{i}"} | row for i, row in enumerate(rows)],
         schema={**schemas.ROLLOUTS, **COUNTS},
     )
-    found = audit(table.select(list(schemas.ROLLOUTS)), table.select(list(COUNTS)))
+    found = find_anomalies(table.select(list(schemas.ROLLOUTS)), table.select(list(COUNTS)))
     assert found.schema == schemas.AUDITS
     return found.to_dicts()
 

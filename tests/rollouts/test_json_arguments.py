@@ -46,6 +46,14 @@ def as_lists(value):
     return json.loads(json.dumps(value))
 
 
+def is_json(text):
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
 @given(OBJECTS, st.text(), st.text())
 def test_json_is_read_as_it_is_and_to_its_end(made, before, after):
     written = json.dumps(made)
@@ -54,11 +62,14 @@ def test_json_is_read_as_it_is_and_to_its_end(made, before, after):
 
 
 @given(OBJECTS, st.text(), st.text())
+@example({"'": 1}, "", "")
+@example({}, "", "")
 def test_what_python_prints_is_read_to_its_end(made, before, after):
-    found, end, is_literal = read_object(f"{before}{made!r}{after}", len(before))
+    printed = repr(made)
+    found, end, is_literal = read_object(before + printed + after, len(before))
     assert found == as_lists(made)
-    assert end == len(before) + len(repr(made))
-    assert is_literal == bool(made)
+    assert end == len(before) + len(printed)
+    assert is_literal == (not is_json(printed))  # {"'": 1} is both
 
 
 @settings(deadline=None, max_examples=500)

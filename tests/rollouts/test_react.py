@@ -19,11 +19,11 @@ from agentsafe.rollouts.react import (
     Turn,
     actions,
     conversation,
-    invents,
+    has_hallucinated_observation,
     parse,
     prompts,
+    render_turn,
     split_thinking,
-    write,
 )
 from tests.helpers.scripted import small_suite
 from tests.helpers.turns import LOOK, REAL, mutated
@@ -81,7 +81,7 @@ def test_nothing_is_kept_after_a_turns_end(text):
     again = parse(turn.text)
     assert (again.text, again.step, again.cut) == (turn.text, turn.step, "")
     assert set(again.repairs) == set(turn.repairs) - {"several_actions", "text_after"}
-    assert not invents(turn.text)
+    assert not has_hallucinated_observation(turn.text)
     joined = "".join((turn.text + turn.cut).split())
     assert joined == "".join(storable(text).split())  # and nothing is lost or made up
 
@@ -104,13 +104,13 @@ def test_a_turn_ends_at_its_first_action(text):
 
 @given(LINE, TOOL, ARGUMENTS)
 def test_an_action_reads_back(thought, tool, arguments):
-    text = write(thought, Action(tool, arguments))
+    text = render_turn(thought, Action(tool, arguments))
     assert parse(text) == Turn(text.rstrip(), Action(tool, arguments))
 
 
 @given(LINE, LINE)
 def test_a_final_answer_reads_back(thought, answer):
-    turn = parse(write(thought, FinalAnswer(answer)))
+    turn = parse(render_turn(thought, FinalAnswer(answer)))
     assert (turn.step, turn.repairs) == (FinalAnswer(answer), ())
 
 
@@ -318,7 +318,7 @@ def test_long_texts_of_one_piece_take_linear_time(before, piece):
     ],
 )
 def test_an_invented_observation_has_something_in_it(cut, expected):
-    assert invents(cut) == expected
+    assert has_hallucinated_observation(cut) == expected
 
 
 @pytest.mark.parametrize(

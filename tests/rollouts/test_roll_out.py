@@ -23,7 +23,13 @@ from agentsafe.lineage import Lineage
 from agentsafe.preferences.pairs import clean_rollouts
 from agentsafe.rollouts.emulators.llm import LLMEmulator
 from agentsafe.rollouts.episode import Settings, invented_chars
-from agentsafe.rollouts.react import STOP, Action, actions, invents, write
+from agentsafe.rollouts.react import (
+    STOP,
+    Action,
+    actions,
+    has_hallucinated_observation,
+    render_turn,
+)
 from agentsafe.rollouts.roll_out import cases_of, no_rollouts, roll_out
 from tests.helpers.paths import ROOT
 from tests.helpers.scripted import DONE, LOOK, Echo, Scripted, small_suite
@@ -37,7 +43,7 @@ OBSERVATIONS = [
     "I cannot help with that.",
     "",
 ]
-RAISE = write("I break it.", Action("Look", {"at": "raise"}))
+RAISE = render_turn("I break it.", Action("Look", {"at": "raise"}))
 
 
 def play(agent, *, cases=1, journal=None, emulator=None, checkpoint="bold", **settings):
@@ -127,7 +133,7 @@ def test_a_malformed_turn_is_answered_with_its_reason():
 def test_one_that_could_not_act_is_told_from_one_that_chose_not_to():
     _, chose = only(Scripted(DONE))
     _, could_not = only(Scripted("hm", DONE))
-    _, unknown = only(Scripted(write("?", Action("Lokk", {"at": "it"})), DONE))
+    _, unknown = only(Scripted(render_turn("?", Action("Lokk", {"at": "it"})), DONE))
     flags = [(a["no_tool_executed"], a["idle_malformed"]) for a in (chose, could_not, unknown)]
     assert flags == [(True, False), (True, True), (False, True)]
     assert unknown["malformed_turns"] == 1
@@ -173,8 +179,8 @@ def test_thinking_is_cut_before_anything_is_read():
 
 
 def test_text_that_no_table_can_hold_is_mended():
-    odd = write("\ud800 lone", Action("Look", {"at": "\udfff", "deep": [{"\ud801": "\x00"}]}))
-    row, _ = only(Scripted(odd, write("x", Action("Look", {"at": "\ud83d"})), DONE))
+    odd = render_turn("\ud800 lone", Action("Look", {"at": "\udfff", "deep": [{"\ud801": "\x00"}]}))
+    row, _ = only(Scripted(odd, render_turn("x", Action("Look", {"at": "\ud83d"})), DONE))
     assert "\ufffd" in row["messages"][0]["content"]
     assert row["steps"] == 2
 
@@ -390,7 +396,7 @@ def test_ten_thousand_fuzzed_outputs_lose_no_episode_and_keep_nothing_made_up():
     assert ends >= {"final_answer", "malformed", "token_limit"} and "error" not in ends
     said = rollouts.explode("messages").unnest("messages")
     turns = said.filter(pl.col("role") == "assistant")["content"]
-    assert not any(invents(text) for text in turns)
+    assert not any(has_hallucinated_observation(text) for text in turns)
     for text in said.filter(pl.col("role") == "observation")["content"].unique():
         assert isinstance(json.loads(text), dict)
     counts = audits.select(pl.col("cut_chars", "invented_chars", "emulator_failures").sum()).row(0)

@@ -3,7 +3,7 @@
 import polars as pl
 
 from agentsafe import schemas
-from agentsafe.rollouts.audit import audit_summary
+from agentsafe.rollouts.audit import audit_rollouts
 from agentsafe.runs.script import job
 
 with job(snakemake.log[0]):
@@ -11,5 +11,5 @@ with job(snakemake.log[0]):
         schemas.read_table(path, schemas.AUDITS).with_columns(set=pl.lit(name))
         for name, path in zip(snakemake.params.sets, snakemake.input, strict=True)
     ]
-    summary = audit_summary(pl.concat(audits))
-    schemas.write_table(summary, snakemake.output[0], schemas.AUDIT_SUMMARY)
+    counts = audit_rollouts(pl.concat(audits))
+    schemas.write_table(counts, snakemake.output[0], schemas.AUDIT_SUMMARY)

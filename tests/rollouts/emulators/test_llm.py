@@ -13,7 +13,7 @@ from agentsafe.inference.types import Completion
 from agentsafe.rollouts.emulators.llm import FAILED, EmulatorSettings, LLMEmulator, read_observation
 from agentsafe.rollouts.emulators.tool_spec import INVALID
 from agentsafe.rollouts.episode import Settings
-from agentsafe.rollouts.react import Action, FinalAnswer, write
+from agentsafe.rollouts.react import Action, FinalAnswer, render_turn
 from agentsafe.rollouts.roll_out import roll_out
 from agentsafe.suites.cases import Case, Field, Parameter, Tool, Toolkit, checked_suite
 from tests.helpers.scripted import Scripted
@@ -359,8 +359,8 @@ def test_a_template_of_ones_own_needs_its_blocks_but_no_system_prompt(tmp_path):
 
 
 def test_an_episode_counts_what_the_emulator_spent_and_could_not():
-    look = write("I look.", CALL)
-    agent = Scripted(look, look, write("Done.", FinalAnswer("Done.")))
+    look = render_turn("I look.", CALL)
+    agent = Scripted(look, look, render_turn("Done.", FinalAnswer("Done.")))
     for turn, tokens, failures in ((USABLE, 20, 0), ("no", 60, 2)):
         emulator = LLMEmulator(SUITE, Scripted(turn))
         work = roll_out("bold", SUITE, CASES[:1], agent, emulator, Settings(samples=1))
