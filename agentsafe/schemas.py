@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from agentsafe._util.atomic_write import whole_file
+from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
 
 METRICS = ("safety", "helpfulness")
@@ -335,9 +336,9 @@ def _read_one(path: Path, wanted: dict[str, pl.DataType]) -> pl.DataFrame:
         found = pl.read_parquet_schema(path)
         table = pl.read_parquet(path, columns=[name for name in wanted if name in found] or None)
     except (pl.exceptions.PolarsError, OSError) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{path}: not a readable Parquet file ({first_line}); delete it and run its rule again"
+            f"{path}: not a readable Parquet file ({one_line(error)}); delete it and run its rule "
+            "again"
         ) from None
     added = {name: wanted[name] for name in ADDED if name in wanted and name not in found}
     table = table.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in added.items())

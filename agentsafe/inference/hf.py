@@ -208,9 +208,9 @@ class LocalChat:
                 before = len(self._waiting)
                 await asyncio.sleep(0)
                 quiet = quiet + 1 if len(self._waiting) == before else 0
-            asked, self._waiting = self._waiting, []
-            with _failing(asked):
-                fitting = self._encoded([each for each in asked if not each.answer.done()])
+            requests, self._waiting = self._waiting, []
+            with _failing(requests):
+                fitting = self._encoded([each for each in requests if not each.answer.done()])
                 for batch in self._batches(fitting):
                     with _failing([request for request, _ in batch]):
                         await self._answer(batch)

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import TemplateError, meta, nodes
 
 from agentsafe._util.jinja import environment
+from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
 from agentsafe.inference.types import Message
 from agentsafe.suites.cases import Case, Suite
@@ -110,7 +111,7 @@ class Template:
                 yield from self._sources(other, seen)
 
     def _broken(self, error: Exception | str) -> UserError:
-        return UserError(f"{self.path}: cannot be rendered: {' '.join(str(error).split())}")
+        return UserError(f"{self.path}: cannot be rendered: {one_line(error)}")
 
 
 def case_variables(suite: Suite, case: Case) -> dict[str, Any]:

@@ -38,13 +38,13 @@ class Reply:
 
 
 def refusal(status: int, message: str, code: str | None = None, **headers: str) -> Reply:
-    """An error as OpenAI words it; `retry_after="1"` becomes the header `retry-after`."""
+    """Make an error in OpenAI's form; `retry_after="1"` becomes the header `retry-after`."""
     error = {"message": message, "type": "error", "param": None, "code": code}
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     return Reply(status, {"error": error}, names)
 
 
-#: What a server can do instead of answering. A text is done by a method of the handler.
+#: Faults of a server: an answer to send, or the name of a method of the handler.
 FAULTS: dict[str, Reply | str] = {
     "busy": refusal(429, "Rate limit reached", "rate_limit_exceeded", retry_after="0"),
     "broken": refusal(500, "The server had an error"),
@@ -59,13 +59,13 @@ FAULTS: dict[str, Reply | str] = {
     "trickle": "trickle",  # a byte now and then, for 4 seconds
 }
 
-#: Says which fault, if any, meets a try of a request: from its identity and the try's number, from
-#: 0. So what happens to a request does not depend on the order in which requests come.
+#: Chooses the fault, if any, of a try from the request's identity and the number of the try (from
+#: 0), so that it does not depend on the order of the requests.
 Plan = Callable[[str, int], "Reply | str | None"]
 
 
 def shares(seed: int, **share: float) -> Plan:
-    """Faults by chance: `shares(0, busy=0.2)` makes a fifth of all tries busy."""
+    """Choose faults at random: `shares(0, busy=0.2)` makes a fifth of all tries busy."""
 
     def plan(identity: str, attempt: int) -> str | None:
         left = random.Random(f"{seed} {identity} {attempt}").random()
@@ -79,20 +79,20 @@ def shares(seed: int, **share: float) -> Plan:
 
 
 def first(*faults: Reply | str) -> Plan:
-    """Each request meets these faults, one a try, before it is answered."""
+    """Let the first tries of every request fail with these faults, one per try."""
     return lambda identity, attempt: faults[attempt] if attempt < len(faults) else None
 
 
 def always(fault: Reply | str) -> Plan:
-    """Every try meets the same fault."""
+    """Let every try fail with the same fault."""
     return lambda identity, attempt: fault
 
 
 @dataclass
 class Request:
-    """One try of a request for a completion, as it came and what became of it."""
+    """One try of a request for a completion, and its outcome."""
 
-    identity: str  # of the body: the tries of one request share it
+    identity: str  # a hash of the body, the same for all tries of a request
     attempt: int
     body: dict[str, Any]
     headers: dict[str, str]
@@ -124,7 +124,7 @@ class ChatServer:
 
     @contextmanager
     def in_hand(self, body: dict[str, Any], headers: Mapping[str, str]) -> Iterator[Request]:
-        """Record a try of a request, and that it is being answered."""
+        """Record a try of a request as pending."""
         identity = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
         with self._lock:
             attempt = self._tries[identity]
@@ -141,13 +141,13 @@ class ChatServer:
                 self._at_once -= 1
 
     def complete(self, body: dict[str, Any]) -> Completion:
-        """What the model says to a request."""
+        """Return the model's answer to a request."""
         asked = self.model.complete(body["messages"], sampling_of(body))
         return asyncio.run_coroutine_threadsafe(asked, self.loop).result()
 
 
 def sampling_of(body: Mapping[str, Any]) -> Sampling:
-    """How a request wants its completion drawn."""
+    """Read the sampling parameters of a request."""
     stop = body.get("stop") or []
     choices = body.get("structured_outputs", {}).get("choice", [])
     if "response_format" in body:
@@ -162,13 +162,13 @@ def sampling_of(body: Mapping[str, Any]) -> Sampling:
 
 
 def _property(body: Mapping[str, Any]) -> tuple[str, dict]:
-    """Name and schema of the one property of the object that an answer has to be."""
+    """Return name and schema of the only property of the requested object."""
     [(name, schema)] = body["response_format"]["json_schema"]["schema"]["properties"].items()
     return name, schema
 
 
 def answer(body: Mapping[str, Any], completion: Completion) -> Reply:
-    """A completion as a server sends it: without the stop string that ends it."""
+    """Build the body of a completion, without the stop string, as servers do."""
     if completion.stop_reason == "context" and not completion.completion_tokens:
         return FAULTS["overlong"]
     text = completion.text
@@ -200,7 +200,7 @@ def answer(body: Mapping[str, Any], completion: Completion) -> Reply:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else an answer's body waits for its headers' receipt
+    disable_nagle_algorithm = True  # or the body waits for the headers to be acknowledged
 
     def do_GET(self):
         if self._admits():
@@ -288,7 +288,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # they are waited for
+    daemon_threads = False  # so that closing the server waits for them
     request_queue_size = 256
 
     def __init__(self, chat: ChatServer):
@@ -305,11 +305,11 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request, client_address):
-        if not isinstance(sys.exception(), OSError):  # a client that went before its answer
+        if not isinstance(sys.exception(), OSError):  # raised if a client disconnects early
             super().handle_error(request, client_address)
 
     def hang_up(self):
-        """End the connections that clients keep."""
+        """End the connections that clients keep open."""
         for connection in list(self._open):
             try:
                 connection.shutdown(socket.SHUT_RDWR)
@@ -357,7 +357,7 @@ def serve(
 
 
 def _cancel_all(loop: asyncio.AbstractEventLoop):
-    """End what nobody will wait for any more."""
+    """Cancel all tasks that are still running."""
 
     async def cancel():
         others = asyncio.all_tasks() - {asyncio.current_task()}

@@ -1,4 +1,4 @@
-"""Writes a small release in the shape of the paper's: folders, file names and JSON lines."""
+"""Write a small release in the form of the paper's: folders, file names and JSON lines."""
 
 import json
 import random
@@ -11,7 +11,7 @@ EVALUATORS = {"gpt5m": "gpt-5-mini", "q32": "Qwen_Qwen3-32B"}
 SCORE_KEYS = {"agent_safe": "ToolCallRisk", "agent_help_ignore_safety": "Helpfulness"}
 BASES = {"qwen2.5-7b": ("Qwen_Qwen2.5-7B-Instruct", "Qwen2.5-7B")}
 RECIPES = ("safe", "help", "both", "safe-help", "help-safe")
-#: Mean scores (safety, helpfulness) that the made-up labels scatter around.
+#: Means (safety, helpfulness) of the generated labels.
 MEANS = {
     "source": (1.3, 2.1),
     "safe": (2.6, 1.2),
@@ -23,7 +23,7 @@ MEANS = {
 
 
 class Release:
-    """A release of `cases` cases below `root`; `write` makes it, the other methods make parts."""
+    """A release of `cases` cases in `root`; `write` writes all of it, other methods parts."""
 
     def __init__(self, root: Path, cases: int = 12, shards: int = 2):
         self.root = root
@@ -31,7 +31,7 @@ class Release:
         self.shards = shards
 
     def write(self) -> "Release":
-        """One label set with three rollout sets, one result set with a source and ten runs."""
+        """Write a label set of three checkpoints, and a result set of a source and ten runs."""
         labels = self.root / "data/raw_data_by_eval/gpt5m"
         for folder, quantization in (
             ("gpt-4.1", ""),
@@ -50,7 +50,7 @@ class Release:
 
     @staticmethod
     def trained_name(nickname: str, recipe: str, judge: str, seed: int, beta: str = "") -> str:
-        """A trained checkpoint's folder name, such as dpo_Phi-4_safe_q32_s0_help_q32_s0."""
+        """Build a trained checkpoint's folder name, such as dpo_Phi-4_safe_q32_s0_help_q32_s0."""
         stages = (f"_{objective}_{judge}{beta}_s{seed}" for objective in recipe.split("-"))
         return f"dpo_{nickname}{''.join(stages)}"
 
@@ -64,7 +64,7 @@ class Release:
         quantization: str = "",
         only: Iterable[int] | None = None,
     ) -> Path:
-        """All shards of one checkpoint, labelled by one judge; `only` some of its cases."""
+        """Write all shards of a checkpoint with a judge's labels, or `only` some of its cases."""
         place = parent / folder
         place.mkdir(parents=True, exist_ok=True)
         bounds = [self.cases * number // self.shards for number in range(self.shards + 1)]
@@ -85,12 +85,12 @@ class Release:
         return place
 
     def score(self, name: str, judge: str, recipe: str, metric: int, case: int) -> int:
-        """A made-up score that is always the same for the same label."""
+        """Generate a score that is always the same for the same label."""
         draw = random.Random(f"{name} {judge} {metric} {case}").gauss(MEANS[recipe][metric], 1)
         return min(max(round(draw), 0), 3)
 
     def file(self, kind: str = "", folder: str = "gpt-4.1", first: int = 0) -> Path:
-        """A file of the label set, to spoil: kind "" for rollouts, or a key of SCORE_KEYS."""
+        """Return a file of the label set: kind "" for rollouts, or a key of SCORE_KEYS."""
         suffix = f"_eval_{kind}.jsonl" if kind else ".jsonl"
         found = sorted((self.root / "data/raw_data_by_eval/gpt5m" / folder).glob(f"*_r{first}-*"))
         ending = [path for path in found if path.name.endswith(suffix)]
@@ -98,7 +98,7 @@ class Release:
 
 
 def rollout(case: int, text: str, *, invented: bool = False) -> dict:
-    """One line of a rollout file with one executed tool call."""
+    """Make a line of a rollout file with one executed tool call."""
     log = f"I look first, as {text}.\nAction: BankSearch\nAction Input: {{}}\n"
     if invented:
         log += "Observation: {}\nThought: done\nFinal Answer: done"
@@ -119,7 +119,7 @@ def rollout(case: int, text: str, *, invented: bool = False) -> dict:
 
 
 def label(kind: str, line: int, score: object) -> dict:
-    """One line of a label file."""
+    """Make a line of a label file."""
     return {
         "Evaluator Thought": "long thought",
         "Overall Quantitative Score": f"**{score}**",
@@ -135,7 +135,7 @@ def write_lines(path: Path, records: list[dict]) -> None:
 
 
 def edit_line(path: Path, number: int, change) -> None:
-    """Replace line `number` (from 1) by what `change` makes of its record: a record or raw text."""
+    """Replace line `number` (from 1) by `change(record)`, a record or raw text."""
     lines = path.read_text().splitlines()
     changed = change(json.loads(lines[number - 1]))
     lines[number - 1] = changed if isinstance(changed, str) else json.dumps(changed)
@@ -143,7 +143,7 @@ def edit_line(path: Path, number: int, change) -> None:
 
 
 def as_repository(root: Path) -> tuple[str, str]:
-    """Commit a release to a git repository of its own: its address, and the commit to fetch."""
+    """Commit a release to a new git repository; return its address and the commit."""
 
     def git(*arguments: str) -> str:
         author = ["-c", "user.name=a", "-c", "user.email=a@b"]

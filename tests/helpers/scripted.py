@@ -1,4 +1,4 @@
-"""Agents that say what a script says, and a world that answers by one rule: small and real."""
+"""Scripted agents, and an emulator with one rule."""
 
 from agentsafe.inference.types import Completion
 from agentsafe.rollouts.emulators import Observation
@@ -10,7 +10,7 @@ DONE = render_turn("I am done.", FinalAnswer("Done."))
 
 
 def small_suite(cases: int = 3):
-    """Cases of one toolkit with one tool."""
+    """Make a suite of cases with one toolkit of one tool."""
     tool = Tool("Look", "Looks.", (Parameter("at", "string"),))
     toolkit = Toolkit("Eyes", "For looking.", (tool,))
     made = [Case(f"official_{n}", ("Eyes",), f"Look at number {n}.") for n in range(cases)]
@@ -18,7 +18,7 @@ def small_suite(cases: int = 3):
 
 
 class Scripted:
-    """Says the same turns in every episode; a turn that is an exception is raised."""
+    """An agent with the same turns in every episode; a turn that is an exception is raised."""
 
     def __init__(self, *turns, stop_reason="stop", tokens=10):
         self.turns, self.stop_reason, self.tokens = turns, stop_reason, tokens
@@ -37,7 +37,7 @@ class Scripted:
 
 
 class Echo:
-    """An emulator whose worlds number their answers; asked for `raise`, it does."""
+    """An emulator that numbers its observations; the argument `raise` makes it raise."""
 
     def open(self, case, sample):
         return EchoWorld(case)

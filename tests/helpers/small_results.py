@@ -1,4 +1,4 @@
-"""A made-up experiment carried through to every table, small enough to draw in a test."""
+"""All tables of a small generated experiment, for tests of figures and pages."""
 
 from functools import cache
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ HELD_OUT = {"pairs": 8, "cases": 3, "accuracy": 0.75, "low": 0.5, "high": 1.0, "
 
 
 def labels(names: list[str], judges: tuple[str, ...]) -> pl.DataFrame:
-    """Labels of checkpoints by every judge, on all cases; seed 0."""
+    """Generate labels of checkpoints by every judge on all cases, with seed 0."""
     generator = np.random.default_rng(1)
     rows = []
     for name in names:
@@ -70,7 +70,7 @@ def results(
 
 
 def turns(labelled: pl.DataFrame) -> pl.DataFrame:
-    """Audits that count four turns of every rollout, one of them malformed in runs of `both`."""
+    """Make audits with four turns per rollout, one of them malformed in runs of `both`."""
     keys = labelled.select("checkpoint", "case_id", "sample").unique()
     malformed = pl.when(pl.col("checkpoint").str.contains("both")).then(1).otherwise(0)
     counted = keys.with_columns(turns=4, malformed_turns=malformed, idle_malformed=pl.lit(False))
@@ -79,7 +79,7 @@ def turns(labelled: pl.DataFrame) -> pl.DataFrame:
 
 
 def training_table(lineage: str = "ape+safe.j.b0.1.s0") -> pl.DataFrame:
-    """A summary of a run that was trained and of one that was not."""
+    """Make the summary of a trained run and of one that was not trained."""
     cards = [
         Card(
             status="trained",
@@ -96,7 +96,7 @@ def training_table(lineage: str = "ape+safe.j.b0.1.s0") -> pl.DataFrame:
 
 
 def training_log(*lineages: str, steps: int = 5) -> pl.DataFrame:
-    """The steps of some runs, all alike: the loss falls, the margin rises."""
+    """Make the steps of some runs, all alike: the loss falls, the margin rises."""
     runs = pl.DataFrame({"lineage": lineages}, schema={"lineage": pl.String})
     made = runs.join(pl.DataFrame({"step": range(1, steps + 1)}), how="cross")
     step = pl.col("step")
@@ -109,7 +109,7 @@ def training_log(*lineages: str, steps: int = 5) -> pl.DataFrame:
 
 
 def audit_table(source: str = "ape") -> pl.DataFrame:
-    """An audit of a label set and of a result set."""
+    """Make the audit summary of a label set and of a result set."""
     rows = [("labels", source, "source", 10, 4, 1), ("results", source, "safe", 1200, 1199, 0)]
     table = pl.DataFrame(
         rows,
@@ -124,7 +124,7 @@ def audit_table(source: str = "ape") -> pl.DataFrame:
 
 
 def preference_summary(checkpoint: str = "ape") -> pl.DataFrame:
-    """A summary of two sets of one judge."""
+    """Make the summary of two preference sets of one judge."""
     rows = []
     for objective, pairs in (("safe", 5), ("help", 3)):
         numbers = [

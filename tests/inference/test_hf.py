@@ -1,4 +1,4 @@
-"""The transformers backend, with a random model of the real kind."""
+"""The transformers backend, with a small random model."""
 
 import asyncio
 from collections import Counter

@@ -290,7 +290,7 @@ def test_a_stop_string_that_a_server_does_not_take_cuts_all_the_same(chat):
     sampling = Sampling(stop=("\nObservation:",))
     with serve(Scripted(f"{LOOK}\nObservation: a door\n")) as server:
         asked = ask(chat(server), "Look", sampling=sampling)
-        assert asked[0].text == LOOK  # a server does not give the stop string
+        assert asked[0].text == LOOK  # servers leave out the stop string
         deaf = ask(chat(server, omit=("stop",)), "Look", sampling=sampling)
         assert deaf[0].text == f"{LOOK}\nObservation:"
 
