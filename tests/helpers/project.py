@@ -1,9 +1,13 @@
 """A copy of the workflow in a folder of its own, with a config of its own."""
 
-import hashlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import yaml
@@ -13,6 +17,7 @@ from tests.helpers.release import Release
 
 #: Holds when and where something was made, so that it differs from run to run.
 VOLATILE = ("benchmarks/",)
+HALF_WRITTEN = shutil.ignore_patterns("*.pyc.*")
 
 
 class Project:
@@ -22,8 +27,10 @@ class Project:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("Snakefile", "workflow", "config", "agentsafe", "profiles"):
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            copy(ROOT / name, folder / name)
+            if (ROOT / name).is_dir():  # other processes may be writing byte code there
+                shutil.copytree(ROOT / name, folder / name, ignore=HALF_WRITTEN)
+            else:
+                shutil.copy(ROOT / name, folder / name)
         self.config = {"run": "small", "scores": {"resamples": 200}}
         if release:
             published = {"root": str(release.root), "cases": release.cases}
@@ -45,6 +52,21 @@ class Project:
         return subprocess.run(
             self.command(*arguments), cwd=self.folder, capture_output=True, text=True, check=False
         )
+
+    def kill(self, reached: Callable[[], object], *arguments: str) -> None:
+        """Run until `reached()`, then kill the run and all its jobs at once."""
+        run = subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while not reached():
+            assert run.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.01)
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
 
     def planned(self) -> set[str]:
         """The rules that a dry run would run."""
@@ -71,12 +93,12 @@ class Project:
         return project
 
     def results(self) -> dict[str, str]:
-        """The digest of every result that must be the same each time."""
+        """The digest of every result that must be the same each time; a PDF names its moment."""
         root = self.folder / "results/small"
         files = (path for path in sorted(root.rglob("*")) if path.is_file())
         found = {str(path.relative_to(root)): path for path in files}
         return {
-            name: hashlib.sha256(path.read_bytes()).hexdigest()
+            name: "a PDF" if path.suffix == ".pdf" else sha256(path.read_bytes()).hexdigest()
             for name, path in found.items()
             if not name.startswith(VOLATILE)
         }

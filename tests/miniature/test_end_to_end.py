@@ -1,11 +1,7 @@
 """The whole experiment for real, smaller: checkpoints in, verdict out, and what a kill leaves."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import polars as pl
@@ -131,67 +127,35 @@ def test_a_second_run_does_nothing(finished):
     assert finished.jobs() == {}
 
 
-def test_the_same_config_gives_the_same_tables(finished, tmp_path):
+def test_killed_twice_the_same_config_gives_the_same_tables(finished, tmp_path):
+    """A training resumes after its newest checkpoint, and rollouts keep the episodes that ended."""
     again = finished.copy(tmp_path / "again")
+    results, before = again.folder / "results/small", timeless(finished)
+    weights = results / f"checkpoints/{HELP}/model.safetensors"
+    trained = weights.read_bytes()
     for name in ("points.parquet", "rollouts", "labels", "audits", "training"):
-        path = again.folder / "results/small" / name
+        path = results / name
         path.unlink() if path.is_file() else shutil.rmtree(path)
+    scratch = results / f"trainer/{HELP}"
+    saved = lambda: any(scratch.glob("checkpoint-*/trainer_state.json"))  # noqa: E731
+    again.kill(saved, f"results/small/training/{HELP}.json")
+    assert not weights.parent.exists()
+    rollouts = f"results/small/rollouts/{SAFE}/0.parquet"
+    journal = results / f"journals/rollouts/{SAFE}/0.jsonl"
+    again.kill(
+        lambda: journal.is_file() and journal.stat().st_size > 0, f"results/small/{rollouts}"
+    )
+    assert not (results / rollouts).exists()
     done = again.run()
     assert done.returncode == 0, done.stderr[-4000:]
-    before, after = timeless(finished), timeless(again)
+    logs = again.folder / "logs/small"
+    assert "resumes after step" in (logs / f"train/{HELP}.log").read_text()
+    assert "taken over" in (logs / f"roll_out/{SAFE}/0.log").read_text()
+    assert not scratch.exists() and not journal.exists()
+    assert weights.read_bytes() == trained
+    after = timeless(again)
     assert before.keys() == after.keys()
     assert [name for name in before if not before[name].equals(after[name])] == []
-
-
-def killed(project: Project, target: str, reached) -> None:
-    """Make `target` until `reached()`, then kill everything at once."""
-    run = subprocess.Popen(
-        project.command(target),
-        cwd=project.folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 180
-    while not reached():
-        assert run.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
-
-
-def test_a_killed_training_goes_on_where_it_stood(finished, tmp_path):
-    project = finished.copy(tmp_path / "project")
-    results = project.folder / "results/small"
-    before = (results / f"checkpoints/{HELP}/model.safetensors").read_bytes()
-    (results / f"training/{HELP}.json").unlink()
-    target = f"results/small/training/{HELP}.json"
-    scratch = results / f"trainer/{HELP}"
-    killed(project, target, lambda: any(scratch.glob("checkpoint-*/trainer_state.json")))
-    assert not (results / f"checkpoints/{HELP}").exists()
-    done = project.run(target)
-    assert done.returncode == 0, done.stderr[-4000:]
-    log = (project.folder / f"logs/small/train/{HELP}.log").read_text()
-    assert "resumes after step" in log
-    assert (results / f"checkpoints/{HELP}/model.safetensors").read_bytes() == before
-    assert not scratch.exists()
-
-
-def test_killed_rollouts_keep_the_episodes_that_ended(finished, tmp_path):
-    project = finished.copy(tmp_path / "project")
-    results = project.folder / "results/small"
-    before = timeless(project)[f"rollouts/{SAFE}/0.parquet"]
-    (results / f"rollouts/{SAFE}/0.parquet").unlink()
-    target = f"results/small/rollouts/{SAFE}/0.parquet"
-    journal = results / f"journals/rollouts/{SAFE}/0.jsonl"
-    killed(project, target, lambda: journal.is_file() and journal.stat().st_size > 0)
-    assert not (results / f"rollouts/{SAFE}/0.parquet").exists()
-    done = project.run(target)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "taken over" in (project.folder / f"logs/small/roll_out/{SAFE}/0.log").read_text()
-    assert timeless(project)[f"rollouts/{SAFE}/0.parquet"].equals(before)
-    assert not journal.exists()
 
 
 def test_a_run_that_cannot_train_says_so_and_the_others_go_on(finished, tmp_path):

@@ -3,9 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import polars as pl
@@ -135,19 +132,10 @@ def test_a_changed_file_of_the_release_is_read_again(finished):
     assert "build_preferences" not in planned
 
 
-@pytest.mark.parametrize("seconds", [3.0, 5.0, 8.0])
-def test_killed_at_any_moment_a_rerun_ends_equal(finished, project, seconds):
+def test_killed_in_the_middle_of_any_job_a_rerun_ends_equal(finished, project):
     project.change(**finished.config)
-    process = subprocess.Popen(
-        project.command(),
-        cwd=project.folder,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    time.sleep(seconds)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    for rule in ("import_published", "score_runs", "plot_frontier"):
+        project.kill(lambda log=f"logs/small/{rule}*": any(project.folder.glob(log)))
     done = project.run()
     assert done.returncode == 0, done.stderr
     assert project.results() == finished.results()
@@ -164,9 +152,7 @@ def test_killed_at_any_moment_a_rerun_ends_equal(finished, project, seconds):
 )
 def test_bad_config_is_one_line_at_parse_time(project, changes, message):
     project.change(**changes)
-    started = time.perf_counter()
     done = project.run("--dry-run")
-    assert time.perf_counter() - started < 20
     assert done.returncode == 1
     assert message in done.stderr
     said = ("Using workflow specific profile", "Config file")
@@ -200,7 +186,7 @@ def test_one_single_run_has_no_line_but_a_reason(project, release):
             shutil.rmtree(folder)
     for folder in results.glob("dpo_*help*"):
         shutil.rmtree(folder)
-    done = project.run()
+    done = project.run("results/small/frontier.json")
     assert done.returncode == 0, done.stderr
     document = json.loads((project.folder / "results/small/frontier.json").read_text())
     ols = document["judges"]["all"]["ols"]
@@ -225,7 +211,7 @@ def test_all_deltas_equal_is_a_marked_null(project, release):
         kind = path.stem.partition("_eval_")[2]
         for number in range(1, len(path.read_text().splitlines()) + 1):
             edit_line(path, number, lambda old, kind=kind: label(kind, old["eval_id"], 2))
-    done = project.run()
+    done = project.run("results/small/frontier.json")
     assert done.returncode == 0, done.stderr
     document = json.loads((project.folder / "results/small/frontier.json").read_text())
     ols = document["judges"]["all"]["ols"]
