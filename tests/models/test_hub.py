@@ -280,7 +280,6 @@ def taken(folder, models, **environment):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert made.returncode == 0, made.stderr
     lines = made.stdout.splitlines()

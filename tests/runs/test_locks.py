@@ -6,17 +6,20 @@ import sys
 from agentsafe.runs.locks import clear_stale_locks, holder
 
 HOLD = """
-import sys, time
+import sys
 from agentsafe.runs.locks import clear_stale_locks
 lock = clear_stale_locks(sys.argv[1])
 print("held", flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
 
 
 def test_locks_of_a_living_run_stay_and_of_a_killed_one_go(tmp_path):
     other = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert other.stdout.readline() == "held\n"
@@ -27,8 +30,7 @@ def test_locks_of_a_living_run_stay_and_of_a_killed_one_go(tmp_path):
         assert left.exists()
     finally:
         other.kill()
-        other.wait()
-        other.stdout.close()
+        other.communicate()
     with clear_stale_locks(tmp_path):
         assert not left.exists()
 
@@ -36,13 +38,15 @@ def test_locks_of_a_living_run_stay_and_of_a_killed_one_go(tmp_path):
 def test_who_runs_is_told_as_long_as_they_do(tmp_path):
     assert holder(tmp_path / "never") is None
     other = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert other.stdout.readline() == "held\n"
         assert holder(tmp_path).startswith(f"process {other.pid} on ")
     finally:
         other.kill()
-        other.wait()
-        other.stdout.close()
+        other.communicate()
     assert holder(tmp_path) is None

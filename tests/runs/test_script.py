@@ -76,7 +76,6 @@ def stopped(code, *arguments):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
     )
 
 
