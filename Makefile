@@ -60,8 +60,8 @@ dag: $(INSTALLED) ## draw the rules of CONFIG as SVG, and where each checkpoint 
 	@$(JOBS) --dry-run --forceall $(ARGS) | $(IN_ENVIRONMENT)/python -m agentsafe.runs.dag
 
 accept: $(INSTALLED) ## after an upgrade, keep results as they are: only where nothing but code changed
-	@$(JOBS) --dry-run $(ARGS) | $(IN_ENVIRONMENT)/python -m agentsafe.runs.plan --only-code
-	@$(SNAKEMAKE) --touch --cores 1 --quiet all $(ARGS)
+	@drawn=$$($(JOBS) --dry-run $(ARGS) | $(IN_ENVIRONMENT)/python -m agentsafe.runs.plan --accept); \
+		$(SNAKEMAKE) --touch --cores 1 --quiet all $(ARGS) $${drawn:+--omit-from $$drawn}
 
 preflight: $(INSTALLED) ## ask every model of CONFIG, measure prompts, estimate tokens; then go or not
 	@$(SNAKEMAKE) preflight --cores all --quiet all $(ARGS)

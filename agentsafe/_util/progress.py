@@ -1,10 +1,20 @@
-"""One line on the terminal that says how far a long step is; nothing where nobody is watching."""
+"""Report how far a long step is: a bar on the terminal, and lines of JSON that `make status` reads.
+
+A job sets the environment variable `VARIABLE` to its progress file, so that the processes that it
+starts report there too. A line is appended with a single write, so that several processes never mix
+theirs; a kill leaves half a line at most, which readers skip.
+"""
 
 import logging
+import os
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
@@ -14,22 +24,87 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+VARIABLE = "AGENTSAFE_PROGRESS"
+_EVERY = 5.0  # seconds between two lines of a step
+_TAIL = 20_000  # bytes of a file that are read
+
+
+class Report(msgspec.Struct, omit_defaults=True):
+    """One line of a progress file.
+
+    Attributes:
+        time: seconds since the epoch.
+        step: name of the step, such as `rollouts`.
+        done, total: pieces of work, those of earlier jobs included.
+        rate: pieces of work per minute in this job.
+        tokens: read and written in this job.
+        error, error_kind: the newest error, and one of `errors.ERROR_KINDS`.
+        ended: the error ended the job.
+    """
+
+    time: float
+    step: str = ""
+    done: int = 0
+    total: int | None = None
+    rate: float | None = None
+    tokens: int = 0
+    error: str | None = None
+    error_kind: str | None = None
+    ended: bool = False
+
+
+def progress_file(log_file: str | Path) -> Path:
+    """Return the progress file of a job: beside its log."""
+    return Path(log_file).with_suffix(".jsonl")
+
+
+def append(path: str | Path, report: Report) -> None:
+    """Append a line with one write. A disk that is full must not end a job for this."""
+    with suppress(OSError):
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(file, msgspec.json.encode(report) + b"\n")
+        finally:
+            os.close(file)
+
+
+def newest(path: str | Path) -> Report | None:
+    """Read the last line of a progress file, with the newest error; None where there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(file.seek(0, 2) - _TAIL, 0))
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    last = None
+    for line in lines:
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            report = msgspec.json.decode(line, type=Report)
+            if last is not None and report.error is None:
+                report.error, report.error_kind = last.error, last.error_kind
+            if last is not None and report.ended:  # keep how far the job came
+                report = msgspec.structs.replace(
+                    last, error=report.error, error_kind=report.error_kind, ended=True
+                )
+            last = report
+    return last
+
 
 def say(line: str) -> None:
-    """Write one line to the log and to whoever watches: what a long step came to."""
+    """Write one line to the log and to the terminal: the outcome of a long step."""
     log.info("%s", line)
     print(line, file=sys.stderr)
 
 
 class Progress:
-    """A line with a name, a bar, a count, the time that is left, and the newest numbers.
+    """A step's bar on the terminal, and its lines in the progress file of the job.
 
-    Several jobs at once write to one terminal, so that a line stands alone only where it is alone;
-    it is redrawn twice a second and erased at the end.
+    Several jobs share one terminal: the bar is redrawn twice a second and erased at the end. Only
+    the first of a job's processes reports.
     """
 
     def __init__(self, name: str, total: int | None = None):
-        """Show `name` and a bar of `total` steps, as far as known, once the block is entered."""
+        """Start to report once the block is entered; `total` is the number of pieces, if known."""
         self._progress = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -42,6 +117,11 @@ class Progress:
             disable=not sys.stderr.isatty(),
         )
         self._task = self._progress.add_task(name, total=total, numbers="")
+        self._file = os.environ.get(VARIABLE) if os.environ.get("RANK", "0") == "0" else None
+        self._report = Report(0.0, name, total=total)
+        self._started = time.monotonic()
+        self._new = 0  # pieces of this job
+        self._next = 0.0  # when the next line is due
 
     def __enter__(self) -> "Progress":
         """Start to draw."""
@@ -54,17 +134,51 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Erase the line."""
+        """Erase the bar, and write the last line."""
         self._progress.stop()
+        self._write()
 
     def expect(self, total: int, done: int = 0) -> None:
-        """Say how many steps there are, and how many are behind already."""
+        """Set the number of pieces, and how many of them an earlier job did."""
         self._progress.update(self._task, total=total, completed=done)
+        self._report.total, self._report.done = total, done
 
-    def advance(self, steps: int = 1, **numbers: float) -> None:
-        """Go on by `steps`; `numbers` are shown after the bar by their names."""
+    def advance(
+        self,
+        steps: int = 1,
+        *,
+        resumed: bool = False,
+        tokens: int = 0,
+        error: tuple[str | None, str | None] = (None, None),
+        **numbers: float,
+    ) -> None:
+        """Count `steps` more pieces.
+
+        Args:
+            steps: pieces of work.
+            resumed: an earlier job did them: they say nothing about this job's rate.
+            tokens: that they took.
+            error: kind and text of an error that did not end the job.
+            numbers: shown after the bar by their names.
+        """
         shown = " ".join(f"{name} {value:.3g}" for name, value in numbers.items())
         self._progress.update(self._task, advance=steps, numbers=shown)
+        self._report.done += steps
+        if not resumed:
+            self._new += steps
+            self._report.tokens += tokens
+        if error[0] is not None:
+            self._report.error_kind, self._report.error = error
+        if time.monotonic() >= self._next:
+            self._write()
+
+    def _write(self) -> None:
+        self._next = time.monotonic() + _EVERY
+        if self._file is None:
+            return
+        seconds = max(time.monotonic() - self._started, 1e-3)
+        self._report.time, self._report.rate = time.time(), 60 * self._new / seconds
+        append(self._file, self._report)
 
 
 def trainer_callback(progress: Progress, *names: str) -> "TrainerCallback":

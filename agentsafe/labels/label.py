@@ -68,7 +68,8 @@ async def label(
         shown = rollout["messages"], rollout["stop_reason"] == "error"
         key = key_of(shaped_by[rollout["case_id"], metric], shown, replicate)
         row = journal.get(key)
-        if row is None or row["status"] == "error":
+        resumed = row is not None and row["status"] != "error"
+        if not resumed:
             made = await _label(judge, cases[rollout["case_id"]], rollout, metric, replicate)
             row = asdict(made)
             journal.add(key, row)
@@ -78,7 +79,8 @@ async def label(
         if row.get("error_kind") == "server":
             lost.append(row["rationale"])
             stop_if_down(len(lost), total, lost[-1])
-        progress.advance()
+        error = row.get("error_kind"), row["rationale"]
+        progress.advance(resumed=resumed, tokens=row["tokens"], error=error)
 
     every = (
         (rollout, metric, replicate)

@@ -157,7 +157,12 @@ async def roll_out(
             made = await episode(case.case_id, sample, prompt, names, agent, world, settings)
             row = asdict(made)
             journal.add(key, row)
-        progress.advance(**tally.add(row, taken_over))
+        progress.advance(
+            resumed=taken_over,
+            tokens=row["agent_tokens"] + row["emulator_tokens"],
+            error=(row.get("error_kind"), row["error"]),
+            **tally.add(row, taken_over),
+        )
 
     with Progress(checkpoint, tally.total) as progress:
         await at_once(settings.batch, (one(*each) for each in every))

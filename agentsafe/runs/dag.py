@@ -1,4 +1,4 @@
-"""Both pictures of a run: `make dag`. The rules as SVG, and where each checkpoint came from.
+"""Draw a run: `make dag`. Its rules as SVG, and the lineage of each checkpoint as a page.
 
 Reads all jobs of a run from standard input (see `agentsafe.runs.jobs`), and writes into its folder.
 """

@@ -1,50 +1,85 @@
-"""The jobs of a run, as Snakemake lists them, and how each one stands.
+"""The jobs of a run, as Snakemake lists them, and the state of each.
 
-`snakemake --dry-run --logger jobs` says which jobs there are, with `--forceall` all of them. How
-they stand is read off their files alone, so that it can be asked while a run goes on: outputs,
-logs, and the marks that Snakemake keeps for what was begun and is not finished. (Snakemake keeps
-those marks in files unless told `--persistence-backend db`; then nothing looks as if it ran.)
-Whether a result is up to date is for `agentsafe.runs.plan` to say.
+`snakemake --dry-run --logger jobs` lists the jobs, with `--forceall` all of them. Their state
+follows from their files alone, so that it can be read while a run goes on: outputs, logs, progress
+files, and the marks that Snakemake keeps for jobs that began and are not finished. (Snakemake keeps
+those marks in files unless it gets `--persistence-backend db`; then no job seems to run.)
+Not covered: whether a result is up to date; see `agentsafe.runs.plan`.
 """
 
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import msgspec
 
+from agentsafe._util import progress
+from agentsafe._util.progress import Report
 from agentsafe.errors import UserError
 
-STAGES = {
-    "suite": ("make_suite", "fetch_suite", "take_suite", "fetch_published"),
-    "checkpoints": ("pretrain", "specialise", "fetch_model"),
-    "rollouts": ("roll_out", "import_published", "collect_findings", "audit_rollouts"),
-    "labels": ("label_rollouts", "measure_agreement"),
-    "preferences": ("build_preferences",),
-    "training": ("reference", "train"),
-    "scores": ("score_runs", "fit_frontier"),
-    "report": (),  # figures, tables, the page, and what else there is
-}
+#: The stages, named as the files of their rules, in the order of the experiment.
+STAGES = (
+    *("published", "suites", "models", "rollouts", "labels", "preferences", "training"),
+    *("scores", "frontier", "report"),
+)
 STATES = DONE, RUNNING, WAITING, STOPPED, FAILED, MISSING = (
     *("done", "running", "waiting", "stopped", "failed", "missing"),
 )
-_SERVICE = "serve_model"  # leaves nothing by which it could be told to be done
+_SERVICE = "serve_model"  # its file goes when it ends
 _NAME_LENGTH = 254  # of a part of a mark's path, see Snakemake's FilePersistence
-_ERROR, _FROM_OUTSIDE = " ERROR ", "stopped from outside"
-_LOG_END = 20_000  # bytes of a log that are looked through
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """What Snakemake recorded when a job's outputs were made.
+
+    Attributes:
+        params: `repr` of each, without names.
+        added, removed: inputs that it has now and had not then, and the other way round.
+    """
+
+    params: list[str] = []
+    added: list[str] = []
+    removed: list[str] = []
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Why Snakemake would run a job.
+
+    Attributes:
+        missing: outputs that are not there.
+        unknown: outputs of which nothing is recorded.
+        incomplete: outputs that a job began and did not finish.
+        updated: inputs that are newer than the outputs.
+        after: inputs that another job of the run makes again.
+        environment: the software environment's definition changed.
+        forced: the command says so.
+    """
+
+    missing: list[str] = []
+    unknown: list[str] = []
+    incomplete: list[str] = []
+    updated: list[str] = []
+    after: list[str] = []
+    environment: bool = False
+    forced: bool = False
 
 
 class Job(msgspec.Struct, frozen=True):
     """One job, as the logger plugin `jobs` writes it.
 
     Attributes:
-        reason: why Snakemake would run it.
-        gpu: how many GPUs it asks for.
+        stage: the file of its rule, without folder and ending.
+        line: the rule's line in it.
+        gpu: the number of GPUs that it needs.
+        params: `repr` of each, by name.
+        recorded: None where nothing comparable is recorded.
     """
 
     rule: str
-    reason: str = ""
+    stage: str = ""
+    line: int = 0
+    reason: Reason = Reason()
     wildcards: dict[str, str] = {}
     input: list[str] = []
     output: list[str] = []
@@ -52,15 +87,17 @@ class Job(msgspec.Struct, frozen=True):
     benchmark: str | None = None
     threads: int = 1
     gpu: int = 0
+    params: dict[str, str] = {}
+    recorded: Recorded | None = None
 
-    @property
-    def stage(self) -> str:
-        """The stage of the experiment that it belongs to, one of `STAGES`."""
-        return next((stage for stage, rules in STAGES.items() if self.rule in rules), "report")
+
+def place(stage: str) -> int:
+    """Return the place of a stage in the experiment; an unknown one comes last."""
+    return STAGES.index(stage) if stage in STAGES else len(STAGES)
 
 
 def read(lines: Iterable[str | bytes]) -> list[Job]:
-    """The jobs of a listing, without the rule that only names targets and without services.
+    """Read a listing, without the rule that only names targets and without services.
 
     Raises:
         UserError: a line is no job.
@@ -77,45 +114,48 @@ def read(lines: Iterable[str | bytes]) -> list[Job]:
 
 
 def run_folder(jobs: Iterable[Job]) -> Path:
-    """The folder of the run that these jobs make, below `results`."""
+    """Return the folder of the run that these jobs make, below `results`."""
     paths = (Path(path) for job in jobs for path in job.output)
     return next(Path(*path.parts[:2]) for path in paths if path.parts[0] == "results")
 
 
-def error_of(log: str | Path) -> str | None:
-    """The last error that a job's log tells of; None where it tells of none."""
-    try:
-        with open(log, "rb") as file:
-            file.seek(max(file.seek(0, 2) - _LOG_END, 0))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return None
-    told = [line.partition(_ERROR)[2] for line in lines if _ERROR in line]
-    return told[-1] if told else None
+def reported(job: Job) -> Report | None:
+    """Return the newest line of a job's progress file; None where there is none."""
+    return progress.newest(progress.progress_file(job.log[0])) if job.log else None
 
 
 def states(jobs: Iterable[Job], alive: bool, folder: str | Path = ".snakemake") -> list[str]:
-    """How each job stands, one of `STATES`.
+    """Return the state of each job, one of `STATES`.
 
-    `waiting` is handed to a scheduler, but has not begun to write its log; `stopped` was begun and
-    ended from outside: the next run goes on with it; `missing` was not begun, or has to be made
-    again after something before it.
+    `waiting`: handed to a scheduler, but its log is not begun; `stopped`: ended from outside, the
+    next run resumes it; `missing`: not begun, or to be made again after a job before it.
 
     Args:
-        jobs: of one run, each after those that make its inputs, or not.
-        alive: whether a run goes on; else what was begun is no longer running.
+        jobs: of one run, in any order.
+        alive: a run goes on; otherwise no job that began is still running.
         folder: Snakemake's own.
     """
     jobs = list(jobs)
     stands = [_state(job, alive, folder) for job in jobs]
-    makers = {path: index for index, job in enumerate(jobs) for path in job.output}
-    before = {
-        i: {makers[path] for path in job.input if path in makers} for i, job in enumerate(jobs)
-    }
-    for index in TopologicalSorter(before).static_order():
-        if stands[index] == DONE and any(stands[each] != DONE for each in before[index]):
+    made_by = makers(jobs)
+    for index in in_order(jobs):
+        before = {made_by[path] for path in jobs[index].input if path in made_by}
+        if stands[index] == DONE and any(stands[each] != DONE for each in before):
             stands[index] = MISSING
     return stands
+
+
+def makers(jobs: Sequence[Job]) -> dict[str, int]:
+    """Map each output to the index of the job that makes it."""
+    return {path: index for index, job in enumerate(jobs) for path in job.output}
+
+
+def in_order(jobs: Sequence[Job]) -> Iterable[int]:
+    """Return the indices of the jobs, each after those that make its inputs."""
+    made_by = makers(jobs)
+    return TopologicalSorter(
+        {i: {made_by[path] for path in job.input if path in made_by} for i, job in enumerate(jobs)}
+    ).static_order()
 
 
 def _state(job: Job, alive: bool, folder: str | Path) -> str:
@@ -124,29 +164,29 @@ def _state(job: Job, alive: bool, folder: str | Path) -> str:
         return STOPPED if not alive else RUNNING if logged >= started else WAITING
     if all(map(_changed, job.output)):
         return DONE
-    errors = [error for error in map(error_of, job.log) if error]
-    if not errors:
+    report = reported(job)
+    if report is None or not report.ended:
         return MISSING
-    return STOPPED if _FROM_OUTSIDE in errors[-1] else FAILED
+    return STOPPED if report.error_kind == "stopped" else FAILED
 
 
 def began(job: Job, folder: str | Path = ".snakemake") -> float:
-    """When an unfinished job was begun, in seconds since the epoch; 0 where it was not."""
+    """Return when an unfinished job began, in seconds since the epoch; 0 where it did not."""
     return max(_changed(mark_of(path, folder)) for path in job.output)
 
 
 def mark_of(output: str, folder: str | Path = ".snakemake") -> Path:
-    """Where Snakemake keeps that an output was begun and is not finished."""
+    """Return the file by which Snakemake marks an output as begun and not finished."""
     name = urlsafe_b64encode(output.encode()).decode()
     *above, last = (name[i : i + _NAME_LENGTH] for i in range(0, len(name), _NAME_LENGTH))
     return Path(folder, "incomplete", *(f"@{part}" for part in above), last)
 
 
 def seconds(jobs: Iterable[Job]) -> list[float | None]:
-    """How long each job will take, by earlier `benchmark:` files of the same run.
+    """Estimate how long each job will take, by earlier `benchmark:` files of the same run.
 
     Returns:
-        What it took the last time, else the mean of its rule's jobs, else None.
+        Seconds that it took the last time, else the mean of its rule's jobs, else None.
     """
     means: dict[str, float | None] = {}
     expected = []
@@ -169,7 +209,7 @@ def _mean_of_rule(job: Job) -> float | None:
 
 
 def _benchmark(path: Path) -> float | None:
-    """Seconds of wall time; None where the file is not there or is not whole."""
+    """Read seconds of wall time; None where the file is missing or incomplete."""
     try:
         head, *rows = path.read_text(encoding="utf-8").splitlines()
         return float(dict(zip(head.split("\t"), rows[-1].split("\t"), strict=True))["s"])
@@ -178,7 +218,7 @@ def _benchmark(path: Path) -> float | None:
 
 
 def _changed(path: str | Path) -> float:
-    """When a file was last written, in seconds since the epoch; 0 where there is none."""
+    """Return when a file was last written, in seconds since the epoch; 0 where there is none."""
     try:
         return Path(path).stat().st_mtime
     except OSError:

@@ -1,4 +1,4 @@
-"""Where every checkpoint came from and how far it is, as one page that needs no network.
+"""Draw the lineage and the state of every checkpoint, as one page that needs no network.
 
 A tree grows to the right from each source, a stage a step; the seeds of a stage stand side by side,
 a mark each, so that hundreds of lineages fit a screen or two.
@@ -20,21 +20,21 @@ BEGUN = "begun"  # some of its jobs are done, and none is at work
 #: The mark and the meaning of each state of a lineage, the most telling first.
 MARKS = {
     FAILED: ("✕", "a job of it failed"),
-    STOPPED: ("■", "a job was ended from outside; the next run goes on with it"),
+    STOPPED: ("■", "a job was ended from outside; the next run resumes it"),
     RUNNING: ("◐", "a job of it runs"),
     WAITING: ("◔", "a job of it waits for a place"),
     BEGUN: ("◒", "some of its jobs are done"),
     MISSING: ("○", "nothing done yet"),
-    DONE: ("●", "made, played and labelled"),
+    DONE: ("●", "made, rolled out and labelled"),
 }
 
 
 @dataclass
 class Checkpoint:
-    """One checkpoint, with its jobs: made, played, labelled.
+    """One checkpoint, with the jobs that make it, roll it out and label it.
 
     Attributes:
-        jobs: what each does, how it stands, and its log.
+        jobs: description, state and log of each.
     """
 
     lineage: Lineage
@@ -42,7 +42,7 @@ class Checkpoint:
 
     @property
     def state(self) -> str:
-        """How it stands, one of `MARKS`."""
+        """Its state, one of `MARKS`."""
         stands = {state for _, state, _ in self.jobs}
         if at_work := stands & {FAILED, STOPPED, RUNNING, WAITING}:
             return next(state for state in MARKS if state in at_work)
@@ -51,12 +51,12 @@ class Checkpoint:
 
 @dataclass
 class Node:
-    """A step of the tree: what a source, or one more stage after the same history, came to.
+    """A step of the tree: a source, or one more stage after the same history.
 
     Attributes:
         stage: None for a source.
         seeds: the checkpoints, by split seed.
-        children: the stages that go on from here.
+        children: the stages that follow.
     """
 
     stage: Stage | None
@@ -64,20 +64,20 @@ class Node:
     children: dict[Stage, "Node"] = field(default_factory=dict)
 
     def sorted_children(self) -> list["Node"]:
-        """The stages that go on from here, by judge, β and objective."""
+        """Return the stages that follow, by judge, β and objective."""
         key = lambda node: (node.stage.judge or "", -node.stage.beta, node.stage.objective)  # noqa: E731
         return sorted(self.children.values(), key=key)
 
 
 def checkpoints(jobs: Sequence[Job], stands: Iterable[str]) -> dict[str, Checkpoint]:
-    """The checkpoints that jobs make, by name: sources first, then as they follow each other."""
+    """Map the checkpoints that jobs make by name: sources first, then by number of stages."""
     found: dict[str, Checkpoint] = {}
-    told = list(zip(jobs, stands, strict=True))
-    for job, _ in told:
+    standing = list(zip(jobs, stands, strict=True))
+    for job, _ in standing:
         for path in map(Path, job.output):
             if path.parts[2:3] == ("checkpoints",):
                 found[path.name] = Checkpoint(Lineage.parse(path.name))
-    for job, state in told:
+    for job, state in standing:
         wildcards = dict(job.wildcards)
         name = next((wildcards.pop(key) for key in _NAMING if key in wildcards), "")
         if name in found:
@@ -88,7 +88,7 @@ def checkpoints(jobs: Sequence[Job], stands: Iterable[str]) -> dict[str, Checkpo
 
 
 def trees(found: Iterable[Checkpoint]) -> dict[str, Node]:
-    """A tree for each source, those with most to show first."""
+    """Build a tree for each source, those with trained checkpoints first."""
     roots: dict[str, Node] = {}
     for checkpoint in found:
         lineage = checkpoint.lineage
@@ -102,11 +102,11 @@ def trees(found: Iterable[Checkpoint]) -> dict[str, Node]:
 
 
 def page(run: str, found: dict[str, Checkpoint]) -> str:
-    """The whole page as HTML.
+    """Write the page as HTML.
 
     Args:
-        run: its name.
-        found: what `checkpoints` returns.
+        run: the run's name.
+        found: the result of `checkpoints`.
     """
     template = environment().get_template("runs/lineage_page.html.j2")
     told = {

@@ -1,7 +1,7 @@
-"""The rules of a run as a picture: a row for each stage, and how many jobs each rule has.
+"""Draw the rules of a run: a row for each stage, and the number of jobs of each rule.
 
-An arrow that others imply is left out; one that leads back is drawn at the side: what is trained
-is rolled out in its turn.
+An arrow that others imply is left out. One that leads back is drawn at the side: a trained
+checkpoint is rolled out as well.
 Not covered: single jobs, which are hundreds; for checkpoints see `agentsafe.runs.lineage_page`.
 """
 
@@ -10,16 +10,20 @@ from collections.abc import Iterable
 from html import escape
 from typing import NamedTuple
 
-from agentsafe.runs.jobs import DONE, STAGES, Job
+from agentsafe.runs.jobs import DONE, STAGES, Job, place
 
 #: One colour a stage, apart for colour-blind eyes too: Okabe and Ito's, lightened.
 COLOURS = dict(
     zip(
         STAGES,
-        ("#e8e8e8", "#fbdca0", "#bfe3f7", "#a6e0cc", "#f9f3a8", "#a9cbe8", "#f3c0a0", "#ebcadd"),
+        (
+            *("#d9d9d9", "#f2f2f2", "#fbdca0", "#bfe3f7", "#a6e0cc", "#f9f3a8", "#a9cbe8"),
+            *("#f3c0a0", "#d8c3e6", "#ebcadd"),
+        ),
         strict=True,
     )
 )
+_OTHER_COLOUR = "#ffffff"  # of a stage that the experiment does not have
 _WIDTH, _HEIGHT, _GAP, _ROW, _LEFT, _TOP, _SIDE = 136, 42, 24, 92, 144, 20, 12
 _STYLE = """
 text { font: 13px Helvetica, Arial, sans-serif; fill: #222 }
@@ -29,38 +33,41 @@ rect { stroke: #777 } path { fill: none; stroke: #888; stroke-width: 1.4 } .back
 
 
 class Graph(NamedTuple):
-    """Rules and what leads from one to another.
+    """Rules, and the arrows between them.
 
     Attributes:
-        counts: of each rule, how many jobs it has and how many of them are done.
-        edges: from rule to rule, those that others imply left out.
-        back: those that lead to what comes earlier in the experiment, or from a rule to itself.
+        counts: of each rule, the number of its jobs, and of those that are done.
+        stages: of each rule, its stage and its line in the stage's file.
+        edges: from rule to rule, without those that others imply.
+        back: those that lead to an earlier rule of the experiment, or from a rule to itself.
     """
 
     counts: dict[str, tuple[int, int]]
+    stages: dict[str, tuple[str, int]]
     edges: set[tuple[str, str]]
     back: set[tuple[str, str]]
 
 
 def graph(jobs: list[Job], stands: Iterable[str]) -> Graph:
-    """The graph of rules of these jobs, with how they stand (see `inventory.states`)."""
+    """Return the graph of the rules of these jobs, given their states (`inventory.states`)."""
     makers = {path: job.rule for job in jobs for path in job.output}
     all_jobs = Counter(job.rule for job in jobs)
     done = Counter(job.rule for job, state in zip(jobs, stands, strict=True) if state == DONE)
     edges = {(makers[path], job.rule) for job in jobs for path in job.input if path in makers}
-    back = {(a, b) for a, b in edges if _rank(a) >= _rank(b)}
-    return Graph({r: (n, done[r]) for r, n in all_jobs.items()}, _reduced(edges - back), back)
+    stages = {job.rule: (job.stage, job.line) for job in jobs}
+    back = {(a, b) for a, b in edges if _rank(stages, a) >= _rank(stages, b)}
+    counts = {rule: (count, done[rule]) for rule, count in all_jobs.items()}
+    return Graph(counts, stages, _reduced(edges - back), back)
 
 
-def _rank(rule: str) -> tuple[int, int]:
-    """Where a rule stands in the experiment: its stage, and its place within."""
-    stage = Job(rule).stage
-    rules = STAGES[stage]
-    return list(STAGES).index(stage), rules.index(rule) if rule in rules else 0
+def _rank(stages: dict[str, tuple[str, int]], rule: str) -> tuple[int, int]:
+    """Return the place of a rule in the experiment: its stage's, and its own in it."""
+    stage, line = stages[rule]
+    return place(stage), line
 
 
 def _reduced(edges: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    """The edges that no longer way replaces."""
+    """Return the edges that no longer path replaces."""
     after: dict[str, set[str]] = {}
     for a, b in edges:
         after.setdefault(a, set()).add(b)
@@ -77,7 +84,7 @@ def _reduced(edges: set[tuple[str, str]]) -> set[tuple[str, str]]:
 
 
 def svg(drawn: Graph) -> str:
-    """The picture as an SVG document."""
+    """Draw the graph as an SVG document."""
     rows = _rows(drawn)
     places = {
         rule: (_LEFT + column * (_WIDTH + _GAP), _TOP + row * _ROW)
@@ -101,30 +108,25 @@ def svg(drawn: Graph) -> str:
     for stage, rules in rows.items():
         y = places[rules[0]][1] + _HEIGHT / 2 + 5
         parts.append(f'<text class="stage" x="8" y="{y}">{escape(stage)}</text>')
-        parts += [_box(rule, *places[rule], COLOURS[stage], *drawn.counts[rule]) for rule in rules]
+        colour = COLOURS.get(stage, _OTHER_COLOUR)
+        parts += [_box(rule, *places[rule], colour, *drawn.counts[rule]) for rule in rules]
     return "\n".join([*parts, "</svg>\n"])
 
 
 def _rows(drawn: Graph) -> dict[str, list[str]]:
-    """The rules of each stage from left to right: as they follow each other, then as above."""
+    """Order the rules of each stage from left to right, as in the stage's file."""
     rows: dict[str, list[str]] = {}
-    column: dict[str, int] = {}
-    for rule in sorted(drawn.counts, key=_rank):
-        rows.setdefault(Job(rule).stage, []).append(rule)
-
-    def above(rule: str) -> float:
-        columns = [column[a] for a, b in drawn.edges if b == rule and a in column]
-        return sum(columns) / max(len(columns), 1)
-
-    for rules in rows.values():
-        rules.sort(key=lambda rule: (_rank(rule), above(rule), rule))
-        column |= {rule: number for number, rule in enumerate(rules)}
+    for rule in sorted(drawn.counts, key=lambda rule: (_rank(drawn.stages, rule), rule)):
+        rows.setdefault(drawn.stages[rule][0], []).append(rule)
     return rows
 
 
 def _edge(start: tuple[int, int], end: tuple[int, int]) -> str:
     (x, y), (to_x, to_y) = start, end
-    if y == to_y:
+    if y == to_y and to_x - x > _WIDTH + _GAP:  # below the boxes between
+        x, y, to_x, bend = x + _WIDTH / 2, y + _HEIGHT, to_x + _WIDTH / 2, y + _ROW - 4
+        line = f"M{x} {y}C{x} {bend} {to_x} {bend} {to_x} {y}"
+    elif y == to_y:
         x, y, to_y = x + _WIDTH, y + _HEIGHT / 2, to_y + _HEIGHT / 2
         line = f"M{x} {y}L{to_x} {to_y}"
     else:
@@ -136,7 +138,7 @@ def _edge(start: tuple[int, int], end: tuple[int, int]) -> str:
 
 
 def _back(start: tuple[int, int], end: tuple[int, int], number: int) -> str:
-    """An arrow out to the left of all boxes, and in again above the other end."""
+    """Draw an arrow out to the left of all boxes, and in again above the other end."""
     (x, y), (to_x, to_y) = start, end
     side, apart = _LEFT - _SIDE * number, 4 + 4 * number
     x, to_x, y = x + apart, to_x + apart, y + _HEIGHT

@@ -1,39 +1,40 @@
-"""What every script of the workflow does around its one call: a log, and errors for people."""
+"""Run a script's one call as a job: with a log, a progress file and errors for people."""
 
-import errno
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from agentsafe.errors import UserError, out_of_memory
+from agentsafe._util import progress
+from agentsafe._util.text import with_type
+from agentsafe.errors import error_kind
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_FULL = "No space left on device", "Disk quota exceeded"
 
 
 @contextmanager
 def job(
     log_file: str | Path, threads: int = 1, gpu: bool = False, online: bool = False
 ) -> Iterator[None]:
-    """Log to `log_file` while the block runs; end the process with one line where a user can mend.
+    """Log to `log_file` while the block runs; end the process with one line if a user can fix it.
 
     A `UserError`, a full disk and too little memory become one line, in the log and on standard
-    error, and exit status 1. Anything else is a defect of the project: it keeps its traceback, in
-    the log too.
+    error, and exit status 1. Any other error is a defect of the project: it keeps its traceback, in
+    the log too. Each of them is the last line of the job's progress file.
 
     Args:
-        log_file: written anew.
-        threads: how many a library that computes may start: with another number, sums are added in
-            another order and results differ in their last digits. It holds for what is imported
+        log_file: overwritten; the progress file is beside it.
+        threads: limit of the libraries that compute: with another number, sums are added in another
+            order and results differ in their last digits. It holds for libraries that are imported
             inside the block, as torch is.
-        gpu: whether it may use one. The miniature's models are too small for that: many jobs on
-            one card are slower, and its numbers are those of a CPU.
-        online: whether it may ask the hub; elsewhere every checkpoint is a folder.
+        gpu: permits GPUs. The miniature's models are too small for one: many jobs on one card are
+            slower, and its numbers are those of a CPU.
+        online: permits requests to the hub; otherwise every checkpoint is a folder.
     """
     set_environment(threads, gpu, online)
     before = signal.signal(signal.SIGTERM, _stop)
@@ -46,18 +47,23 @@ def job(
     )
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a log that cannot be written must not hide why
+    reports = progress.progress_file(log_file).absolute()
+    reports.unlink(missing_ok=True)
+    os.environ[progress.VARIABLE] = str(reports)
+    progress.append(reports, progress.Report(time.time()))
     try:
         yield
-    except UserError as error:
-        logging.error("%s", error)
-        sys.exit(f"error: {error}")
     except Exception as error:
-        if line := _machine_trouble(error):
-            logging.exception("%s", line)
-            sys.exit(f"error: {line}")
-        logging.exception("a defect of agentsafe, not of your data")
-        raise
+        kind = error_kind(error)
+        line = _line(error, kind)
+        _report_end(kind, line or with_type(error))
+        if line is None:
+            logging.exception("a defect of agentsafe, not of your data")
+            raise
+        logging.error("%s", line, exc_info=None if kind == "user" else error)
+        sys.exit(f"error: {line}")
     finally:
+        os.environ.pop(progress.VARIABLE, None)
         signal.signal(signal.SIGTERM, before)
 
 
@@ -72,21 +78,28 @@ def set_environment(threads: int, gpu: bool, online: bool) -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """End in order when a scheduler asks for it; journals and trainers keep what is done."""
-    logging.error("stopped from outside (SIGTERM); the same command goes on from here")
-    sys.exit("error: stopped from outside; run the same command again, it goes on from here")
+    """End in order when a scheduler requests it; journals and trainers keep finished work."""
+    logging.error("stopped from outside (SIGTERM); the same command resumes here")
+    _report_end("stopped", "stopped from outside (SIGTERM)")
+    sys.exit("error: stopped from outside; run the same command again to resume")
 
 
-def _machine_trouble(error: Exception) -> str | None:
-    """One line on a machine that is too small, whichever library noticed; None if it is not."""
-    text = str(error)
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or any(words in text for words in _FULL):
-        file = getattr(error, "filename", None) or f"below {os.getcwd()}"
-        return f"{file}: the disk is full; make room, then run the same command again"
-    if out_of_memory(error):
-        return (
-            "out of memory; run fewer jobs at once (--cores 1), or lower rollouts.batch or "
-            "training.batch_tokens, then run the same command again"
-        )
+def _report_end(kind: str, line: str) -> None:
+    report = progress.Report(time.time(), error=line, error_kind=kind, ended=True)
+    progress.append(os.environ[progress.VARIABLE], report)
+
+
+def _line(error: Exception, kind: str) -> str | None:
+    """Return one line on an error that a user can fix; None for a defect."""
+    match kind:
+        case "user":
+            return str(error)
+        case "disk_full":
+            file = getattr(error, "filename", None) or f"below {os.getcwd()}"
+            return f"{file}: the disk is full; make room, then run the same command again"
+        case "out_of_memory":
+            return (
+                "out of memory; run fewer jobs at once (--cores 1), or lower rollouts.batch or "
+                "training.batch_tokens, then run the same command again"
+            )
     return None

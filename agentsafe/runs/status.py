@@ -1,10 +1,10 @@
-"""How a run stands, as a screen of text: `make status`, also while it goes on.
+"""Print the state of a run, also while it is active: `make status`.
 
 Reads all jobs of a run from standard input (see `agentsafe.runs.jobs`), and their files: outputs,
-logs, journals. Writes nothing. Not covered: whether outputs are up to date (`agentsafe.runs.plan`).
+progress files, journals. Writes nothing. Not covered: whether outputs are up to date
+(`agentsafe.runs.plan`).
 """
 
-import re
 import sys
 import time
 from collections import Counter
@@ -21,13 +21,12 @@ from rich.table import Table
 from agentsafe._util.format import duration
 from agentsafe.errors import UserError
 from agentsafe.runs import jobs as inventory
-from agentsafe.runs.jobs import FAILED, RUNNING, STAGES, STATES, STOPPED, Job
+from agentsafe.runs.jobs import FAILED, RUNNING, STATES, STOPPED, Job, place
 from agentsafe.runs.locks import holder
 
 _ERRORS = 5  # that are shown, the newest first
 _SHOWN = 12  # running jobs that are named
-_TALLY = re.compile(r": (\d+) of (\d+) episodes in ([\d.]+) s,(?:.*; (\d+) taken over)?")
-_STEP = re.compile(r"checkpoint-(\d+)")
+_UNITS = {"roll_out": "episodes", "label_rollouts": "labels", "train": "steps"}
 
 
 class Played(NamedTuple):
@@ -46,15 +45,17 @@ class _Row(msgspec.Struct):
 
 
 def by_stage(jobs: Sequence[Job], stands: Sequence[str]) -> dict[str, Counter]:
-    """How many jobs of each stage stand how; stages that the run has, in order."""
-    counts: dict[str, Counter] = {stage: Counter() for stage in STAGES}
-    for job, state in zip(jobs, stands, strict=True):
-        counts[job.stage][state] += 1
-    return {stage: count for stage, count in counts.items() if count}
+    """Count the jobs of each stage by state, in the order of the experiment."""
+    counts: dict[str, Counter] = {}
+    for job, state in sorted(
+        zip(jobs, stands, strict=True), key=lambda each: (place(each[0].stage), each[0].stage)
+    ):
+        counts.setdefault(job.stage, Counter())[state] += 1
+    return counts
 
 
 def played(jobs: Iterable[Job]) -> Played:
-    """All rollouts so far: those in tables, and those that are only in a journal yet."""
+    """Count the rollouts so far: those in tables, and those that are only in a journal yet."""
     totals = Played()
     tables = []
     for path in _rollouts(jobs):
@@ -72,25 +73,26 @@ def played(jobs: Iterable[Job]) -> Played:
 
 
 def journal_of(table: Path) -> Path:
-    """Where the jobs that write a table of rollouts or labels keep what they have finished."""
+    """Return the journal in which the jobs of a table of rollouts keep what is finished."""
     run = Path(*table.parts[:2])
     return run / "journals" / table.relative_to(run).with_suffix(".jsonl")
 
 
 def pace(jobs: Iterable[Job]) -> float | None:
-    """Episodes per minute of these running jobs, by the last count in their logs."""
-    rates = [rate for job in jobs for rate in _rates(job)]
+    """Return the episodes per minute of these running jobs, by their progress files."""
+    reports = map(inventory.reported, jobs)
+    rates = [report.rate for report in reports if report and report.rate is not None]
     return sum(rates) if rates else None
 
 
 def remaining(
     jobs: Sequence[Job], stands: Sequence[str], now: float, folder: str | Path = ".snakemake"
 ) -> tuple[float, int] | None:
-    """Seconds until the end if as many jobs go on side by side as run now.
+    """Estimate the seconds until the end if as many jobs run side by side as now.
 
     Returns:
-        The seconds, of those jobs that an earlier one of their rule tells the length of, and how
-        many jobs are not in them; None where nothing runs.
+        The seconds, over jobs of rules that were timed, and the number of other jobs; None where
+        nothing runs.
     """
     running = stands.count(RUNNING)
     if not running:
@@ -108,39 +110,35 @@ def remaining(
 
 
 def errors(jobs: Iterable[Job], stands: Iterable[str]) -> list[tuple[float, str, Path]]:
-    """What ended jobs that failed: when, the last error of their log, and the log; newest first."""
+    """Return the newest errors, newest first: when, the error, and the job's log.
+
+    They are the errors that ended jobs, and those of running jobs that ended an episode or label.
+    """
     found = []
     for job, state in zip(jobs, stands, strict=True):
-        for log in map(Path, job.log) if state in (FAILED, STOPPED) else ():
-            if error := inventory.error_of(log):
-                found.append((log.stat().st_mtime, error, log))
+        report = inventory.reported(job) if state in (FAILED, STOPPED, RUNNING) else None
+        if report and report.error is not None:
+            found.append((report.time, report.error, Path(job.log[0])))
     return sorted(found, reverse=True)
 
 
 def progress(job: Job) -> str:
-    """How far a running job is, as far as its journal, its log or its trainer's folder says."""
-    for path in _rollouts([job]):
-        if counts := _tally(job):
-            return f"{counts[0]} of {counts[1]} episodes"
-        return f"{_in_journal(journal_of(path)).episodes} episodes"
-    if job.rule == "label_rollouts":
-        return f"{_in_journal(journal_of(Path(job.output[0]))).episodes} labels"
-    if job.rule == "train":
-        run = Path(*Path(job.output[0]).parts[:2])
-        kept = (run / "trainer" / job.wildcards["lineage"]).glob("checkpoint-*")
-        steps = [int(match[1]) for path in kept if (match := _STEP.fullmatch(path.name))]
-        return f"step {max(steps)} kept" if steps else ""
-    return ""
+    """Say how far a running job is, by its progress file."""
+    report = inventory.reported(job)
+    if report is None or not report.step:
+        return ""
+    total = "" if report.total is None else f" of {report.total:,}"
+    return f"{report.done:,}{total} {_UNITS.get(job.rule, 'done')}"
 
 
 def _rollouts(jobs: Iterable[Job]) -> Iterator[Path]:
-    """The tables of rollouts that these jobs write."""
+    """Return the tables of rollouts that these jobs write."""
     paths = (Path(path) for job in jobs for path in job.output)
     return (path for path in paths if path.parts[2:3] == ("rollouts",))
 
 
 def _in_journal(path: Path) -> Played:
-    """What a journal holds; a line that is half written does not count."""
+    """Count the episodes in a journal; half a line does not count."""
     decode = msgspec.json.Decoder(tuple[str, _Row]).decode
     rows: dict[str, _Row] = {}
     try:
@@ -155,22 +153,6 @@ def _in_journal(path: Path) -> Played:
         pass
     tokens = ((row.agent_tokens, row.emulator_tokens) for row in rows.values())
     return Played(len(rows), *map(sum, zip((0, 0), *tokens, strict=True)))
-
-
-def _tally(job: Job) -> tuple[int, int, float, int] | None:
-    """Episodes, of how many, in how many seconds, taken over: the last such line of a log."""
-    texts = [Path(log).read_text(errors="replace") for log in job.log if Path(log).is_file()]
-    matches = [match for text in texts for match in _TALLY.finditer(text)]
-    if not matches:
-        return None
-    episodes, total, seconds, taken_over = matches[-1].groups()
-    return int(episodes), int(total), float(seconds), int(taken_over or 0)
-
-
-def _rates(job: Job) -> Iterator[float]:
-    if counts := _tally(job):
-        episodes, _, seconds, taken_over = counts
-        yield 60 * (episodes - taken_over) / max(seconds, 0.1)
 
 
 def _table(counts: dict[str, Counter]) -> Table:
@@ -190,7 +172,7 @@ def _count(counts: Counter, name: str) -> str:
 
 
 def _lines(jobs: list[Job], stands: list[str], now: float) -> Iterator[str]:
-    """What there is to say below the table."""
+    """Yield the lines below the table."""
     running = [job for job, state in zip(jobs, stands, strict=True) if state == RUNNING]
     for job in running[:_SHOWN]:
         name = " ".join([job.rule, *job.wildcards.values()])
@@ -203,13 +185,13 @@ def _lines(jobs: list[Job], stands: list[str], now: float) -> Iterator[str]:
         rate = pace(job for job in running if job.rule == "roll_out")
         at = "" if rate is None else f"; {rate:,.0f} episodes a minute now"
         yield (
-            f"{so_far.episodes:,} episodes, {so_far.agent_tokens:,} tokens of agents, "
-            f"{so_far.emulator_tokens:,} of emulators{at}"
+            f"{so_far.episodes:,} episodes, {so_far.agent_tokens:,} agent tokens, "
+            f"{so_far.emulator_tokens:,} emulator tokens{at}"
         )
     if left := remaining(jobs, stands, now):
         seconds, unknown = left
-        but = f", and {unknown} jobs of kinds that never ran here" if unknown else ""
-        yield f"About {duration(seconds)} to go with {len(running)} at a time{but}."
+        but = f", and {unknown} jobs of rules that never ran here" if unknown else ""
+        yield f"About {duration(seconds)} left with {len(running)} at a time{but}."
     if ended := errors(jobs, stands):
         yield f"\nThe newest errors, of {len(ended)}:"
         for when, error, log in ended[:_ERRORS]:
@@ -217,7 +199,7 @@ def _lines(jobs: list[Job], stands: list[str], now: float) -> Iterator[str]:
 
 
 def main() -> None:
-    """Print how the run of the jobs on standard input stands.
+    """Print the state of the run of the jobs on standard input.
 
     Raises:
         UserError: no jobs can be read.
@@ -225,7 +207,7 @@ def main() -> None:
     jobs = inventory.read(sys.stdin)
     who = holder()
     stands = inventory.states(jobs, alive=who is not None)
-    print(f"A run goes on here: {who}." if who else "No run goes on here.")
+    print(f"A run is active here: {who}." if who else "No run is active here.")
     Console(width=None if sys.stdout.isatty() else 100).print(_table(by_stage(jobs, stands)))
     for line in _lines(jobs, stands, time.time()):
         print(line)

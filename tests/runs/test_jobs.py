@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from snakemake.persistence.file import FilePersistence
 
+from agentsafe._util.progress import Report, append
 from agentsafe.errors import UserError
 from agentsafe.runs import jobs as inventory
 from agentsafe.runs.jobs import Job
@@ -40,9 +41,9 @@ def job(rule: str, *names: str, after: tuple[str, ...] = ()) -> Job:
 
 def test_a_listing_is_read_without_what_leaves_nothing():
     lines = [
-        '{"rule": "train", "output": ["results/a/x"], "gpu": 1, "threads": 4, "wildcards": {}}',
+        '{"rule": "train", "stage": "training", "output": ["results/a/x"], "gpu": 1, "threads": 4}',
         "",
-        '{"rule": "all", "output": [], "reason": "…"}',
+        '{"rule": "all", "output": [], "reason": {"forced": true}}',
         '{"rule": "serve_model", "output": ["results/a/services/labels/x/y.json"]}',
     ]
     (only,) = inventory.read(lines)
@@ -61,8 +62,11 @@ def test_jobs_stand_as_their_files_say():
     done, missing, failed = job("done", "a"), job("missing", "b"), job("failed", "c")
     stopped, running, waiting = job("stopped", "d"), job("running", "e"), job("waiting", "f")
     write("results/small/a")
-    write("logs/small/failed.log", "1 INFO begins\n2 ERROR no such model\nTraceback\n")
-    write("logs/small/stopped.log", "1 ERROR stopped from outside (SIGTERM); the same\n")
+    for name, kind in (("failed", "user"), ("stopped", "stopped")):
+        error = Report(2.0, error="no such model", error_kind=kind, ended=True)
+        write(f"logs/small/{name}.jsonl", '{"time":1.0}\n')
+        append(f"logs/small/{name}.jsonl", error)
+    write("logs/small/missing.jsonl", '{"time":1.0,"error":"one episode","error_kind":"server"}\n')
     for each in (running, waiting):
         write(inventory.mark_of(each.output[0]), age=10)
     write("logs/small/running.log", "1 INFO begins\n")
@@ -70,8 +74,8 @@ def test_jobs_stand_as_their_files_say():
     jobs = [done, missing, failed, stopped, running, waiting]
     assert inventory.states(jobs, alive=True) == [each.rule for each in jobs]
     assert inventory.states([running, waiting], alive=False) == ["stopped", "stopped"]
-    assert inventory.error_of("logs/small/failed.log") == "no such model"
-    assert inventory.error_of("logs/small/running.log") is None
+    assert inventory.reported(failed).error == "no such model"
+    assert inventory.reported(running) is None
 
 
 def test_what_comes_after_something_that_is_not_done_is_not_done():
@@ -114,15 +118,7 @@ def test_a_rule_without_wildcards_has_one_benchmark():
     assert inventory.seconds([alone]) == [2.5]
 
 
-def test_every_rule_of_the_workflow_has_its_stage():
-    rules = ROOT / "workflow/rules"
-    drawn = {"list_cases", "preflight", "serve_model"}  # asked for by name, or gone when it ends
-    found = {
-        part.split(":")[0]
-        for path in rules.glob("*.smk")
-        for part in path.read_text().split("rule ")[1:]
-        if "script:" in part
-    }
-    reporting = {name for name in found if name.startswith(("plot_", "write_"))}
-    named = {rule for rules in inventory.STAGES.values() for rule in rules}
-    assert found - reporting - drawn == named
+def test_every_file_of_rules_is_a_stage_with_its_place():
+    with_rules = {path.stem for path in (ROOT / "workflow/rules").glob("*.smk")}
+    assert with_rules - {"common", "inputs"} == set(inventory.STAGES)
+    assert inventory.place("suites") < inventory.place("report") < inventory.place("mine")

@@ -8,19 +8,22 @@ from agentsafe.runs import rule_graph
 from agentsafe.runs.jobs import DONE, MISSING, STAGES, Job
 
 JOBS = [
-    Job("make_suite", output=["suite"]),
-    Job("specialise", output=["c/bold"]),
-    Job("roll_out", input=["suite", "c/bold"], output=["r/bold"]),
-    Job("label_rollouts", input=["suite", "r/bold"], output=["l/bold"]),
-    Job("build_preferences", input=["l/bold"], output=["p"]),
-    Job("train", input=["suite", "p", "r/bold", "c/bold"], output=["c/a"]),
-    Job("train", input=["suite", "p", "c/a"], output=["c/b"]),
-    Job("roll_out", input=["suite", "c/a"], output=["r/a"]),
-    Job("label_rollouts", input=["r/a"], output=["l/a"]),
-    Job("score_runs", input=["l/a", "l/bold", "elsewhere"], output=["points"]),
-    Job("plot_<new>", input=["points"], output=["plot"]),
+    Job("make_suite", "suites", output=["suite"]),
+    Job("specialise", "models", output=["c/bold"]),
+    Job("roll_out", "rollouts", input=["suite", "c/bold"], output=["r/bold"]),
+    Job("label_rollouts", "labels", input=["suite", "r/bold"], output=["l/bold"]),
+    Job("build_preferences", "preferences", input=["l/bold"], output=["p"]),
+    Job("train", "training", input=["suite", "p", "r/bold", "c/bold"], output=["c/a"]),
+    Job("train", "training", input=["suite", "p", "c/a"], output=["c/b"]),
+    Job("roll_out", "rollouts", input=["suite", "c/a"], output=["r/a"]),
+    Job("label_rollouts", "labels", input=["r/a"], output=["l/a"]),
+    Job("score_runs", "scores", input=["l/a", "l/bold", "elsewhere"], output=["points"]),
+    Job("plot_<new>", "report", 1, input=["points"], output=["plot"]),
+    Job("plot_other", "mine", output=["other"]),
+    Job("plot_more", "report", 2, output=["more"]),
+    Job("write", "report", 3, input=["plot", "more"], output=["page"]),
 ]
-STANDS = [DONE] * 5 + [DONE, MISSING] + [MISSING] * 4
+STANDS = [DONE] * 5 + [DONE, MISSING] + [MISSING] * 7
 
 
 @pytest.fixture
@@ -37,6 +40,8 @@ def test_an_edge_that_others_imply_is_left_out(drawn):
         ("label_rollouts", "score_runs"),
         ("build_preferences", "train"),
         ("score_runs", "plot_<new>"),
+        ("plot_<new>", "write"),
+        ("plot_more", "write"),
     }
 
 
@@ -62,8 +67,9 @@ def test_the_picture_names_each_rule_with_its_jobs_in_the_colour_of_its_stage(dr
     }
     assert boxes.keys() == drawn.counts.keys()
     assert boxes["train"] == (rule_graph.COLOURS["training"], "2 jobs, 1 done")
-    assert boxes["make_suite"] == (rule_graph.COLOURS["suite"], "1 job, done")
+    assert boxes["make_suite"] == (rule_graph.COLOURS["suites"], "1 job, done")
     assert boxes["plot_<new>"] == (rule_graph.COLOURS["report"], "1 job")
+    assert boxes["plot_other"][0] not in rule_graph.COLOURS.values()
     tips = [path for path in root.iter(f"{space}path") if path.get("marker-end")]
     assert len(tips) == len(drawn.edges) + len(drawn.back)
 
@@ -80,5 +86,5 @@ def test_boxes_do_not_lie_on_each_other_and_are_inside(drawn):
 
 
 def test_every_stage_has_a_colour_of_its_own():
-    assert rule_graph.COLOURS.keys() == STAGES.keys()
+    assert tuple(rule_graph.COLOURS) == STAGES
     assert len(set(rule_graph.COLOURS.values())) == len(STAGES)

@@ -10,7 +10,8 @@ import textwrap
 import pytest
 
 from agentsafe._util.journal import Journal
-from agentsafe.errors import UserError
+from agentsafe._util.progress import VARIABLE, Progress, Report, append, newest, progress_file
+from agentsafe.errors import UserError, error_kind
 from agentsafe.runs.script import job
 from tests.helpers.paths import ROOT
 
@@ -22,6 +23,9 @@ def ended(log, error: Exception) -> str:
     line = str(left.value)
     assert line.startswith("error: ") and "\n" not in line
     assert line.removeprefix("error: ") in log.read_text()
+    report = newest(progress_file(log))
+    assert (report.error, report.error_kind) == (line.removeprefix("error: "), error_kind(error))
+    assert report.ended and VARIABLE not in os.environ
     return line
 
 
@@ -49,6 +53,16 @@ def test_a_defect_keeps_its_traceback(tmp_path):
     with pytest.raises(OSError, match="else"), job(tmp_path / "log"):
         raise OSError("something else")
     assert "a defect of agentsafe" in (tmp_path / "log").read_text()
+    report = newest(progress_file(tmp_path / "log"))
+    assert (report.error_kind, report.error) == ("defect", "OSError: something else")
+
+
+def test_a_job_that_ends_well_has_no_error_and_none_of_the_time_before(tmp_path):
+    append(progress_file(tmp_path / "log"), Report(1.0, error="old", error_kind="user", ended=True))
+    with job(tmp_path / "log"), Progress("steps", 3) as bar:
+        bar.advance(3)
+    report = newest(progress_file(tmp_path / "log"))
+    assert (report.done, report.total, report.error, report.ended) == (3, 3, None, False)
 
 
 def test_a_library_that_computes_gets_the_threads_of_the_job(tmp_path, monkeypatch):
@@ -91,7 +105,7 @@ STOPPED = """
         journal.add("second", {"score": 3})
         print("went on")
 """
-LINE = "error: stopped from outside; run the same command again, it goes on from here\n"
+LINE = "error: stopped from outside; run the same command again to resume\n"
 
 
 def test_a_job_that_is_stopped_from_outside_ends_with_a_line_and_keeps_what_is_done(tmp_path):
@@ -99,6 +113,8 @@ def test_a_job_that_is_stopped_from_outside_ends_with_a_line_and_keeps_what_is_d
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", LINE)
     assert "stopped from outside (SIGTERM)" in (tmp_path / "log").read_text()
     assert "Traceback" not in (tmp_path / "log").read_text()
+    report = newest(progress_file(tmp_path / "log"))
+    assert (report.error_kind, report.ended) == ("stopped", True)
     journal = Journal(tmp_path / "journal")
     assert journal.get("first") == {"score": 3}
     assert journal.get("second") is None

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import msgspec
@@ -12,13 +11,14 @@ import polars as pl
 import pytest
 
 from agentsafe._util.journal import Journal
-from agentsafe.rollouts.roll_out import _Tally
+from agentsafe._util.progress import VARIABLE, Progress, Report, append, newest, progress_file
 from agentsafe.runs import jobs as inventory
 from agentsafe.runs import status
 from agentsafe.runs.jobs import DONE, FAILED, MISSING, RUNNING, STOPPED, Job
 from tests.helpers.paths import ROOT
 
 SNAPSHOT = "results/small"
+OURS = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +30,7 @@ def here(tmp_path, monkeypatch) -> Path:
 def play(name: str, **more) -> Job:
     return Job(
         "roll_out",
+        "rollouts",
         wildcards={"lineage": name, "shard": "0"},
         output=[f"{SNAPSHOT}/rollouts/{name}/0.parquet", f"{SNAPSHOT}/audits/{name}/0.parquet"],
         log=[f"logs/small/roll_out/{name}/0.log"],
@@ -62,7 +63,8 @@ def play_some(name: str, episodes: int) -> Path:
 
 
 def test_jobs_are_counted_by_stage_in_order():
-    jobs = [Job("train", output=["a"]), Job("plot_x", output=["b"]), play("bold"), play("timid")]
+    jobs = [Job("train", "training", output=["a"]), Job("plot_x", "report", output=["b"])]
+    jobs += [play("bold"), play("timid")]
     counts = status.by_stage(jobs, [MISSING, MISSING, DONE, FAILED])
     assert {stage: dict(count) for stage, count in counts.items()} == {
         "rollouts": {DONE: 1, FAILED: 1},
@@ -85,29 +87,42 @@ def test_nothing_played_is_nothing():
     assert status.played([play("bold")]) == status.Played(0, 0, 0)
 
 
-def test_pace_is_read_from_the_line_that_jobs_log():
-    tally = _Tally("bold", 288)
-    tally.episodes, tally.taken_over, tally.started = 120, 20, time.monotonic() - 30
-    write(
-        play("bold").log[0], f"10:00 INFO bold: 2 of 288 episodes in 1.0 s, 1\n10:01 INFO {tally}\n"
-    )
-    write(play("timid").log[0], "10:00 INFO begins\n")
-    assert status.pace([play("bold"), play("timid")]) == pytest.approx(200, rel=0.02)
-    assert status.pace([play("timid")]) is None
+def reports(job: Job, **more) -> None:
+    """Append a line to a job's progress file."""
+    path = progress_file(job.log[0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    append(path, Report(**{"time": 1000.0} | more))
+
+
+def test_pace_and_progress_are_read_from_what_jobs_report(here, monkeypatch):
+    log = Path(play("bold").log[0])
+    log.parent.mkdir(parents=True)
+    monkeypatch.setenv(VARIABLE, str(progress_file(log)))
+    with Progress("bold", 288) as bar:
+        for number in range(120):
+            bar.advance(resumed=number < 20, tokens=10, error=("server", "status 500"))
+        bar._started -= 30
+    with progress_file(log).open("a") as file:
+        file.write('{"time": 9e9, "done": 28')
+    found = newest(progress_file(log))
+    assert (found.done, found.total, found.tokens) == (120, 288, 1000)
+    assert (found.error_kind, found.error, found.ended) == ("server", "status 500", False)
+    assert found.rate == pytest.approx(200, rel=0.05)
+    assert len(progress_file(log).read_text().splitlines()) < 5  # not a line for each step
+    reports(play("timid"))
+    assert status.pace([play("bold"), play("timid")]) == found.rate
+    assert status.pace([play("timid"), play("weak")]) is None
     assert status.progress(play("bold")) == "120 of 288 episodes"
+    assert status.progress(play("timid")) == status.progress(play("weak")) == ""
 
 
-def test_progress_without_a_line_is_what_the_journal_holds():
-    play_some("timid", 3)
-    assert status.progress(play("timid")) == "3 episodes"
-    label = Job("label_rollouts", output=[f"{SNAPSHOT}/labels/rules/bold/0.parquet"])
-    write(f"{SNAPSHOT}/journals/labels/rules/bold/0.jsonl", '["a", {"score": 1}]\n')
-    assert status.progress(label) == "1 labels"
-    train = Job("train", wildcards={"lineage": "x"}, output=[f"{SNAPSHOT}/checkpoints/x"])
-    assert status.progress(train) == ""
-    for step in (50, 100):
-        Path(f"{SNAPSHOT}/trainer/x/checkpoint-{step}").mkdir(parents=True)
-    assert status.progress(train) == "step 100 kept"
+def test_several_processes_append_whole_lines(here):
+    code = "import sys; from agentsafe._util.progress import *\n"
+    code += "for n in range(300): append('j.jsonl', Report(1.0, 'x' * 400, done=n))"
+    started = [subprocess.Popen([sys.executable, "-c", code], env=OURS) for _ in range(2)]
+    assert [each.wait() for each in started] == [0, 0]
+    read = [json.loads(line) for line in Path("j.jsonl").read_text().splitlines()]
+    assert sorted(line.get("done", 0) for line in read) == sorted([*range(300)] * 2)
 
 
 def test_what_is_left_is_shared_between_what_runs():
@@ -123,15 +138,16 @@ def test_what_is_left_is_shared_between_what_runs():
     assert status.remaining(jobs, [MISSING] * 4, now) is None
 
 
-def test_errors_come_newest_first_and_only_of_jobs_that_failed():
-    jobs = [play(name) for name in ("bold", "timid", "weak")]
+def test_errors_come_newest_first_and_not_of_jobs_that_are_done():
+    jobs = [play(name) for name in ("bold", "timid", "weak", "brisk")]
     for age, job in enumerate(jobs):
-        log = write(job.log[0], f"10:00 ERROR trouble of {job.wildcards['lineage']}\n")
-        os.utime(log, (1000 - age, 1000 - age))
-    found = status.errors(jobs, [STOPPED, DONE, FAILED])
+        error = f"trouble of {job.wildcards['lineage']}"
+        reports(job, time=1000.0 - age, error=error, error_kind="defect", ended=age != 3)
+    found = status.errors(jobs, [STOPPED, DONE, FAILED, RUNNING])
     assert [(when, error) for when, error, _ in found] == [
         (1000, "trouble of bold"),
         (998, "trouble of weak"),
+        (997, "trouble of brisk"),
     ]
     assert found[0][2] == Path(jobs[0].log[0])
 
@@ -140,20 +156,20 @@ def test_the_screen_says_it_all_and_writes_nothing(here):
     jobs = [play("bold"), play("timid"), play("weak")]
     play_all("bold", 4)
     write(jobs[0].output[1])
-    write(jobs[1].log[0], "10:00 ERROR the server is down\n")
+    reports(jobs[1], error="the server is down", error_kind="user", ended=True)
     before = sorted(here.rglob("*"))
     done = subprocess.run(
         [sys.executable, "-m", "agentsafe.runs.status"],
         input="\n".join(msgspec.json.encode(job).decode() for job in jobs),
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=OURS,
         capture_output=True,
         text=True,
         check=True,
     )
     cells = [line.split() for line in done.stdout.splitlines()]
-    assert "No run goes on here." in done.stdout
+    assert "No run is active here." in done.stdout
     assert ["rollouts", "3", "1", "·", "·", "·", "1", "1"] in cells
-    assert "4 episodes, 40 tokens of agents, 12 of emulators" in done.stdout
+    assert "4 episodes, 40 agent tokens, 12 emulator tokens" in done.stdout
     assert f"{jobs[1].log[0]}\n    the server is down" in done.stdout
     assert sorted(here.rglob("*")) == before
 
@@ -162,7 +178,7 @@ def test_what_is_no_listing_is_one_line():
     done = subprocess.run(
         [sys.executable, "-m", "agentsafe.runs.status"],
         input=json.dumps({"no": "job"}),
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=OURS,
         capture_output=True,
         text=True,
         check=False,

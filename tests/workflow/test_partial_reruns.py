@@ -273,7 +273,7 @@ def test_a_second_run_says_who_runs_and_one_that_only_looks_does_not(project):
     with clear_stale_locks(project.folder / ".snakemake"):
         second = project.run("--no-hooks")
         assert (
-            f"note: another run goes on in this folder (process {os.getpid()} on" in second.stderr
+            f"note: another run is active in this folder (process {os.getpid()} on" in second.stderr
         )
         assert "note:" not in project.run("--dry-run").stderr
     assert "note:" not in project.run("--no-hooks").stderr

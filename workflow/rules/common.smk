@@ -15,7 +15,7 @@ from agentsafe.experiment.validate import (
     check_files,
     is_local_release,
 )
-from agentsafe.runs.locks import clear_stale_locks, holder
+from agentsafe.runs.locks import lock_at_start
 
 
 def checked_config():
@@ -36,15 +36,11 @@ except UserError as error:
     sys.exit(f"error: {error}")  # one line; an exception would bring Snakemake's frames along
 
 started = time.time()
-# Held until this process ends; a dry run takes no lock from a run that begins.
-looks = workflow.output_settings.dryrun
-running = None if looks else clear_stale_locks()
-if not (looks or running) and workflow.is_main_process and (other := holder()):
-    print(
-        f"note: another run goes on in this folder ({other}); where both would make the same files "
-        "this one ends. Wait for the other: with --unlock both would write them",
-        file=sys.stderr,
-    )
+if workflow.is_main_process and not workflow.output_settings.dryrun:
+    lock_at_start()
+for handler in workflow.logger_manager.get_log_handlers():
+    if hasattr(handler, "attach"):  # workflow/plugins lists jobs with what Snakemake recorded
+        handler.attach(workflow)
 
 RUN = config["run"]
 RESULTS = f"results/{RUN}"
