@@ -1,4 +1,4 @@
-"""agentsafe: turn language-model checkpoints into a safety/helpfulness frontier, stage by stage.
+"""Turn language-model checkpoints into a safety/helpfulness frontier, stage by stage.
 
 The packages are the stages of the workflow's graph. Every module works from a notebook; none
 imports Snakemake. A package imports only from packages earlier in this list: errors; _util,

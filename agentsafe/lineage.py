@@ -57,7 +57,7 @@ class Lineage:
 
     @property
     def parent(self) -> "Lineage | None":
-        """Return the lineage of the checkpoint that the last stage trained; None for a source."""
+        """Return the lineage that the last stage started from; None for a source."""
         if not self.stages:
             return None
         stages = self.stages[:-1]

@@ -1,1 +1,1 @@
-"""Private helpers that every package may use."""
+"""Share private helpers between packages."""

@@ -1,1 +1,1 @@
-"""Chat models: serve a checkpoint or a remote model to agents, emulators and judges."""
+"""Serve chat models, from checkpoints or from a server, to agents, emulators and judges."""

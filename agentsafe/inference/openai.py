@@ -49,7 +49,7 @@ _CONTENT = {"content_filter", "content_policy_violation", "invalid_prompt"}
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why a try failed, and how many seconds the server requests to wait."""
+    """A failed try: the reason, and the seconds that the server requests to wait."""
 
     reason: str
     requested_pause: float = 0.0

@@ -1,4 +1,4 @@
-"""The interface of all chat models: one async call per completion.
+"""Define the interface of all chat models: one async call per completion.
 
 A backend may batch concurrent requests; callers simply await many completions at once. Backends
 are `agentsafe.inference.hf` (transformers, in this process), `agentsafe.inference.vllm` (vLLM,

@@ -1,1 +1,1 @@
-"""Checkpoints: describe, fetch, check and load them."""
+"""Describe, fetch, check and load checkpoints."""

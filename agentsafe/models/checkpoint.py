@@ -41,7 +41,7 @@ def untrained(folder: str | Path) -> str | None:
 
 
 def write_untrained(folder: str | Path, reason: str) -> None:
-    """Write the folder of a run that could not train, with the reason."""
+    """Write the checkpoint folder of a run that could not train, with the reason."""
     with whole_folder(folder) as partial:
         text = json.dumps({"reason": reason}, ensure_ascii=False)
         (partial / UNTRAINED).write_text(text + "\n", encoding="utf-8")

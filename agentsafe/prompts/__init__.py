@@ -1,1 +1,1 @@
-"""Prompts as Jinja templates, which users can replace with their own."""
+"""Render prompts from Jinja templates, which users can replace with their own."""

@@ -84,7 +84,7 @@ def collect_findings(reports: Iterable[str | Path]) -> pl.DataFrame:
 
 
 class _SetReader:
-    """Collects the columns of a set's tables and remembers rollouts, to detect duplicates."""
+    """The columns of a set's tables, as far as they are read, and the rollouts seen so far."""
 
     def __init__(self, root: Path, name: str, cases: int, strict: bool):
         self.root, self.name, self.cases, self.strict = root, name, cases, strict

@@ -1,1 +1,1 @@
-"""Suites: cases, toolkits and their files."""
+"""Define suites of cases and toolkits, and read and download their files."""
