@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ from agentsafe.preferences.pairs import pairs, rollout_scores
 from agentsafe.published import import_published
 from agentsafe.rollouts.react import prompts
 from agentsafe.suites.toolemu import take_suite
+from agentsafe.training.config import Settings
 from agentsafe.training.reference import reference
 from agentsafe.training.tokenize import fitting, trajectories
 from agentsafe.training.trainer import BATCHING, Batching, Data, TrajectoryTrainer
@@ -109,19 +111,20 @@ def steps(options: argparse.Namespace) -> dict:
             batching=Batching() if plain else Batching(options.way, options.budget),
         )
         losses, started = [], 0.0
-        for number, fit in enumerate(kept):
-            if number == 1:
-                losses, started = [], time.perf_counter()
-            examples = [{"chosen": one, "rejected": other} for one, other in fit]
-            batch = trainer.data_collator.torch_call(examples)
-            if plain:
-                del batch["keys"]
-                loss = DPOTrainer.compute_loss(trainer, trainer.model.train(), batch)
-            else:
-                loss = trainer.compute_loss(trainer.model.train(), batch)
-            loss.backward()
-            losses.append(loss.item())
-        seconds = time.perf_counter() - started
+        with nullcontext() if plain else trainer.forwarding():
+            for number, fit in enumerate(kept):
+                if number == 1:
+                    losses, started = [], time.perf_counter()
+                examples = [{"chosen": one, "rejected": other} for one, other in fit]
+                batch = trainer.data_collator.torch_call(examples)
+                if plain:
+                    del batch["keys"]
+                    loss = DPOTrainer.compute_loss(trainer, trainer.model.train(), batch)
+                else:
+                    loss = trainer.compute_loss(trainer.model.train(), batch)
+                loss.backward()
+                losses.append(loss.item())
+            seconds = time.perf_counter() - started
     return row(
         sum(map(len, kept[1:])),
         sum(len(tokens[side].ids) for fit in kept[1:] for pair in fit for side in pair),
@@ -156,9 +159,8 @@ def log_probabilities(options: argparse.Namespace) -> dict:
             tokenizer.save_pretrained(folder)
             used = released.rollouts[sorted({*slots})]
             started = time.perf_counter()
-            table = reference(
-                folder, used, told, lineage="x", assistant_only_loss=False, max_length=MAX_LENGTH
-            )
+            settings = Settings(assistant_only_loss=False, max_length=MAX_LENGTH)
+            table = reference(folder, used, told, lineage="x", settings=settings)
             seconds = time.perf_counter() - started
             of = dict(zip(sorted({*slots}), table["logps"], strict=True))
             sums = [of[row] for row in slots]
