@@ -7,7 +7,7 @@ episode), and, for recipes with both metrics, with the chord from the source's `
 run. The probability of a statement is the share of bootstrap resamples in which it holds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import permutations
 
 import numpy as np
@@ -64,10 +64,12 @@ def dominance(
                 key = {"source": source, "lineage": names[number], "labels": labels[number]}
                 rows.append(row | key)
                 resampled_margins.append(margins)
-    columns = {name: [row.get(name) for row in rows] for name in schemas.DOMINANCE}
+    columns: dict[str, Sequence | np.ndarray] = {
+        name: [row.get(name) for row in rows] for name in schemas.DOMINANCE
+    }
     if rows:
-        _, *ends = interval(np.array(resampled_margins), confidence)
-        columns["margin_low"], columns["margin_high"] = ends
+        _, low, high = interval(np.array(resampled_margins), confidence)
+        columns |= {"margin_low": low, "margin_high": high}
     table = pl.DataFrame(columns, schema=schemas.DOMINANCE, strict=False)
     return table.with_columns(pl.selectors.float().fill_nan(None))
 
@@ -115,7 +117,7 @@ def best_mixture_margins(points: np.ndarray) -> np.ndarray:
 
 def _dominates(gains: np.ndarray) -> np.ndarray:
     """Test whether both gains (first axis) are at least 0 and one is above."""
-    return (gains >= -_TIE).all(axis=0) & (gains > _TIE).any(axis=0)
+    return np.logical_and((gains >= -_TIE).all(axis=0), (gains > _TIE).any(axis=0))
 
 
 def _share(holds: np.ndarray, resampled: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ sample, Δsafety over Δhelpfulness, and to every bootstrap resample.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -117,7 +117,7 @@ def _fitted(fitter: Callable, axes: _Axes, names: Sequence[str], confidence: flo
         nulls = dict.fromkeys(names)
         return {"n": n, **nulls, "intervals": nulls, "reason": reason}
     numbers = fitter(axes.x, axes.y)
-    made = {"n": n, **{name: number(numbers[name]) for name in names}}
+    made: dict[str, Any] = {"n": n, **{name: number(numbers[name]) for name in names}}
     made["intervals"] = intervals(fitter(axes.x_resampled, axes.y_resampled), confidence)
     if made["slope"] is None:
         made["reason"] = _UPRIGHT
@@ -140,7 +140,8 @@ def _without_noise(axes: _Axes, confidence: float) -> dict:
     value, resampled = regression.r2_without_noise(
         axes.x, axes.y, axes.x_resampled, axes.y_resampled
     )
-    made = {"n": n, "r2": number(value), "intervals": intervals({"r2": resampled}, confidence)}
+    made: dict[str, Any] = {"n": n, "r2": number(value)}
+    made["intervals"] = intervals({"r2": resampled}, confidence)
     if made["r2"] is None:
         made["reason"] = "the measurement's noise is as large as the spread of the runs"
     return made

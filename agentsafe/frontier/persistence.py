@@ -67,10 +67,10 @@ def persistence(cells: Sample, *, confidence: float) -> pl.DataFrame:
 
 def _ratio(sample: Sample, place: dict, metric: str, key: tuple) -> dict:
     """Compute one ratio, as estimated and in every resample, or name the missing run."""
-    numbers = {part: place.get((*key, recipe)) for part, recipe in _RECIPES[metric].items()}
-    missing = [_RECIPES[metric][part] for part, number in numbers.items() if number is None]
-    if missing:
+    recipes = _RECIPES[metric]
+    if missing := [recipe for recipe in recipes.values() if (*key, recipe) not in place]:
         return {"missing": f"no {' and no '.join(missing)} run"}
+    numbers = {part: place[*key, recipe] for part, recipe in recipes.items()}
     quantity = QUANTITIES.index(metric)
     scores = np.column_stack([sample.estimate[quantity], sample.resamples[quantity]])
     first, second, both = (scores[numbers[part]] for part in ("first", "second", "both"))

@@ -50,7 +50,7 @@ def measure_agreement(
     rows = []
     for comparison, part in _comparisons(labels):
         scored = _scored(part)
-        failed = {name: (part["status"] == name).sum() for name in ("unparsed", "error")}
+        failed = {name: len(part.filter(status=name)) for name in ("unparsed", "error")}
         counts = {
             "raters": part["rater"].n_unique(),
             "rollouts": scored.select(ROLLOUT).n_unique(),
@@ -59,7 +59,7 @@ def measure_agreement(
         }
         statistics = ["alpha"] if comparison["judge_a"] == ALL else STATISTICS
         for statistic, numbers in _estimates(scored, statistics, resamples, seed, confidence):
-            rows.append(comparison | counts | failed | {"statistic": statistic} | numbers)
+            rows.append({**comparison, **counts, **failed, "statistic": statistic, **numbers})
     return pl.DataFrame(rows, schema=AGREEMENT)
 
 
@@ -83,7 +83,7 @@ def confusion(labels: pl.DataFrame) -> pl.DataFrame:
         every = cells.join(counted, on=[*scores], how="left", maintain_order="left")
         named = {column: pl.lit(name) for column, name in comparison.items()}
         table = every.with_columns(pl.col("count").fill_null(0), **named)
-        parts.append(table.select(CONFUSION.names()).cast(dict(CONFUSION)))
+        parts.append(table.select(pl.col(name).cast(dtype) for name, dtype in CONFUSION.items()))
     return pl.concat(parts)
 
 
@@ -202,17 +202,18 @@ def _tables(pairs: pl.DataFrame) -> np.ndarray:
 
 def _estimates(
     scored: pl.DataFrame, statistics: Iterable[str], resamples: int, seed: int, confidence: float
-) -> Iterator[tuple[str, dict[str, float | str | None]]]:
+) -> Iterator[tuple[str, dict[str, float | str]]]:
     """Yield each statistic with its value and interval, or with the reason of a null."""
     if scored.is_empty():
-        yield from ((name, {"reason": "no rollout has two ok labels"}) for name in statistics)
+        for name in statistics:
+            yield name, {"reason": "no rollout has two ok labels"}
         return
     tables = _tables(_pairs(scored))
     weights = case_weights(len(tables), resamples, seed)
     resampled = (weights @ tables.reshape(len(tables), -1)).reshape(-1, *tables.shape[1:])
     for name in statistics:
-        value = STATISTICS[name](tables.sum(axis=0))
-        _, low, high = interval(STATISTICS[name](resampled), confidence)
+        value = float(STATISTICS[name](tables.sum(axis=0)))
+        _, low, high = map(float, interval(STATISTICS[name](resampled), confidence))
         if np.isnan(value):
             yield name, {"reason": "all labels have the same score"}
         elif len(tables) == 1:

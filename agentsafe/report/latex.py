@@ -82,7 +82,8 @@ def table(
 
 def _groups(head: str, rows: Sequence[Sequence[str]], width: int) -> list[str]:
     """Write rows under a line with their first cell."""
-    lines, above = [], None
+    lines: list[str] = []
+    above = None
     for row in rows:
         if row[0] != above:
             lines += [r"\addlinespace"] if above is not None else []
@@ -94,7 +95,8 @@ def _groups(head: str, rows: Sequence[Sequence[str]], width: int) -> list[str]:
 
 def _sparse(rows: Sequence[Sequence[str]]) -> list[str]:
     """Write rows without the first cells that repeat the row above."""
-    lines, above = [], ()
+    lines: list[str] = []
+    above: Sequence[str] = ()
     repeats = len({row[0] for row in rows}) < len(rows)
     for row in rows:
         same = 0

@@ -91,7 +91,7 @@ def _effect(row: dict, own: str) -> str:
         name = f"{metric}_delta"
         low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
         verb = "raises" if row[name] > 0 else "lowers"
-        if low is None or low <= 0 <= high:
+        if low is None or high is None or low <= 0 <= high:
             verb = "does not clearly change"
         parts.append(f"{verb} {metric} ({fmt.with_interval(row, name, sign=True)})")
     sources = "one source" if row["sources"] == 1 else f"mean of {row['sources']} sources"
@@ -104,7 +104,8 @@ def _format_validity(points: pl.DataFrame) -> Iterator[str]:
     runs = points.filter(pl.col("grain") == "run", pl.col("turns") > 0)
     if runs.is_empty():
         return
-    share = (runs["malformed_share"] * runs["turns"]).sum() / runs["turns"].sum()
+    malformed = (pl.col("malformed_share") * pl.col("turns")).sum()
+    share = runs.select(malformed / pl.sum("turns")).item()
     alarming = runs.filter(pl.col("malformed_share") > ALARMING_SHARE)["lineage"]
     names = ", ".join(alarming[:3]) + (" and others" if len(alarming) > 3 else "")
     listed = f" ({names})" if names else ""

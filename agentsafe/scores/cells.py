@@ -156,13 +156,16 @@ def _cells(
     table = {key: scores_of_key[:, number] for key, number in numbers.items()}
     lineages = {checkpoint: Lineage.parse(checkpoint) for checkpoint, _ in table}
     seeds = sorted({lineage.seed for lineage in lineages.values() if lineage.seed is not None})
+    of_source: list[int | None] = [*seeds] or [None]
     indices = np.array([case_index(name) for name in case_ids])
-    tested = {seed: np.isin(indices, list(split(cases, seed)[1])) for seed in seeds}
+    tested: dict[int | None, np.ndarray] = {
+        seed: np.isin(indices, list(split(cases, seed)[1])) for seed in seeds
+    }
     unlabelled = np.full((2, len(case_ids)), np.nan)
     cells, scores, source_scores, counts = [], [], [], []
     for checkpoint, judge in sorted(table):
         lineage = lineages[checkpoint]
-        for seed in (seeds or [None]) if lineage.seed is None else [lineage.seed]:
+        for seed in of_source if lineage.seed is None else [lineage.seed]:
             test = tested.get(seed, np.ones(len(case_ids), bool))
             cells.append(
                 {
@@ -180,7 +183,12 @@ def _cells(
                 np.where(test, table.get((lineage.source, judge), unlabelled), np.nan)
             )
             counts.append(np.where(test, counts_of_key[:, numbers[checkpoint, judge]], 0))
-    return cells, *(np.stack(part, axis=1) for part in (scores, source_scores, counts))
+    return (
+        cells,
+        np.stack(scores, axis=1),
+        np.stack(source_scores, axis=1),
+        np.stack(counts, axis=1),
+    )
 
 
 def _weighted_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Draw the agreement of judges: per metric and pair of judges, scores against scores."""
 
+from typing import Any
+
 import altair as alt
 import polars as pl
 from altair.typing import ChartType
@@ -79,8 +81,8 @@ def _panel(
         pair, row, column = f"{judge_a} and itself", "earlier score", "later score"
     else:
         pair, row, column = f"{judge_a} and {judge_b}", f"score by {judge_a}", f"score by {judge_b}"
-    axis = {"ticks": False, "domain": False, "labelAngle": 0, "labelPadding": 6}
-    axis["titleLimit"] = _SIDE
+    axis: dict[str, Any] = {"ticks": False, "domain": False, "labelAngle": 0}
+    axis |= {"labelPadding": 6, "titleLimit": _SIDE}
     base = alt.Chart(cells).encode(
         x=alt.X("score_b:O", axis=alt.Axis(title=column, **axis)),
         y=alt.Y("score_a:O", axis=alt.Axis(title=row, **axis)),

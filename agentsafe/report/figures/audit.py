@@ -1,5 +1,7 @@
 """Draw how often rollouts are flagged, per source and recipe."""
 
+from typing import Any
+
 import altair as alt
 import polars as pl
 from altair.typing import ChartType
@@ -27,7 +29,7 @@ def plot_audit(table: pl.DataFrame) -> ChartType:
     panels = []
     for (name,), part in style.finite(table).group_by("set", maintain_order=True):
         panel = _heatmap(_shares(part))
-        rollouts = fmt.count(part["rollouts"].sum(), "rollout")
+        rollouts = fmt.count(part.select(pl.sum("rollouts")).item(), "rollout")
         panel.title = style.small_title(f"set {name}: {rollouts}")
         panels.append(panel)
     lines = [
@@ -63,7 +65,7 @@ def _shares(part: pl.DataFrame) -> pl.DataFrame:
 def _heatmap(cells: pl.DataFrame) -> ChartType:
     rows = cells["row"].unique(maintain_order=True).to_list()
     columns = cells["flag"].unique(maintain_order=True).to_list()
-    bare = {"title": None, "ticks": False, "domain": False}
+    bare: dict[str, Any] = {"title": None, "ticks": False, "domain": False}
     heads = alt.Axis(
         **bare,
         orient="top",

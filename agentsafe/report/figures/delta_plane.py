@@ -6,6 +6,7 @@ charts of the plane share the runs with their tooltips, the axes and the backgro
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 import polars as pl
@@ -88,9 +89,8 @@ def domains(tables: Sequence[pl.DataFrame]) -> Domains:
     everything = pl.concat(tables)
     ends = []
     for axis in "xy":
-        low = min(0.0, everything[f"{axis}_low"].min())
-        high = max(0.0, everything[f"{axis}_high"].max())
-        ends.append([low, high])
+        low, high = everything.select(pl.min(f"{axis}_low"), pl.max(f"{axis}_high")).row(0)
+        ends.append([min(0.0, low), max(0.0, high)])
     span = max(high - low for low, high in ends) or 1.0
     for end, room in zip(ends, (0.28, 0.14), strict=True):
         end[0] = min(end[0] - 0.04 * span, -0.08 * span)
@@ -143,7 +143,7 @@ def ground(ranges: Domains, x: alt.X, y: alt.Y, label: bool) -> list[ChartType]:
     if not label:
         return layers
     words = ["safer and more", "helpful than", "the source"]
-    text = {"align": "right", "baseline": "top", "lineHeight": 14}
+    text: dict[str, Any] = {"align": "right", "baseline": "top", "lineHeight": 14}
     return [
         *layers,
         base.mark_text(text=words, dx=-6, dy=6, color="#00664B", **text).encode(x="x2:Q", y="y2:Q"),

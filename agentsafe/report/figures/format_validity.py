@@ -66,7 +66,7 @@ def _limit() -> alt.Chart:
 
 def _marks(table: pl.DataFrame, names: list[str]) -> alt.Chart:
     kinds = list(_KINDS.values())
-    room = max(table["share"].max(), 2 * ALARMING_SHARE)
+    room = max(table.select(pl.max("share")).item(), 2 * ALARMING_SHARE)
     axis = alt.Axis(title="share", format=".0%", tickCount=5)
     names_axis = alt.Axis(title=None, ticks=False, domain=False, grid=True, labelPadding=12)
     colours = alt.Scale(domain=kinds, range=[style.BLUE, style.ORANGE])

@@ -1,5 +1,7 @@
 """Draw the frontier: every run in the delta plane, and the lines through all of them."""
 
+from typing import Any
+
 import altair as alt
 import polars as pl
 from altair.typing import ChartType
@@ -225,7 +227,7 @@ def _line_list(fits: dict, shown: alt.Parameter) -> ChartType:
     ]
     columns = (("words", "line (pale: not drawn; a click changes it)", 52), ("slope", "slope", 300))
     for name, head, left in (*columns, ("intercept", "intercept", 460)):
-        text = {"align": "left", "baseline": "middle"}
+        text: dict[str, Any] = {"align": "left", "baseline": "middle"}
         layers += [
             base.mark_text(**text).encode(x=alt.value(left), y=y, text=f"{name}:N", color=ink),
             base.transform_filter("datum.line == 'ols'")

@@ -76,9 +76,8 @@ def _steps(runs: pl.DataFrame) -> pl.DataFrame:
         end = Lineage.parse(row["run"])
         if len(end.stages) < 2:
             continue
-        while end.stages:
-            start, origin = end.parent, {"x": 0.0, "y": 0.0}
-            before = place.get(str(start)) if start.stages else origin
+        while (start := end.parent) is not None:
+            before = place.get(str(start)) if start.stages else {"x": 0.0, "y": 0.0}
             after = place.get(str(end))
             if before and after:
                 ends = {"x": before["x"], "y": before["y"], "x2": after["x"], "y2": after["y"]}

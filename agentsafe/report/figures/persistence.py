@@ -1,5 +1,7 @@
 """Draw persistence as a dot plot: how much is left of the first stage's effect."""
 
+from typing import Any
+
 import altair as alt
 import polars as pl
 from altair.typing import ChartType
@@ -57,7 +59,7 @@ def _labels(table: pl.DataFrame) -> str:
     single = table.filter(pl.col("source") != MEAN, pl.col("judge") != ALL)["labels"].drop_nulls()
     if single.is_empty():
         return ""
-    low, high = single.min(), single.max()
+    low, high = min(single), max(single)
     return fmt.count(high, "label") + (
         " per source, β and judge." if low == high else f" at most, {low:,} at least, per ratio."
     )
@@ -100,7 +102,7 @@ def _panel(table: pl.DataFrame, sources: list[str], judges: list[str], labels: b
         labels=labels, labelPadding=8, ticks=False, domain=False, grid=False, title=None
     )
     rows = alt.Scale(domain=sources, paddingInner=0.3, paddingOuter=0.15)
-    encodings = {
+    encodings: dict[str, Any] = {
         "y": alt.Y("source:N", scale=rows, axis=axis_of_rows),
         "yOffset": alt.YOffset("judge:N", scale=alt.Scale(domain=judges)),
         "color": alt.Color("judge:N", scale=_scale(judges, _COLOURS), title="judge"),
@@ -113,11 +115,11 @@ def _panel(table: pl.DataFrame, sources: list[str], judges: list[str], labels: b
     shape = alt.Shape("judge:N", scale=_scale(judges, _SHAPES), title="judge")
     known = (pl.col("missing") == "") & (pl.col("out") == "")
     out, left = pl.col("out") != "", pl.col("value") == _RANGE[0]
-    arrow = {"size": 40, "filled": True, "opacity": 1}
-    dot = {"size": 62, "opacity": 1, "strokeWidth": 1.8}
-    text = {"fontSize": 11, "baseline": "middle"}
+    arrow: dict[str, Any] = {"size": 40, "filled": True, "opacity": 1}
+    dot: dict[str, Any] = {"size": 62, "opacity": 1, "strokeWidth": 1.8}
+    text: dict[str, Any] = {"fontSize": 11, "baseline": "middle"}
     first, last = (alt.datum(edge) for edge in _RANGE)
-    parts = [
+    parts: list[tuple[pl.Expr | str, alt.MarkDef, dict[str, Any]]] = [
         (
             pl.col("low").is_not_null() & pl.col("high").is_not_null(),
             alt.MarkDef("rule", strokeWidth=1.6),
@@ -145,13 +147,15 @@ def _panel(table: pl.DataFrame, sources: list[str], judges: list[str], labels: b
             alt.MarkDef("text", align="right", dx=-9, dy=-7, **text),
             {"x": x, "text": "out:N"},
         ),
-        *(
-            (
-                pl.col("missing") != "",
-                alt.MarkDef("text", align="left", **text, **halo),
-                {"x": first, "text": "missing:N"},
-            )
-            for halo in ({"stroke": "white", "strokeWidth": 4}, {})
+        (
+            pl.col("missing") != "",
+            alt.MarkDef("text", align="left", stroke="white", strokeWidth=4, **text),
+            {"x": first, "text": "missing:N"},
+        ),
+        (
+            pl.col("missing") != "",
+            alt.MarkDef("text", align="left", **text),
+            {"x": first, "text": "missing:N"},
         ),
     ]
     references = alt.Chart(pl.DataFrame({"value": [0.0, 1.0]}))

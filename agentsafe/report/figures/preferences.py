@@ -73,7 +73,7 @@ def _bars(
     """Draw bars side by side for each set, with their numbers."""
     numbers = pl.Series([f"{value:,.0f}" for value in counts["value"]], dtype=pl.String)
     table = counts.select("set", "kind", "value", text=numbers)
-    room = 1.18 * max(table["value"].max() or 0, 1)  # for the longest bar's number
+    room = 1.18 * max(table.select(pl.max("value")).item() or 0, 1)  # for the longest bar's number
     base = alt.Chart(table).encode(
         y=alt.Y("set:N", sort=sets, axis=alt.Axis(title=None, ticks=False, domain=False)),
         yOffset=alt.YOffset("kind:N", scale=alt.Scale(domain=kinds)),
@@ -135,7 +135,7 @@ def _per_checkpoint(table: pl.DataFrame, name: str, labels: bool) -> ChartType:
 def _per_case(table: pl.DataFrame, name: str) -> ChartType:
     """Draw the histogram of pairs per case; cases without pairs are not in a set."""
     cases = table.filter(pl.col("set") == name, pl.col("quantity") == "per_case")["value"]
-    highest = int(cases.max() or 1)
+    highest = int(max(cases, default=1))
     step = next(step for step in _STEPS if highest <= 12 * step or step == _STEPS[-1])
     bins = (
         pl.DataFrame({"start": cases.cast(pl.Int64) // step * step}).group_by("start").len("cases")

@@ -6,6 +6,7 @@ print in grey.
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import altair as alt
 import polars as pl
@@ -86,7 +87,7 @@ def tooltip(*names: str, **titles: str) -> list[alt.Tooltip]:
 def small_title(heading: str, lines: Sequence[str] = (), width: int = 40) -> alt.TitleParams:
     """Make the heading of one panel of several."""
     wrapped = [part for line in lines for part in textwrap.wrap(line, width)]
-    below = {"subtitle": wrapped} if wrapped else {}
+    below: dict[str, Any] = {"subtitle": wrapped} if wrapped else {}
     return alt.TitleParams(heading, anchor="start", frame="group", offset=10, **below)
 
 

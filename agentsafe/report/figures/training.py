@@ -99,9 +99,9 @@ def _drawn(run: pl.DataFrame, steps: int) -> pl.DataFrame:
 
 def _domain(drawn: pl.DataFrame, quantity: str) -> list[float]:
     """Compute the range of the means and of all but the most extreme single steps."""
-    single, means = drawn[quantity], drawn[f"{quantity}_mean"]
-    low = min(single.quantile(0.02), means.min(), 0)
-    high = max(single.quantile(0.98), means.max())
+    single, mean = pl.col(quantity), f"{quantity}_mean"
+    low = min(drawn.select(pl.min_horizontal(single.quantile(0.02), pl.min(mean))).item(), 0)
+    high = drawn.select(pl.max_horizontal(single.quantile(0.98), pl.max(mean))).item()
     return [low, high + 0.05 * (high - low)]
 
 
@@ -115,8 +115,12 @@ def _channels(drawn: pl.DataFrame) -> tuple[dict, list[alt.Parameter]]:
     }
     several = [name for name in names if len(names[name]) > 1]
     legend = alt.Legend(
-        **{"orient": "top", "titleOrient": "left", "padding": 8},
-        **{"symbolType": "stroke", "symbolSize": 300, "symbolStrokeWidth": 2},
+        orient="top",
+        titleOrient="left",
+        padding=8,
+        symbolType="stroke",
+        symbolSize=300,
+        symbolStrokeWidth=2,
     )
     legends = {name: legend if name in several else None for name in names}
     channels = {
@@ -151,10 +155,12 @@ def _panel(
 ) -> ChartType:
     """Draw one quantity of the runs of a recipe and β; the first in a row has the axis title."""
     upper = quantity == _LOSS
-    last = panel["step"].max()
+    last = panel.select(pl.max("step")).item()
     steps = alt.Axis(
-        **{"title": None if upper else "step", "labels": not upper},
-        **{"tickCount": min(3, last), "format": ",d"},  # whole numbers only
+        title=None if upper else "step",
+        labels=not upper,
+        tickCount=min(3, last),  # whole numbers only
+        format=",d",
     )
     values = alt.Axis(title=_QUANTITIES[quantity] if first else None, labels=first, tickCount=4)
     x = alt.X("step:Q", scale=alt.Scale(domain=[0, last], nice=False), axis=steps)
