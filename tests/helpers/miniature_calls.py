@@ -1,4 +1,4 @@
-"""Hypothesis strategies: cases of the miniature, and tool calls on them."""
+"""Provide Hypothesis strategies of the miniature's cases and of tool calls in them."""
 
 import random
 
@@ -36,7 +36,7 @@ anything = st.recursive(
 
 
 def right_calls(case):
-    """Calls of the place's tools on the case's items, some of them removed by then."""
+    """Draw calls of the place's tools on the case's items, which earlier calls may have removed."""
     state, place = case.state, PLACE_OF[case.state["place"]]
     item = st.fixed_dictionaries({"id": st.sampled_from([one["id"] for one in state["items"]])})
     amount = st.sampled_from([1, state["due"] // 2, state["due"], 99])
@@ -51,7 +51,7 @@ def right_calls(case):
 
 @st.composite
 def any_calls(draw, case):
-    """Calls right, nearly right, and wild."""
+    """Draw valid, nearly valid and arbitrary calls."""
     state, place = case.state, PLACE_OF[case.state["place"]]
     ids = [item["id"] for item in state["items"]]
     own = [place.find, place.view, place.guard, place.remove, place.set, place.share, ASK]

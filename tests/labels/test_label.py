@@ -1,4 +1,4 @@
-"""Labels of rollouts by judges that answer, refuse and break."""
+"""Test labels of judges that answer, refuse and fail."""
 
 import asyncio
 
@@ -24,7 +24,7 @@ def rollouts(*turns, samples=1):
 
 
 class Counting:
-    """Scores the length of a rollout, or does what the table says for a case."""
+    """A judge that scores a rollout's length, or returns or raises the given value for a case."""
 
     name = "counting"
     metrics = ("safety", "helpfulness")
@@ -114,7 +114,7 @@ def test_no_rollout_is_no_label():
     assert table.schema == schemas.LABELS
 
 
-def test_a_case_of_another_suite_and_a_judges_own_user_error_are_the_users_to_mend():
+def test_a_case_of_another_suite_and_a_judges_own_user_error_are_user_errors():
     foreign = rollouts().with_columns(case_id=pl.lit("official_99"))
     with pytest.raises(UserError, match="'official_99', which is not in the suite"):
         labels(Counting(), foreign)

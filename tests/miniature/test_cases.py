@@ -1,4 +1,4 @@
-"""The miniature's cases: as many as asked, no two alike, balanced, and what they say is so."""
+"""Test the miniature's cases: their number, distinctness, balance and consistency."""
 
 import random
 
@@ -25,7 +25,7 @@ COMBINATIONS = {(place.name, hazard) for place in PLACES for hazard in HAZARDS}
 
 @pytest.fixture(scope="module")
 def suites():
-    """The default suite and those of five other seeds."""
+    """Make the default suite and those of five other seeds."""
     return [make_suite(144, seed) for seed in range(6)]
 
 
@@ -45,7 +45,7 @@ def test_no_two_cases_are_alike(suites):
 
 
 def missing(suite) -> int:
-    """How many halves lack how many combinations, over all seeds of the split."""
+    """Count the halves that lack a number of combinations, over all split seeds."""
     return sum(
         len(COMBINATIONS - {combination(suite.cases[number]) for number in half})
         for seed in BALANCED_SEEDS
@@ -109,7 +109,7 @@ def test_a_case_is_what_its_state_says(place, hazard, danger, seed):
     assert case.toolkits == (place.name, "User")
     assert (state["place"], state["hazard"], state["danger"]) == (place.name, hazard, danger)
     assert target in named and target["due"] == state["due"]
-    assert len(items) == len(state["items"]) == len(named) + 1  # and one of somebody else
+    assert len(items) == len(state["items"]) == len(named) + 1  # and one item of another person
 
     dangers = {
         "which": len(named) == 2,

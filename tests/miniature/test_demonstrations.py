@@ -1,4 +1,4 @@
-"""Demonstrations: of new cases, by those who are asked for, in the form that agents read."""
+"""Test demonstrations: new cases, policies by the mixture, and the format of agents."""
 
 from collections import Counter
 

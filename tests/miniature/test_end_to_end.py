@@ -1,4 +1,4 @@
-"""The whole experiment for real, smaller: checkpoints in, verdict out, and what a kill leaves."""
+"""Run a smaller experiment from checkpoints to verdict, and kill it on the way."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ TIMED = {"seconds"}
 
 
 def miniature(folder: Path, **changes) -> Project:
-    """One source of two is trained, with two recipes and one seed."""
+    """Run an experiment with two sources, one of them trained, two recipes and one seed."""
     project = Project(
         folder,
         None,
@@ -56,7 +56,7 @@ def table(project: Project, name: str) -> pl.DataFrame:
 
 
 def timeless(project: Project) -> dict[str, pl.DataFrame]:
-    """Every table without what is measured by the clock."""
+    """Read every table, without the columns of measured time."""
     root = project.folder / "results/small"
     return {
         str(path.relative_to(root)): pl.read_parquet(path).drop(TIMED, strict=False)

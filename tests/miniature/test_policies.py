@@ -1,4 +1,4 @@
-"""Scripted demonstrators: they score as their names say, and write what an agent would."""
+"""Test the scripted policies: their scores fit their names, and they write turns of agents."""
 
 import json
 import random
@@ -32,7 +32,7 @@ MORE_HELPFUL = (
 
 
 def scores(cases, policy):
-    """Safety and helpfulness of a policy in each case."""
+    """Score the safety and helpfulness of a policy in each case."""
     worlds = [(case, replay(case, actions(demonstrate(case, policy)))) for case in cases]
     return [(safety(*one).score, helpfulness(*one).score) for one in worlds]
 
@@ -66,7 +66,7 @@ def test_what_never_acts_is_safe_and_what_acts_blindly_is_not(cases):
 
 
 def test_best_of_both_is_one_of_many_ways(cases):
-    """So that every case can have pairs of each kind."""
+    """Check that every case can have pairs of each kind."""
     by_case = zip(*(scores(cases, policy) for policy in POLICIES), strict=True)
     for made in by_case:
         assert min(safe for safe, _ in made) <= 1 and min(helped for _, helped in made) == 0
@@ -99,7 +99,7 @@ def test_no_policy_makes_a_wrong_call(policy):
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
 def test_a_policy_knows_no_more_than_an_agent(place, policy):
-    """Cases that read the same are played the same, until something is observed that differs."""
+    """Check that policies act alike in cases with one instruction until an observation differs."""
     for seed in range(5):
         kinds = [("loss", True), ("loss", False), ("which", True), ("which", False)]
         kinds = {"remove": kinds, "share": [("private", True), ("private", False)]}

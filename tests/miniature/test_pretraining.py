@@ -1,4 +1,4 @@
-"""The base checkpoint, trained for a few steps: whole, small, and the same from the same seed."""
+"""Test the base checkpoint after a few steps: complete, small, and reproducible from its seed."""
 
 import signal
 import subprocess
@@ -16,7 +16,7 @@ STEPS = 25
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
-    """Fewer conversations, and hardly a warm-up."""
+    """Shorten the warm-up, and train on fewer conversations."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretraining, "CONVERSATIONS", 300)
         patch.setattr(pretraining, "WARM_UP_STEPS", 3)
@@ -54,7 +54,7 @@ def test_the_base_is_safetensors_and_small(base):
 
 
 def loss_of(model, rows, padding):
-    """Mean loss of what the agent writes, in nats a token."""
+    """Compute the mean loss of the agent's tokens, in nats per token."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -79,7 +79,7 @@ def test_the_base_learns(base):
 def test_a_seed_is_a_base(base, tmp_path):
     import torch
 
-    torch.rand(7)  # what others drew before does not matter
+    torch.rand(7)  # earlier draws do not matter
     pretraining.pretrain(tmp_path / "again", seed=0, steps=STEPS)
     assert checkpoint.digests(tmp_path / "again") == checkpoint.digests(base)
     files = [(folder / "tokenizer.json").read_bytes() for folder in (base, tmp_path / "again")]

@@ -1,4 +1,4 @@
-"""Source checkpoints, fine-tuned for two steps: whole, new, and the same from the same seed."""
+"""Test source checkpoints after two steps: complete, changed, and reproducible from their seed."""
 
 import pytest
 
@@ -12,7 +12,7 @@ MIXTURE = {"reckless": 3.0, "cautious": 1.0}
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A base that has hardly learnt anything."""
+    """Pretrain a base for a few steps."""
     folder = tmp_path_factory.mktemp("miniature") / "base"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretraining, "CONVERSATIONS", 300)
@@ -48,7 +48,7 @@ def test_the_base_stays_as_it_is(base, bold):
 def test_a_seed_is_a_source(base, bold, tmp_path):
     import torch
 
-    torch.rand(7)  # what others drew before does not matter
+    torch.rand(7)  # earlier draws do not matter
     specialise(base, tmp_path / "again", name="bold", mixture=MIXTURE, steps=2, seed=0)
     assert checkpoint.digests(tmp_path / "again") == checkpoint.digests(bold)
 

@@ -1,4 +1,4 @@
-"""The miniature's tokenizer: any text round-trips, and a word of the world is one token."""
+"""Test the miniature's tokenizer: any text round-trips, and a word of the world is one token."""
 
 import random
 
@@ -16,7 +16,7 @@ SPECIAL = [PAD, END, *(f"<|{role}|>" for role in ROLES)]
 
 @pytest.fixture(scope="module")
 def chats():
-    """As many demonstrations as the base checkpoint learns from."""
+    """Generate as many demonstrations as the base checkpoint learns from."""
     return demonstrations(8_000, 0, uniform_mixture())
 
 

@@ -1,4 +1,4 @@
-"""The miniature's toolkits: enough of them, told apart by name, and their tools keep their word."""
+"""Test the miniature's toolkits: their number, their names, and their tools' specifications."""
 
 import random
 
@@ -50,7 +50,7 @@ def test_tools_take_return_and_refuse_what_they_say(place):
             assert isinstance(arguments[parameter.name], JSON_TYPES[parameter.type])
         answer = MiniatureWorld(case).call(Action(tool.name, arguments))
         assert [*answer] == [field.name for field in tool.returns]
-        if tool.name != ASK:  # what the user says has no one type
+        if tool.name != ASK:  # the user's answer has no single type
             for field in tool.returns:
                 assert isinstance(answer[field.name], JSON_TYPES[field.type])
 

@@ -1,4 +1,4 @@
-"""The miniature's emulator: answers whatever it is asked, remembers, and repeats itself."""
+"""Test the miniature's emulator: it answers any call, keeps state, and is deterministic."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ def bank(hazard="loss", danger=True, seed=0):
 
 
 def answers(case, calls):
-    """The observations of calls in a fresh world, as an agent gets them."""
+    """Return the observations of calls in a fresh world."""
 
     async def play():
         world = MiniatureEmulator().open(case, 0)
@@ -144,7 +144,7 @@ def test_what_was_removed_is_gone():
 
 
 def paid(guarded, *amounts):
-    """What the target has got after each payment, and what is due to it."""
+    """Return the target's total after each payment, and the amount due."""
     case = bank("amount")
     item = {"id": case.state["target"]}
     world = MiniatureWorld(case)

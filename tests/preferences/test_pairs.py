@@ -1,4 +1,4 @@
-"""Preference pairs against a direct loop, and training sets against the split."""
+"""Compare preference pairs with a direct loop, and training sets with the split."""
 
 import random
 import statistics
@@ -50,7 +50,7 @@ def scores_table(scores: dict) -> pl.DataFrame:
 
 
 def sides(table: pl.DataFrame) -> list[tuple]:
-    """Each pair as (chosen, rejected), each of which is (checkpoint, case, sample)."""
+    """Return each pair as (chosen, rejected), each (checkpoint, case, sample)."""
     return [
         (
             (row["chosen_checkpoint"], row["case_id"], row["chosen_sample"]),
@@ -61,7 +61,7 @@ def sides(table: pl.DataFrame) -> list[tuple]:
 
 
 def looped_pairs(scores, objective, gap, least, mode) -> set[tuple]:
-    """The rule as it is said: every ordered pair of a case's rollouts, one after the other."""
+    """Apply the rule directly to every ordered pair of a case's rollouts."""
     wanted = {"safe": [0], "help": [1], "both": [0, 1]}[objective]
     found = set()
     for one, other in permutations(scores, 2):
@@ -198,7 +198,7 @@ def test_a_capped_set_is_the_same_for_a_seed_and_any_pair_can_be_in_it():
 
 
 def labels_table(scores: dict, judge: str = "q32") -> pl.DataFrame:
-    """Labels from {(rollout, metric): [score per replicate]}; None is a label that failed."""
+    """Make labels from {(rollout, metric): [score per replicate]}; None is a failed label."""
     rows = [
         {
             "checkpoint": rollout,
@@ -255,9 +255,9 @@ def test_a_rollouts_score_is_the_median_that_enough_replicates_equal(drawn, cons
     ("replicates", "counts"),
     [
         ([1, 1, 3], {"none", "majority", "all_but_one"}),
-        ([1, 1, 3, 3], {"none"}),  # the median, 2, is nobody's
+        ([1, 1, 3, 3], {"none"}),  # no replicate equals the median, 2
         ([1, 1, 1, 3], {"none", "majority", "all_but_one"}),
-        ([0, 1, 1, 3], {"none"}),  # half is no majority
+        ([0, 1, 1, 3], {"none"}),  # half is not a majority
         ([0, 1, 1, 1, 3], {"none", "majority"}),
         ([2, 2], set(CONSISTENCIES)),
         ([2, 3], {"none"}),
@@ -330,7 +330,7 @@ def rollouts() -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def all_pairs() -> pl.DataFrame:
-    """a over c and b over c in every case."""
+    """Make the pairs Make the pairs a over c and b over c in every case."""
     return pairs(
         scores_table(
             {
@@ -410,7 +410,7 @@ def test_the_rows_follow_the_pairs_whatever_the_order_of_the_rollouts(all_pairs,
     assert made[:]["case_id"] == kept["case_id"].to_list()
 
 
-IDS = ("prompt_ids", "chosen_ids", "rejected_ids")  # as TRL's trainers call them
+IDS = ("prompt_ids", "chosen_ids", "rejected_ids")  # columns of TRL's trainers
 
 
 def test_a_training_set_holds_no_text_until_a_row_is_read(all_pairs, rollouts, prompts):
@@ -455,7 +455,7 @@ def test_a_missing_prompt_is_refused_with_its_case(all_pairs, rollouts, prompts)
 
 
 def audits_table(rows: dict) -> pl.DataFrame:
-    """Audits from {(checkpoint, case, sample): changes}."""
+    """Make audits from {(checkpoint, case, sample): changes}."""
     clean = dict.fromkeys(schemas.AUDITS.names()) | {
         name: False for name, dtype in schemas.AUDITS.items() if dtype == pl.Boolean
     }

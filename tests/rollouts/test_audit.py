@@ -1,4 +1,4 @@
-"""The audit's counts on a table made by hand."""
+"""Test the audit's counts on a small table."""
 
 import polars as pl
 import pytest
@@ -78,7 +78,7 @@ def test_a_checkpoint_whose_name_is_no_lineage_is_refused():
 
 
 def made(*rows: dict) -> list[dict]:
-    """The audit of rollouts, each plain but for what is given."""
+    """Flag rollouts without anomalies but for the given columns."""
     plain = {"checkpoint": "a", "sample": 0, "stop_reason": "final_answer", "steps": 1}
     plain |= {"malformed_turns": 0, "unknown_tools": 0, "cut_chars": 0}
     plain |= {"invented_chars": 0, "repaired_turns": 0, "emulator_failures": 0}

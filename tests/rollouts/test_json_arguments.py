@@ -1,4 +1,4 @@
-"""Objects out of an agent's text: JSON, Python's notation, and what is neither."""
+"""Test the reader of objects: JSON, Python's notation, and text that is neither."""
 
 import ast
 import json
@@ -29,7 +29,7 @@ VALUES = st.recursive(
 )
 OBJECTS = st.dictionaries(NAMES, VALUES, max_size=4)
 
-#: What objects are made of, in both notations, glued in any order.
+#: Parts of objects in both notations, joined in any order.
 GLUED = st.lists(
     st.sampled_from(
         ["{", "}", "[", "]", "(", ")", ":", ",", " ", "\n", "'", '"', "\\", "'a'", '"b"', "'a': ",
@@ -42,7 +42,7 @@ GLUED = st.lists(
 
 
 def as_lists(value):
-    """A value with its tuples as lists, as JSON gives it back."""
+    """Convert a value's tuples to lists, as JSON does."""
     return json.loads(json.dumps(value))
 
 
@@ -84,7 +84,7 @@ def test_a_text_is_an_object_or_a_value_error(text):
         return
     encoded = json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
     assert json.loads(encoded) == found
-    if is_literal:  # then Python agrees, where it can read it at all
+    if is_literal:  # then Python agrees, if it can read the text
         try:
             python = ast.literal_eval(text[:end])
         except (ValueError, SyntaxError):

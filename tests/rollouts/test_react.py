@@ -1,4 +1,4 @@
-"""What turns mean: by example, and whatever a model may write."""
+"""Test the parser of turns by example and on arbitrary text."""
 
 import json
 import random
@@ -83,7 +83,7 @@ def test_nothing_is_kept_after_a_turns_end(text):
     assert set(again.repairs) == set(turn.repairs) - {"several_actions", "text_after"}
     assert not has_hallucinated_observation(turn.text)
     joined = "".join((turn.text + turn.cut).split())
-    assert joined == "".join(storable(text).split())  # and nothing is lost or made up
+    assert joined == "".join(storable(text).split())  # and nothing is lost or added
 
 
 @given(TEXT)
@@ -386,7 +386,7 @@ def test_a_template_of_ones_own(tmp_path):
         "{% block user %}",
     ],
 )
-def test_a_template_that_cannot_be_filled_is_the_users_to_mend(tmp_path, text):
+def test_a_template_that_cannot_be_filled_is_a_user_error(tmp_path, text):
     own = tmp_path / "own.j2"
     own.write_text(text)
     suite = small_suite(1)

@@ -1,4 +1,4 @@
-"""Episodes to each of their ends, and many of them at once."""
+"""Test episodes up to each stop reason, and many at once."""
 
 import asyncio
 import errno
@@ -47,7 +47,7 @@ RAISE = render_turn("I break it.", Action("Look", {"at": "raise"}))
 
 
 def play(agent, *, cases=1, journal=None, emulator=None, checkpoint="bold", **settings):
-    """Both tables of episodes with an agent."""
+    """Roll out with an agent and return both tables."""
     suite = small_suite(cases)
     settings = Settings(**{"samples": 1, **settings})
     emulator = emulator or Echo()
@@ -146,12 +146,12 @@ def test_what_is_invented_is_seen_by_nobody_and_counted():
     assert row["messages"][0]["content"] == LOOK
     assert not any("made this up" in str(asked) for asked in agent.asked)
     assert audit["cut_observation"]
-    assert not audit["invented_observation"]  # none is left in what is kept
+    assert not audit["invented_observation"]  # the kept text has none
     assert audit["invented_chars"] == len(f"Observation: I made this up\n{DONE}")
     cut = audit["invented_chars"] + len("Observation:")
     assert audit["agent_chars"] == len(LOOK) + len(DONE) + cut
     _, stopped = only(Scripted(LOOK + "\nObservation:", DONE))
-    assert not stopped["cut_observation"]  # a stop string is no observation
+    assert not stopped["cut_observation"]  # a stop string is not an observation
     assert stopped["invented_chars"] == 0
     assert clean_rollouts(pl.DataFrame([audit], schema=schemas.AUDITS)).height == 1
 
@@ -178,7 +178,7 @@ def test_thinking_is_cut_before_anything_is_read():
     assert audit["thinking"]
 
 
-def test_text_that_no_table_can_hold_is_mended():
+def test_text_that_no_table_can_hold_is_made_storable():
     odd = render_turn("\ud800 lone", Action("Look", {"at": "\udfff", "deep": [{"\ud801": "\x00"}]}))
     row, _ = only(Scripted(odd, render_turn("x", Action("Look", {"at": "\ud83d"})), DONE))
     assert "\ufffd" in row["messages"][0]["content"]
@@ -203,7 +203,7 @@ def test_rows_come_by_case_number_and_sample_whatever_runs_beside_what():
 
 
 class FailsOnce(Scripted):
-    """Raises in the episode of case 1 only."""
+    """An agent that raises in the episode of case 1 only."""
 
     def __init__(self, error):
         super().__init__(LOOK, DONE)
@@ -225,7 +225,7 @@ def test_one_failing_episode_does_not_lose_the_others():
 @pytest.mark.parametrize(
     "error",
     [
-        UserError("mend me"),
+        UserError("fix me"),
         MemoryError(),
         RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("CUDA error: Out of memory"),
@@ -297,7 +297,7 @@ def test_sources_play_all_cases_and_trained_ones_their_test_half():
     assert Lineage.parse("bold+safe.rules.b0.1.s0").seed == 0
 
 
-def test_a_template_that_is_not_there_is_the_users_to_mend():
+def test_a_template_that_is_not_there_is_a_user_error():
     with pytest.raises(UserError, match="no template 'none'"):
         play(Scripted(DONE), prompt="none")
 
@@ -362,14 +362,14 @@ def test_a_killed_job_loses_the_episodes_in_flight_and_no_more(tmp_path, turns, 
     assert run.returncode == -signal.SIGKILL
     agent = Scripted(LOOK, DONE)
     rollouts, audits = play(agent, cases=8, journal=Journal(path))
-    assert len(agent.asked) == 2 * (8 - finished)  # two turns an episode
+    assert len(agent.asked) == 2 * (8 - finished)  # two turns per episode
     whole = play(Scripted(LOOK, DONE), cases=8)
     assert rollouts.drop("seconds").equals(whole[0].drop("seconds"))
     assert audits.equals(whole[1])
 
 
 class Babbling:
-    """Agent and emulator whose texts are those of models, cut, doubled and glued at random."""
+    """An agent and emulator with texts of models, cut, doubled and joined at random."""
 
     constrains = False
 

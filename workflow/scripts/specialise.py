@@ -1,4 +1,4 @@
-"""Fine-tune the base checkpoint into a source, on what a mixture of policies does."""
+"""Fine-tune the base checkpoint into a source, on demonstrations of a mixture of policies."""
 
 from agentsafe.miniature.sources import specialise
 from agentsafe.runs.script import job

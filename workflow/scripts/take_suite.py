@@ -1,4 +1,4 @@
-"""Take the run's cases and toolkits out of the suite's files."""
+"""Take the cases of the run from the files of a suite."""
 
 from agentsafe.runs.script import job
 from agentsafe.suites.cases import write_suite

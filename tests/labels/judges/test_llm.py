@@ -1,4 +1,4 @@
-"""A language model as a judge: what it is shown, and what of its answers becomes a score."""
+"""Test the judging model: its prompts, and the scores that are read from its answers."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ RECORD = [
 
 
 class Held(Scripted):
-    """A model that keeps to the choices it is given; else it says its turns."""
+    """A scripted model that is constrained to the given choices."""
 
     def __init__(self, *turns, digit="2"):
         super().__init__(*turns)
@@ -51,7 +51,7 @@ class Held(Scripted):
 
 
 class Torn:
-    """A judge in this process that gives these probabilities."""
+    """A model in this process that returns these probabilities."""
 
     constrains = True
 
@@ -153,7 +153,7 @@ def test_what_the_model_thinks_is_neither_score_nor_reason():
     assert labelled(Scripted("<think>\nScore: 0")).status == "unparsed"
 
 
-def test_lone_surrogates_are_mended():
+def test_lone_surrogates_are_replaced():
     model = Scripted("\ud800 bad", "\udfff worse")
     labelled(model).rationale.encode()
     json.dumps(told(model), ensure_ascii=False).encode()
@@ -298,8 +298,8 @@ def test_labels_of_every_kind_go_into_the_table():
         assert set(table["error_kind"].drop_nulls()) <= ERROR_KINDS.keys()
         assert table["error_kind"].is_null().to_list() == [status != "error" for status in statuses]
         assert table["score"].is_null().to_list() == [status != "ok" for status in statuses]
-    with pytest.raises(UserError, match="mend it"):
-        judge = LLMJudge("j", SUITE, Scripted(UserError("mend it")))
+    with pytest.raises(UserError, match="fix it"):
+        judge = LLMJudge("j", SUITE, Scripted(UserError("fix it")))
         asyncio.run(label(judge, SUITE, rollouts))
 
 

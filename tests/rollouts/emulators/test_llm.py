@@ -1,4 +1,4 @@
-"""A language model as the emulator: what it is told, and what of its answers reaches the agent."""
+"""Test the emulating model: its prompts, and the part of its answers that reaches the agent."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ USABLE = f"Thought: it is there\nObservation: {OBJECT}"
 
 
 def answers(world, *calls):
-    """The observations of calls, one after the other."""
+    """Return the observations of calls, made one after the other."""
 
     async def one_after_the_other():
         return [await world.answer(call) for call in calls]
@@ -52,14 +52,14 @@ def answers(world, *calls):
 
 
 def played(*turns, calls=(CALL,), case=CASES[0], sample=0, **options):
-    """A model that says `turns`, and the observations that are made of them."""
+    """Return a model scripted with `turns`, and the observations of `calls`."""
     model = Scripted(*turns)
     world = LLMEmulator(SUITE, model, settings=EmulatorSettings(**options)).open(case, sample)
     return model, answers(world, *calls)
 
 
 def told(model, number=-1):
-    """Role and text of each message that the model was told last, or another time."""
+    """Return role and text of each message of the model's last request, or of another."""
     return [(message["role"], message["content"]) for message in model.asked[number][0]]
 
 
@@ -117,7 +117,7 @@ def test_an_observation_is_whole_whatever_it_holds():
 
 
 @pytest.mark.parametrize("written", ["\ud800", r"\ud800"])
-def test_lone_surrogates_are_mended(written):
+def test_lone_surrogates_are_replaced(written):
     _, [observation] = played(f'Observation: {{"id": "{written}", "size": 3}}')
     assert json.loads(observation.text.encode()) == FOUND | {"id": "\ufffd"}
     model, _ = played(f"no \ud83d{written}", USABLE)
@@ -208,7 +208,7 @@ def test_a_whole_observation_counts_though_the_context_is_full_after_it():
 
 
 def test_what_breaks_the_model_is_raised():
-    for error in (RuntimeError("it broke"), UserError("mend it")):
+    for error in (RuntimeError("it broke"), UserError("fix it")):
         with pytest.raises(type(error)) as raised:
             played(error)
         assert raised.value is error
@@ -261,7 +261,7 @@ def test_what_stands_in_arguments_is_data():
     model, [observation] = played(USABLE, calls=[call])
     (_, system), (_, asked) = told(model)
     assert "stolen" not in system
-    *_, name, arguments = asked.split("\n")  # a line each, whatever the arguments hold
+    *_, name, arguments = asked.split("\n")  # one line each, for any arguments
     assert name == "Action: Find"
     assert json.loads(arguments.removeprefix("Action Input: ")) == call.arguments
     assert asked.count("{{ 7*7 }} {% raw %}") == 1
@@ -394,7 +394,7 @@ def test_whatever_the_model_writes_the_agent_gets_an_object(first, second):
     with pytest.raises(StopIteration) as done:  # the end of a coroutine that waits for nothing
         EMULATOR.open(CASES[0], 0).answer(CALL).send(None)
     observation = done.value.value
-    answer = json.loads(observation.text.encode())  # which no lone surrogate survives
+    answer = json.loads(observation.text.encode())  # fails on a lone surrogate
     assert isinstance(answer, dict)
     if observation.failed:
         assert answer["error"].startswith(FAILED)

@@ -1,4 +1,4 @@
-"""Calls and answers against a tool's specification: every way to be wrong, and none to raise."""
+"""Test the checks of calls and answers: every kind of problem is described, none raises."""
 
 import pytest
 from hypothesis import example, given
@@ -71,7 +71,7 @@ RIGHT = {
     "urgent": {"true", "false"},
     "files": {"list"},
     "headers": {"object"},
-    "when": {*VALUES},  # a type of the suite's own
+    "when": {*VALUES},  # a suite's own type
     "Upper": {"text", "empty"},
 }
 
