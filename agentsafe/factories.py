@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 
 from agentsafe.inference.types import ChatModel
+from agentsafe.labels.config import JudgeSettings
 from agentsafe.labels.judges import Judge
 from agentsafe.models.config import Model
+from agentsafe.rollouts.config import EmulatorSettings
 from agentsafe.rollouts.emulators import Emulator
 from agentsafe.suites.cases import Suite
 
@@ -59,16 +61,15 @@ def emulator(
     Raises:
         UserError: the model cannot be served, or there is no such template.
     """
-    options = dict(section)
-    name = options.pop("model")
-    if name is None:
+    settings = msgspec.convert(section, EmulatorSettings)
+    if settings.model is None:
         from agentsafe.miniature.world import MiniatureEmulator
 
         return MiniatureEmulator()
-    from agentsafe.rollouts.emulators.llm import EmulatorSettings, LLMEmulator
+    from agentsafe.rollouts.emulators.llm import LLMEmulator
 
-    chat, fingerprint = _served(name, model, folder, threads, service)
-    return LLMEmulator(suite, chat, fingerprint, EmulatorSettings(**options))
+    chat, fingerprint = _served(settings.model, model, folder, threads, service)
+    return LLMEmulator(suite, chat, fingerprint, settings)
 
 
 def judge(
@@ -95,16 +96,15 @@ def judge(
     Raises:
         UserError: the model cannot be served, or there is no such template.
     """
-    options = dict(section)
-    model_name = options.pop("model")
-    if model_name is None:
+    settings = msgspec.convert(section, JudgeSettings)
+    if settings.model is None:
         from agentsafe.miniature.judge import RuleJudge
 
-        return RuleJudge(name, options["replicates"])
-    from agentsafe.labels.judges.llm import JudgeSettings, LLMJudge
+        return RuleJudge(name, settings.replicates)
+    from agentsafe.labels.judges.llm import LLMJudge
 
-    chat, fingerprint = _served(model_name, model, folder, threads, service)
-    return LLMJudge(name, suite, chat, fingerprint, JudgeSettings(**options))
+    chat, fingerprint = _served(settings.model, model, folder, threads, service)
+    return LLMJudge(name, suite, chat, fingerprint, settings)
 
 
 def _served(

@@ -19,7 +19,7 @@ from agentsafe.inference.hf import LocalChat, load
 from agentsafe.inference.types import ChatModel, Completion
 from agentsafe.miniature.cases import make_suite
 from agentsafe.miniature.world import MiniatureEmulator
-from agentsafe.rollouts.episode import Settings
+from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.react import Action, FinalAnswer, render_turn
 from agentsafe.rollouts.roll_out import roll_out
 from agentsafe.suites.cases import Suite

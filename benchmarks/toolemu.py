@@ -28,10 +28,11 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from agentsafe.inference.hf import LocalChat
 from agentsafe.inference.types import Completion
-from agentsafe.labels.judges.llm import JudgeSettings, LLMJudge
+from agentsafe.labels.config import JudgeSettings
+from agentsafe.labels.judges.llm import LLMJudge
 from agentsafe.labels.label import label
-from agentsafe.rollouts.emulators.llm import EmulatorSettings, LLMEmulator
-from agentsafe.rollouts.episode import Settings
+from agentsafe.rollouts.config import EmulatorSettings, Settings
+from agentsafe.rollouts.emulators.llm import LLMEmulator
 from agentsafe.rollouts.react import Action, FinalAnswer, render_turn
 from agentsafe.rollouts.roll_out import roll_out
 from agentsafe.suites.cases import Case, Suite

@@ -4,21 +4,19 @@ import asyncio
 import json
 
 import pytest
-import yaml
 
 from agentsafe import factories
 from agentsafe.errors import UserError
-from agentsafe.experiment.config import check
+from agentsafe.experiment.check import check
 from agentsafe.labels.judges.llm import LLMJudge
 from agentsafe.labels.label import label
 from agentsafe.miniature.judge import RuleJudge
 from agentsafe.miniature.world import MiniatureEmulator
 from agentsafe.models.checkpoint import fingerprint
-from agentsafe.rollouts.emulators.llm import FAILED, EmulatorSettings, LLMEmulator
-from agentsafe.rollouts.episode import Settings
+from agentsafe.rollouts.config import EmulatorSettings, Settings
+from agentsafe.rollouts.emulators.llm import FAILED, LLMEmulator
 from agentsafe.rollouts.react import Action
 from agentsafe.rollouts.roll_out import roll_out
-from tests.helpers.paths import SCHEMA
 from tests.helpers.scripted import DONE, LOOK, Scripted, small_suite
 from tests.helpers.tiny_model import write_tiny_checkpoint
 
@@ -43,7 +41,7 @@ def checked(emulator=None, judge=None, **model):
         "emulator": {"model": "tiny", **(emulator or {})},
         "judges": {"j": {"model": "tiny", **(judge or {})}},
     }
-    return check(config, yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+    return check(config)
 
 
 def emulator_of(config, folder):
@@ -63,8 +61,7 @@ def agent_of(config, folder):
 
 
 def test_without_models_the_miniatures_rules_play_and_judge():
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    config = check({"run": "test", "judges": {"rules": {"replicates": 3}}}, schema)
+    config = check({"run": "test", "judges": {"rules": {"replicates": 3}}})
     assert isinstance(factories.emulator(config["emulator"], SUITE), MiniatureEmulator)
     judge = factories.judge("rules", config["judges"]["rules"], SUITE)
     assert isinstance(judge, RuleJudge)

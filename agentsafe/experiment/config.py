@@ -1,275 +1,267 @@
-"""The config: checked against its schema, with every default filled in.
+"""The config of an experiment: all of its keys, with types, bounds, defaults and descriptions.
 
-The schema is the one home of keys, bounds, defaults and descriptions. A mistake is one line that
-names the key, what it may hold, and the nearest right spelling.
+Each section is the settings class of its stage. The JSON schema that editors and `check` use, and
+the tables of `config/README.md` and of the docs, are generated from these classes.
 """
 
-import difflib
-import math
-import sys
-from collections.abc import Iterable, Iterator
-from copy import deepcopy
-from functools import reduce
-from itertools import takewhile
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
-import yaml
-from jsonschema import Draft202012Validator, TypeChecker, ValidationError
-from jsonschema.validators import extend
+from msgspec import Meta
 
-from agentsafe.errors import UserError
-from agentsafe.experiment.renamed_keys import rename_old_keys
+from agentsafe._util.settings import Name, Seed, Text
+from agentsafe.frontier.config import Verdict as Frontier
+from agentsafe.labels.config import JudgeSettings as Judge
+from agentsafe.models.config import Model
+from agentsafe.preferences.config import Settings as Preferences
+from agentsafe.rollouts.config import EmulatorSettings as Emulator
+from agentsafe.rollouts.config import Settings as Rollouts
+from agentsafe.scores.config import Settings as Scores
+from agentsafe.training.config import Section as Training
 
-_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+_Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
-
-def check(config: dict, schema: dict | Path) -> dict:
-    """Check a config and fill in its defaults.
-
-    Args:
-        config: the config as Snakemake or YAML read it; left as it is. Keys may have the names of
-            the previous release: each is one warning on standard error.
-        schema: JSON schema (draft 2020-12) of nested sections, maps and lists, or its YAML file.
-
-    Returns:
-        A new config with every key of the schema, in the schema's order.
-
-    Raises:
-        UserError: a key is unknown or missing, or a value is not allowed. Of several mistakes the
-            first is named and the rest are counted.
-    """
-    if not isinstance(schema, dict):
-        schema = yaml.safe_load(Path(schema).read_text(encoding="utf-8"))
-    if isinstance(config, dict):
-        config = rename_old_keys(config, warn=_warn)
-    config = _read_texts(config, schema)
-    # A misspelt key often explains why another one is missing, so unknown keys come first.
-    errors = sorted(
-        _Validator(schema).iter_errors(config),
-        key=lambda error: error.validator != "additionalProperties",
-    )
-    mistakes = list(dict.fromkeys(line for error in errors for line in _mistakes(error, schema)))
-    if mistakes:
-        more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
-        raise UserError(f"config: {mistakes[0]}{more}")
-    return _with_defaults(config, schema)
+#: A scripted policy of `agentsafe.miniature.policies`.
+Policy = Literal[
+    "reckless",
+    "careless",
+    "half-checked",
+    "cautious",
+    "refusing",
+    "look-then-ask",
+    "look-then-act",
+    "incompetent",
+]
+_Mixture = Annotated[
+    Mapping[Policy, Annotated[float, Meta(gt=0, le=1_000_000)]], Meta(min_length=1)
+]
 
 
-def _warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr)
-
-
-def allowed(schema: dict) -> str:
-    """Say in words what a key with this schema may hold, such as `a whole number >= 2`."""
-    if "enum" in schema:
-        return f"one of {', '.join(schema['enum'])}"
-    types = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
-    bounds = " and ".join(f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema)
-    words = {
-        "boolean": "true or false",
-        "integer": f"a whole number {bounds}".strip(),
-        "number": f"a number {bounds}".strip(),
-        "null": "null",
+def _sources() -> Mapping[str, _Mixture]:
+    return {
+        "bold": {
+            "reckless": 3,
+            "careless": 2,
+            "half-checked": 2,
+            "cautious": 1,
+            "refusing": 1,
+            "look-then-ask": 1,
+            "look-then-act": 1.5,
+            "incompetent": 1,
+        },
+        "timid": {
+            "reckless": 1.5,
+            "careless": 1,
+            "half-checked": 1.5,
+            "cautious": 3,
+            "refusing": 1,
+            "look-then-ask": 1,
+            "look-then-act": 1,
+            "incompetent": 1,
+        },
+        "weak": {
+            "careless": 4,
+            "incompetent": 2,
+            "half-checked": 2,
+            "look-then-ask": 1,
+            "refusing": 1,
+            "look-then-act": 1,
+            "reckless": 1,
+        },
     }
-    writers = {"object": _allowed_object, "array": _allowed_list, "string": _allowed_text}
-    return ", or ".join(words.get(name) or writers[name](schema) for name in types)
 
 
-def _allowed_object(schema: dict) -> str:
-    if "properties" in schema:
-        return f"a section with the keys {', '.join(schema['properties'])}"
-    some = "a map that is not empty" if schema.get("minProperties") else "a map"
-    names, values = allowed(schema["propertyNames"]), allowed(schema["additionalProperties"])
-    return f"{some}, from {names} to {values}"
+@dataclass(frozen=True)
+class Miniature:
+    """The miniature's world and its source checkpoints."""
+
+    cases: Annotated[
+        int, Meta(ge=4, le=10_000, description="Cases to make, of which a seeded half trains.")
+    ] = 144
+    seed: Annotated[Seed, Meta(description="Seed of the cases and of the source checkpoints.")] = 0
+    base_steps: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Training steps of the base checkpoint, after a warm-up of 100.",
+        ),
+    ] = 800
+    source_steps: Annotated[
+        int,
+        Meta(ge=1, le=100_000, description="Training steps from the base checkpoint to a source."),
+    ] = 100
+    sources: Annotated[
+        Mapping[Name, _Mixture],
+        Meta(
+            min_length=1,
+            description="Source checkpoints, each a mixture of scripted policies with weights.",
+        ),
+    ] = field(default_factory=_sources)
 
 
-def _allowed_list(schema: dict) -> str:
-    if "enum" not in schema["items"]:
-        some = "a list that is not empty" if schema.get("minItems") else "a list"
-        once = ", none twice" if schema.get("uniqueItems") else ""
-        return f"{some}, each item {allowed(schema['items'])}{once}"
-    words = ", ".join(schema["items"]["enum"])
-    least = "at least one of" if schema.get("minItems") else "any of"
-    once = ", each at most once" if schema.get("uniqueItems") else ""
-    return f"a list of {least} {words}{once}"
+@dataclass(frozen=True)
+class Toolemu:
+    """A suite in files of ToolEmu's format."""
+
+    cases: Annotated[
+        int,
+        Meta(
+            ge=2,
+            le=100_000,
+            description="Cases to use, from number 0 on, of which a seeded half trains.",
+        ),
+    ] = 144
+    cases_file: Annotated[
+        Text, Meta(description="File with the cases; the default is downloaded if missing.")
+    ] = "resources/toolemu/all_cases.json"
+    toolkits_file: Annotated[
+        Text, Meta(description="File with the toolkits; the default is downloaded if missing.")
+    ] = "resources/toolemu/all_toolkits.json"
+    url: Annotated[
+        str,
+        Meta(
+            pattern="^https?://",
+            description="Address of the folder with the default files, at a fixed commit.",
+        ),
+    ] = (
+        "https://raw.githubusercontent.com/bplaut/safety-persists-llm-agents/"
+        "cde0b8f0b898252f3d56e2637cfdda636453be58/assets"
+    )
+    cases_sha256: Annotated[
+        _Sha256, Meta(description="SHA-256 that a downloaded file of cases must have.")
+    ] = "38812d86f4b55494a0d82fe5c38e54d9ccffe85393b77a65637203ed584a45fa"
+    toolkits_sha256: Annotated[
+        _Sha256, Meta(description="SHA-256 that a downloaded file of toolkits must have.")
+    ] = "e21a8f70b1d5de4677d6d52642936a322655d79b17a72c84f600550384083a1e"
 
 
-def _allowed_text(schema: dict) -> str:
-    if "pattern" in schema:
-        return f"text that matches `{schema['pattern']}`"
-    return "text that is not empty" if schema.get("minLength") else "text"
+@dataclass(frozen=True)
+class Published:
+    """The paper's release."""
+
+    root: Annotated[
+        Text,
+        Meta(
+            description="Folder with the released repository's layout; one below `resources/` is "
+            "downloaded if missing."
+        ),
+    ] = "resources/published"
+    url: Annotated[Text, Meta(description="Git address that a missing release is cloned from.")] = (
+        "https://github.com/bplaut/safety-persists-llm-agents.git"
+    )
+    commit: Annotated[
+        str,
+        Meta(pattern="^[0-9a-f]{40}$", description="Full hash of the commit that is downloaded."),
+    ] = "cde0b8f0b898252f3d56e2637cfdda636453be58"
+    label_sets: Annotated[
+        tuple[Literal["gpt5m", "q32"], ...],
+        Meta(
+            description="Judges whose labels of the source checkpoints' rollouts become preference "
+            "sets.",
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = ("gpt5m",)
+    result_sets: Annotated[
+        tuple[Literal["match_eval_results", "cross_eval_results"], ...],
+        Meta(
+            description="Labelled rollouts of trained checkpoints that are scored.",
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = ("match_eval_results",)
+    strict: Annotated[
+        bool, Meta(description="Stop with an error at the import's first finding.")
+    ] = False
+    cases: Annotated[
+        int, Meta(ge=2, description="Cases of the released suite, of which a seeded half trains.")
+    ] = 144
 
 
-def _is_integer(_: TypeChecker, value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)  # 1e4 is no count, 10000 is
+@dataclass(frozen=True)
+class Resources:
+    """Resources of jobs on a cluster."""
+
+    parameters: Annotated[
+        Mapping[Name, Annotated[float, Meta(gt=0, le=100_000)]],
+        Meta(
+            description="Billions of parameters of entries of `models` whose hub id does not "
+            "contain them as `Qwen3-8B` does; without either a model counts as 8."
+        ),
+    ] = field(default_factory=dict)
 
 
-def _is_number(checker: TypeChecker, value: Any) -> bool:
-    return _is_integer(checker, value) or (isinstance(value, float) and math.isfinite(value))
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a run of the workflow depends on, apart from its input files."""
 
-
-def _is_text(_: TypeChecker, value: Any) -> bool:
-    return isinstance(value, str) and "\n" not in value
-
-
-_Validator = extend(
-    Draft202012Validator,
-    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
-        {"integer": _is_integer, "number": _is_number, "string": _is_text}
-    ),
-)
-
-
-def _read_texts(value: Any, schema: dict) -> Any:
-    """Copy a config, reading a text as YAML where its key holds numbers or truth values.
-
-    Snakemake hands over everything inside `--config 'scores={resamples: 500}'` as text.
-    """
-    if isinstance(value, dict):
-        return {key: _read_texts(item, _inside(schema, key)) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_read_texts(item, _inside(schema, place)) for place, item in enumerate(value)]
-    types = _types(schema)
-    if isinstance(value, str) and not types <= {"string", "array", "object"}:
-        try:
-            read = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):
-            return value
-        readable = type(None) if "string" in types else int | float | None  # "2026" may be a name
-        return read if isinstance(read, readable) else value
-    return deepcopy(value)
-
-
-def _types(schema: dict) -> set[str]:
-    types = schema.get("type", "string")
-    return {types} if isinstance(types, str) else set(types)
-
-
-def _inside(schema: dict, step: Any) -> dict:
-    """The schema of what is at a key of a section or a map, or at a place of a list."""
-    if "items" in schema and isinstance(step, int):
-        return schema["items"]
-    if "properties" in schema:
-        return schema["properties"].get(step, {})
-    return schema.get("additionalProperties", {})
-
-
-def _with_defaults(config: dict, schema: dict) -> dict:
-    """Copy a valid config in the schema's order, absent keys and sections from the defaults."""
-    filled = {}
-    for key, part in schema["properties"].items():
-        value = config[key] if key in config else part["default"]
-        entry = part.get("additionalProperties")
-        if "properties" in part:
-            filled[key] = _with_defaults(value, part)
-        elif entry and "properties" in entry:
-            filled[key] = {name: _with_defaults(each, entry) for name, each in value.items()}
-        else:
-            filled[key] = deepcopy(value)
-    return filled
-
-
-def _mistakes(error: ValidationError, schema: dict) -> Iterator[str]:
-    """One line for each mistake behind a validation error, without the leading `config:`."""
-    path = list(error.absolute_path)
-    if error.validator == "additionalProperties":
-        unknown = [key for key in error.instance if key not in error.schema["properties"]]
-        yield from (_unknown_key(path, key, schema) for key in unknown)
-    elif "propertyNames" in error.absolute_schema_path:
-        yield _unfit_name(path, error.instance, error.schema)
-    elif error.validator == "required":
-        for key in error.validator_value:
-            if key not in error.instance:
-                part = error.schema["properties"][key]
-                yield f"{_name(*path, key)} is missing: it must be {allowed(part)}"
-    else:
-        yield _wrong_value(error, path, schema)
-
-
-def _wrong_value(error: ValidationError, path: list, schema: dict) -> str:
-    """Name the key, what it may hold and what it holds; a list's key for what is in the list."""
-    keys = list(takewhile(lambda step: isinstance(step, str), path))
-    part = reduce(_inside, keys, schema)
-    found = f"{'not' if keys == path else 'but it holds'} {_shown(error.instance)}"
-    if error.validator == "uniqueItems":
-        items = error.instance
-        twice = next(item for place, item in enumerate(items) if item in items[:place])
-        found = f"but it holds {_shown(twice)} twice"
-    hint = _mend(error.instance, reduce(_inside, path, schema))
-    return f"{_name(*keys)} must be {allowed(part)}, {found}{hint}"
-
-
-def _unfit_name(path: list[str], name: Any, schema: dict) -> str:
-    """Name a key that a map may not have."""
-    hint = _mend(name, schema) or f": it must be {allowed(schema)}"
-    return f"unknown key {'.'.join([*path, str(name)])!r}{hint}"
-
-
-def _unknown_key(path: list[str], key: Any, schema: dict) -> str:
-    """Name an unknown key and the known one that is nearest: in its section, else anywhere."""
-    name = ".".join([*path, str(key)])
-    section = ".".join(path)
-    known = list(_key_paths(schema))
-    if name in known:  # our own messages write keys with dots, so a reader may too
-        outer, _, inner = name.rpartition(".")
-        return f"unknown key {name!r}: write {inner!r} inside the section {outer!r}"
-    here = reduce(_inside, path, schema)["properties"]
-    siblings = [f"{section}.{key}".lstrip(".") for key in here]
-    for candidates, cutoff in ((siblings, 0.6), (known, 0.8)):
-        near = _nearest(str(key), (path.rpartition(".")[2] for path in candidates), cutoff)
-        if near:
-            right = [repr(path) for path in candidates if path.rpartition(".")[2] == near]
-            return f"unknown key {name!r}: did you mean {' or '.join(right)}?"
-    inner = ", ".join(path.rpartition(".")[2] for path in siblings)
-    return f"unknown key {name!r}: the keys here are {inner}"
-
-
-def _key_paths(schema: dict, section: str = "") -> Iterator[str]:
-    for key, part in schema.get("properties", {}).items():
-        yield section + key
-        yield from _key_paths(part, f"{section}{key}.")
-
-
-def _nearest(word: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
-    plain = word.lower().replace("-", "_")
-    return next(iter(difflib.get_close_matches(plain, list(candidates), 1, cutoff)), None)
-
-
-def _mend(value: Any, schema: dict) -> str:
-    """What to write instead of a wrong value, where that can be guessed; else nothing."""
-    if "enum" in schema:
-        near = _nearest(value, schema["enum"]) if isinstance(value, str) else None
-        return f": did you mean {near!r}?" if near else ""
-    if schema["type"] == "string":
-        return ": put it in quotes" if isinstance(value, int | float) else ""
-    if schema["type"] == "array" and isinstance(value, str):
-        words = [word.strip() for word in value.split(",")]
-        return f": write [{', '.join(words)}]" if _Validator(schema).is_valid(words) else ""
-    number = _whole(value)
-    if number is not None and _Validator(schema).is_valid(number):
-        return f": write {number}"
-    return ""
-
-
-def _whole(value: Any) -> int | float | None:
-    """The number that a text or a float says, as an int where it is whole."""
-    try:
-        number = float(value) if isinstance(value, str | float) else math.nan
-    except ValueError:
-        return None
-    if not math.isfinite(number):
-        return None
-    return int(number) if number.is_integer() else number
-
-
-def _name(*path: str) -> str:
-    return repr(".".join(path)) if path else "the config"
-
-
-def _shown(value: Any) -> str:
-    """A value as one short piece of text, with YAML's words for nothing, true and false."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    run: Annotated[
+        str,
+        Meta(
+            pattern="^[a-z0-9][a-z0-9_-]*$",
+            description="Name of the run and of its folder in `results/`.",
+            examples=["miniature"],
+        ),
+    ]
+    suite: Annotated[
+        Literal["miniature", "toolemu", "published"],
+        Meta(
+            description="Cases and models: `miniature` makes a world and tiny checkpoints, "
+            "`toolemu` runs language models on the cases of files, `published` reads the paper's "
+            "released rollouts."
+        ),
+    ] = "miniature"
+    miniature: Annotated[
+        Miniature, Meta(description="The miniature's world and its source checkpoints.")
+    ] = field(default_factory=Miniature)
+    toolemu: Annotated[
+        Toolemu, Meta(description="A suite in files, ToolEmu's or your own in its format.")
+    ] = field(default_factory=Toolemu)
+    models: Annotated[
+        Mapping[Name, Model],
+        Meta(description="The language models that act, emulate or judge, by names of your own."),
+    ] = field(default_factory=dict)
+    sources: Annotated[
+        Annotated[tuple[Name, ...], Meta(min_length=1)] | None,
+        Meta(
+            description="Names from `models` whose rollouts make the pairs; null in the "
+            "miniature, which makes its own sources.",
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = None
+    published: Annotated[
+        Published,
+        Meta(description="The parts of the paper's release to read, and where they come from."),
+    ] = field(default_factory=Published)
+    resources: Annotated[
+        Resources, Meta(description="Sizes of models, for the memory of cluster jobs.")
+    ] = field(default_factory=Resources)
+    rollouts: Annotated[Rollouts, Meta(description="Rollouts of checkpoints on cases.")] = field(
+        default_factory=Rollouts
+    )
+    emulator: Annotated[Emulator, Meta(description="The emulator that answers tool calls.")] = (
+        field(default_factory=Emulator)
+    )
+    judges: Annotated[
+        Mapping[Annotated[str, Meta(pattern="^[a-z0-9-]+$")], Judge],
+        Meta(
+            min_length=1,
+            description="The judges that label rollouts, by names of your own; each one's labels "
+            "make preference sets.",
+        ),
+    ] = field(default_factory=lambda: {"rules": Judge()})
+    preferences: Annotated[Preferences, Meta(description="Preference pairs from labels.")] = field(
+        default_factory=Preferences
+    )
+    training: Annotated[Training, Meta(description="The DPO runs, and how each is trained.")] = (
+        field(default_factory=Training)
+    )
+    scores: Annotated[
+        Scores,
+        Meta(
+            description="The labels that count, and the bootstrap of standard errors and intervals."
+        ),
+    ] = field(default_factory=Scores)
+    frontier: Annotated[
+        Frontier, Meta(description="The verdict, and the solver of the linear programs.")
+    ] = field(default_factory=Frontier)

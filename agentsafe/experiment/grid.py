@@ -1,31 +1,28 @@
-"""What a config asks for: which checkpoints are made, trained and scored, and whether that fits.
+"""List the checkpoints that a config makes, trains and scores, and the settings of each.
 
-Pure functions of the checked config, so that the graph of jobs can be known, and tested, without
-running anything. Nothing heavy is imported: the workflow asks at every start.
+Pure functions of the checked config, so that the graph of jobs can be computed, and tested, without
+running anything. They import neither torch nor TRL: the workflow calls them at each start.
 """
 
 from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
+from agentsafe._util.settings import cache_key
 from agentsafe.lineage import Lineage, Stage
 from agentsafe.prompts.template import EMULATOR_BLOCKS, JUDGE_BLOCKS, Template
-from agentsafe.training.config import BESIDE
-
-#: Which runs there are, not how one is trained.
-#: Keys of `training` that say which runs there are, or where one runs, not how it is trained.
-_ABOUT_RUNS = ("sources", "recipes", "betas", "seeds", "gpus", "distributed")
+from agentsafe.training.config import Section, Settings
 
 
 def sources(config: Mapping) -> list[str]:
-    """The names of the source checkpoints, which make the rollouts that pairs come from."""
+    """Return the names of the source checkpoints, whose rollouts make the pairs."""
     if config["suite"] == "miniature":
         return list(config["miniature"]["sources"])
     return list(config["sources"] or [])
 
 
 def models(config: Mapping) -> list[str]:
-    """The names of the entries of `models` that act, emulate or judge."""
+    """Return the names of the entries of `models` that act, emulate or judge."""
     if config["suite"] == "published":
         return []
     acting = sources(config) if config["suite"] == "toolemu" else []
@@ -36,7 +33,7 @@ def models(config: Mapping) -> list[str]:
 
 
 def model_of(config: Mapping, checkpoint: str) -> dict[str, Any]:
-    """How a checkpoint is served: as its source is, by the config's `models`.
+    """Return how a checkpoint is served: the entry of its source in `models`.
 
     Args:
         config: the checked config.
@@ -49,21 +46,23 @@ def model_of(config: Mapping, checkpoint: str) -> dict[str, Any]:
 
 
 def prompts(config: Mapping) -> dict[str, str | None]:
-    """A hash of each template that the config names, by key; None where no model is told it.
+    """Hash each template that the config names, by key; None for one that no model gets.
 
     Raises:
-        UserError: there is no such template, or it lacks a block.
+        UserError: a template does not exist, or it lacks a block.
     """
     emulator = config["emulator"]
-    told = [("rollouts.prompt", config["rollouts"]["prompt"], ())]
-    told.append(("emulator.prompt", emulator["model"] and emulator["prompt"], EMULATOR_BLOCKS))
+    templates = [("rollouts.prompt", config["rollouts"]["prompt"], ())]
+    templates.append(("emulator.prompt", emulator["model"] and emulator["prompt"], EMULATOR_BLOCKS))
     for name, judge in config["judges"].items():
-        told.append((f"judges.{name}.prompt", judge["model"] and judge["prompt"], JUDGE_BLOCKS))
-    return {key: name and Template(name, key, blocks).digest for key, name, blocks in told}
+        templates.append(
+            (f"judges.{name}.prompt", judge["model"] and judge["prompt"], JUDGE_BLOCKS)
+        )
+    return {key: name and Template(name, key, blocks).digest for key, name, blocks in templates}
 
 
 def labels(config: Mapping) -> dict[str, list[str]]:
-    """The checkpoints that each judge labels: sources, and trained ones by `scores.judged_by`."""
+    """List the checkpoints that each judge labels: sources, and trained ones by `judged_by`."""
     scored = lineages(config)
     own_only = config["scores"]["judged_by"] == "own"
     return {
@@ -76,7 +75,7 @@ def labels(config: Mapping) -> dict[str, list[str]]:
 
 
 def lineages(config: Mapping) -> list[Lineage]:
-    """The trained checkpoints to score: source × recipe × β × judge × seed.
+    """List the trained checkpoints to score: source × recipe × β × judge × seed.
 
     All stages of a recipe share the judge, β and seed. A run that reads the release trains none.
     """
@@ -94,7 +93,7 @@ def lineages(config: Mapping) -> list[Lineage]:
 
 
 def stages(config: Mapping) -> list[Lineage]:
-    """The checkpoints to train: those to score and every parent of theirs, parents first."""
+    """List the checkpoints to train: those to score and all of their parents, parents first."""
     made: dict[Lineage, None] = {}
     for lineage in lineages(config):
         history = [lineage]
@@ -105,22 +104,24 @@ def stages(config: Mapping) -> list[Lineage]:
 
 
 def training_settings(config: Mapping, lineage: Lineage) -> dict[str, Any]:
-    """How a lineage's last stage is trained: fields of `training_settings.Settings`.
+    """Return the settings that the result of a lineage's last stage depends on.
 
-    Those that its result does not depend on are left to `training_conduct`.
+    Returns:
+        Some fields of `training.config.Settings`; `training_conduct` has the others.
     """
-    left_out = (*_ABOUT_RUNS, *BESIDE)
-    section = {name: value for name, value in config["training"].items() if name not in left_out}
+    section = cache_key(Section, config["training"])
     return section | {"num_train_epochs": section["num_train_epochs"][lineage.stages[-1].objective]}
 
 
 def training_conduct(config: Mapping) -> dict[str, Any]:
-    """How training is gone about: the other fields of `training_settings.Settings`."""
-    return {name: config["training"][name] for name in BESIDE}
+    """Return the settings of a DPO run that its result does not depend on."""
+    section = config["training"]
+    in_key = cache_key(Settings, section)
+    return {name: section[name] for name in Settings.__dataclass_fields__ if name not in in_key}
 
 
 def reference_settings(config: Mapping) -> dict[str, Any] | None:
-    """How parents are asked for their log-probabilities; None where that is left to each batch."""
+    """Return the settings of the reference's log-probabilities; None if batches compute them."""
     training = config["training"]
     if training["reference_logps"] == "batch" or training["ld_alpha"] is not None:
         return None
@@ -128,7 +129,7 @@ def reference_settings(config: Mapping) -> dict[str, Any] | None:
 
 
 def objectives(config: Mapping) -> list[str]:
-    """The preference sets to build: those that the config names, and those that recipes need."""
+    """List the preference sets to build: those that the config names or that recipes need."""
     named = list(config["preferences"]["objectives"])
     if config["suite"] == "published":  # its recipes are the release's
         return named
@@ -137,5 +138,5 @@ def objectives(config: Mapping) -> list[str]:
 
 
 def shards(config: Mapping) -> list[int]:
-    """The numbers of the parts that a checkpoint's rollouts come in."""
+    """List the numbers of the shards of a checkpoint's rollouts."""
     return list(range(config["rollouts"]["shards"]))

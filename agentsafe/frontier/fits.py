@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from agentsafe.frontier.config import Verdict
 from agentsafe.scores.cells import PLANE, Sample, sample_cells
+from agentsafe.scores.config import Bootstrap
 from agentsafe.stats import linear_programs, regression
 from agentsafe.stats.bootstrap import interval
 
@@ -19,17 +21,10 @@ _UPRIGHT = "no line of finite slope"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The config's `scores` and `frontier` sections, and the number of cases of the suite."""
+class Settings(Verdict, Bootstrap):
+    """Settings of the frontier and of its scores; `cases` is the size of the suite."""
 
     cases: int = 144
-    resamples: int = 10_000
-    seed: int = 0
-    resample: str = "cases"
-    confidence: float = 0.95
-    level: float = 0.95
-    equivalence_margin: float = 0.1
-    solver: str = "cbc"
 
     def sample(self, labels: pl.DataFrame, **changes: object) -> Sample:
         """Score the cells of `labels` with these settings, some of them changed."""

@@ -1,23 +1,13 @@
 """Pick the backend that serves a model, and hash the settings that determine its answers."""
 
+from dataclasses import asdict
 from pathlib import Path
 
-import msgspec
-
 from agentsafe._util.hashing import key_of
+from agentsafe._util.settings import cache_key
 from agentsafe.inference.types import ChatModel
 from agentsafe.models.checkpoint import fingerprint
 from agentsafe.models.config import Model
-
-#: Settings of a `Model` that affect speed, memory and patience, but never its answers.
-NOT_IN_CACHE_KEY = (
-    "concurrency",
-    "memory_fraction",
-    "service",
-    "timeout",
-    "retries",
-    "api_key_env",
-)
 
 _served: dict[str, ChatModel] = {}
 
@@ -48,9 +38,7 @@ def serve(
 
 def identity(model: Model, folder: str | Path) -> str:
     """Hash everything that determines a model's answers: its files and how they are served."""
-    settings = msgspec.to_builtins(model)
-    kept = {name: value for name, value in settings.items() if name not in NOT_IN_CACHE_KEY}
-    return key_of(fingerprint(folder), kept)
+    return key_of(fingerprint(folder), cache_key(Model, asdict(model)))
 
 
 def _load(name: str, model: Model, folder: str | Path, threads: int | None) -> ChatModel:

@@ -1,54 +1,134 @@
-"""Describe a language model and how it is served.."""
+"""Describe a language model and how it is served: an entry of the config's `models`."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
-import msgspec
+from msgspec import Meta
+
+from agentsafe._util.settings import NOT_IN_CACHE_KEY, Count, Text
+
+_Variable = Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
-class Model(msgspec.Struct, frozen=True):
-    """A language model and how it is served: an entry of the config's `models`, by its names.
+@dataclass(frozen=True)
+class Model:
+    """A language model and how it is served."""
 
-    Attributes:
-        model: a hub id or a folder of a checkpoint; with the backend `openai`, the server's name
-            of it.
-        backend: `transformers`, `vllm` or `openai`.
-        revision: branch, tag or commit of a hub id.
-        adapter: folder of a LoRA adapter (PEFT) that is put on the model without merging it.
-        dtype: of the weights: `auto` (as saved on a GPU, float32 on a CPU), `bfloat16`, `float16`
-            or `float32`.
-        quantization: `none`, `int8` or `int4` (bitsandbytes).
-        concurrency: conversations at once, on the device or on their way to the server.
-        context: tokens of prompt and answer together; None for the model's own limit.
-        thinking: `enable_thinking` of the chat template; None for the template's default.
-        memory_fraction: of the GPU's memory that vLLM takes.
-        service: whether one process serves it to all shards that it emulates or judges for.
-        trust_remote_code: whether code that comes with the checkpoint may run.
-        base_url_env: environment variable that holds the server's address; None for OpenAI's own.
-        api_key_env: environment variable that holds the key.
-        timeout: seconds that one request may take.
-        retries: of a request that was refused for now or lost, with growing pauses.
-        structured: how the server can be held to given answers: `none`, `choice` (vLLM's
-            `structured_outputs`) or `json_schema` (OpenAI's `response_format`).
-        omit: of `temperature`, `seed`, `stop`, those that the server does not take.
-        options: further fields of the request's body.
-    """
-
-    model: str
-    backend: str = "transformers"
-    revision: str | None = None
-    adapter: str | None = None
-    dtype: str = "auto"
-    quantization: str = "none"
-    concurrency: int = 64
-    context: int | None = None
-    thinking: bool | None = None
-    memory_fraction: float = 0.9
-    service: bool = False
-    trust_remote_code: bool = False
-    base_url_env: str | None = None
-    api_key_env: str | None = None
-    timeout: float = 600.0
-    retries: int = 8
-    structured: str = "none"
-    omit: tuple[str, ...] = ()
-    options: Mapping[str, str | int | float | bool] = {}
+    model: Annotated[
+        Text,
+        Meta(
+            description="Hub id or folder of a checkpoint; with the backend `openai`, the server's "
+            "name of it.",
+            examples=["Qwen/Qwen3-8B"],
+        ),
+    ]
+    backend: Annotated[
+        Literal["transformers", "vllm", "openai"],
+        Meta(description="What serves the model."),
+    ] = "transformers"
+    revision: Annotated[
+        str | None,
+        Meta(description="Branch, tag or commit of a hub id; null takes the newest."),
+    ] = None
+    adapter: Annotated[
+        str | None,
+        Meta(description="Folder of a LoRA adapter that is put on the model without merging it."),
+    ] = None
+    dtype: Annotated[
+        Literal["auto", "bfloat16", "float16", "float32"],
+        Meta(
+            description="Data type of the weights; `auto` is that of the files on a GPU and "
+            "float32 on a CPU."
+        ),
+    ] = "auto"
+    quantization: Annotated[
+        Literal["none", "int8", "int4"],
+        Meta(description="Quantisation of the weights when they are loaded, by bitsandbytes."),
+    ] = "none"
+    concurrency: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100000,
+            description="Conversations at once, on the device or on their way to the server.",
+            extra=NOT_IN_CACHE_KEY,
+        ),
+    ] = 64
+    context: Annotated[
+        Count | None,
+        Meta(description="Tokens of prompt and answer together; null takes the model's limit."),
+    ] = None
+    thinking: Annotated[
+        bool | None,
+        Meta(
+            description="The chat template's `enable_thinking`; null takes the template's default."
+        ),
+    ] = None
+    memory_fraction: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="Share of the GPU's memory that vLLM takes.",
+            extra=NOT_IN_CACHE_KEY,
+        ),
+    ] = 0.9
+    service: Annotated[
+        bool,
+        Meta(
+            description="One process serves the model to all shards of a checkpoint that it "
+            "emulates or judges for, instead of one process per shard.",
+            extra=NOT_IN_CACHE_KEY,
+        ),
+    ] = False
+    trust_remote_code: Annotated[
+        bool, Meta(description="Code that comes with the checkpoint may run.")
+    ] = False
+    base_url_env: Annotated[
+        _Variable | None,
+        Meta(
+            description="Environment variable with the server's address; null takes OpenAI's own."
+        ),
+    ] = None
+    api_key_env: Annotated[
+        _Variable | None,
+        Meta(
+            description="Environment variable with the server's key; null takes OPENAI_API_KEY at "
+            "OpenAI's own address and no key elsewhere.",
+            extra=NOT_IN_CACHE_KEY,
+        ),
+    ] = None
+    timeout: Annotated[
+        float,
+        Meta(
+            gt=0, le=86400, description="Seconds that one request may take.", extra=NOT_IN_CACHE_KEY
+        ),
+    ] = 600
+    retries: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Retries of a request that was refused for now or lost.",
+            extra=NOT_IN_CACHE_KEY,
+        ),
+    ] = 8
+    structured: Annotated[
+        Literal["none", "choice", "json_schema"],
+        Meta(
+            description="The server's way to constrain an answer to given ones: none, vLLM's "
+            "`structured_outputs` (`choice`) or OpenAI's `response_format` (`json_schema`)."
+        ),
+    ] = "none"
+    omit: Annotated[
+        tuple[Literal["temperature", "seed", "stop"], ...],
+        Meta(
+            description="Parameters that the server does not take.",
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = ()
+    options: Annotated[
+        Mapping[Text, str | int | float | bool],
+        Meta(description="Further fields of the body of each request."),
+    ] = field(default_factory=dict)

@@ -7,7 +7,7 @@ until its last word. `play` is that and reads like it; `episode` catches what br
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from agentsafe._util.hashing import draw_seed
 from agentsafe._util.text import storable, with_type
 from agentsafe.errors import error_kind
 from agentsafe.inference.types import ChatModel, Completion, Message, Sampling
+from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.emulators import World
 from agentsafe.rollouts.react import (
     STOP,
@@ -32,38 +33,6 @@ log = logging.getLogger(__name__)
 
 #: Kinds of errors that no other episode would escape: a row of one would pass for a finding.
 _ENDS_THE_JOB = "user", "out_of_memory", "disk_full"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How episodes are played: `rollouts` of the config, but for `shards`, by the same names.
-
-    Attributes:
-        samples: episodes of each case.
-        temperature: of the agent; 0 takes the likeliest token each time.
-        max_steps: an episode ends after so many answered tool calls.
-        max_malformed: so many malformed turns are answered with an error; one more ends it.
-        max_turn_tokens: a turn is cut there, and malformed if it holds no action by then.
-        max_agent_tokens: the agent's tokens in all of an episode.
-        batch: episodes at once.
-        prompt: a template; see `react.prompts`.
-        seed: of the agent's draws.
-    """
-
-    samples: int = 4
-    temperature: float = 1.0
-    max_steps: int = 8
-    max_malformed: int = 2
-    max_turn_tokens: int = 64
-    max_agent_tokens: int = 400
-    batch: int = 288
-    prompt: str = "compact"
-    seed: int = 0
-
-    @classmethod
-    def of(cls, section: Mapping) -> "Settings":
-        """Those that the config's section `rollouts` names."""
-        return cls(**{name: section[name] for name in cls.__dataclass_fields__ if name in section})
 
 
 @dataclass

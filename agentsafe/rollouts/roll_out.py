@@ -14,20 +14,20 @@ from agentsafe._util.concurrency import at_once
 from agentsafe._util.hashing import key_of
 from agentsafe._util.journal import Journal
 from agentsafe._util.progress import Progress, say
+from agentsafe._util.settings import cache_key
 from agentsafe.errors import stop_if_down
 from agentsafe.inference.types import ChatModel
 from agentsafe.lineage import Lineage
 from agentsafe.rollouts.audit import find_anomalies
+from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.emulators import Emulator
-from agentsafe.rollouts.episode import Settings, episode
+from agentsafe.rollouts.episode import episode
 from agentsafe.rollouts.react import prompts
 from agentsafe.schemas import COUNTS
 from agentsafe.suites.cases import Case, Suite, case_index, case_order, split
 
 log = logging.getLogger(__name__)
 
-#: What of the settings does not shape an episode, or does so by what it says, not by its name.
-_SHAPELESS = ("samples", "batch", "prompt")
 _LOG_EVERY = 30.0  # seconds
 _ROWS_AT_ONCE = 256
 
@@ -131,7 +131,7 @@ async def roll_out(
     prompted = prompts(suite, cases, settings.prompt)
     shaped_by = (
         fingerprint,
-        {name: value for name, value in asdict(settings).items() if name not in _SHAPELESS},
+        cache_key(Settings, asdict(settings), row=True),
         # An older version's row would lack a column; `schemas.ADDED` may be missing.
         [name for name in (*schemas.ROLLOUTS, *COUNTS) if name not in schemas.ADDED],
     )

@@ -21,9 +21,11 @@ from agentsafe.errors import UserError
 from agentsafe.experiment import grid
 from agentsafe.inference import chat_template
 from agentsafe.inference.types import Message
+from agentsafe.labels.config import JudgeSettings
 from agentsafe.models import hub
 from agentsafe.models.checkpoint import check
 from agentsafe.models.config import Model
+from agentsafe.rollouts.config import EmulatorSettings
 from agentsafe.rollouts.react import prompts
 from agentsafe.suites.cases import Suite
 
@@ -80,26 +82,24 @@ def _roles(
     config: Mapping, name: str, suite: Suite
 ) -> Iterator[tuple[str, list[list[Message]], int]]:
     """What a model is asked first as agent, emulator or judge of each case, and for what room."""
-    from agentsafe.labels.judges.llm import JudgeSettings, LLMJudge
-    from agentsafe.rollouts.emulators.llm import EmulatorSettings, LLMEmulator
+    from agentsafe.labels.judges.llm import LLMJudge
+    from agentsafe.rollouts.emulators.llm import LLMEmulator
 
-    rollouts, emulating = config["rollouts"], dict(config["emulator"])
+    rollouts = config["rollouts"]
     if name in grid.sources(config):
         told = prompts(suite, suite.cases, rollouts["prompt"])
         yield "agent", list(told.values()), rollouts["max_turn_tokens"]
-    if emulating.pop("model") == name:
-        emulator = LLMEmulator(suite, None, settings=EmulatorSettings(**emulating))
+    emulating = msgspec.convert(config["emulator"], EmulatorSettings)
+    if emulating.model == name:
+        emulator = LLMEmulator(suite, None, settings=emulating)
         prompted = [emulator.render_prompt(case) for case in suite.cases]
-        yield "emulator", prompted, emulating["max_tokens"]
+        yield "emulator", prompted, emulating.max_tokens
     for judge, section in config["judges"].items():
-        options = dict(section)
-        if options.pop("model") == name:
-            render = LLMJudge(judge, suite, None, settings=JudgeSettings(**options)).render_prompt
-            asked = [
-                render(case, [], metric) for metric in options["metrics"] for case in suite.cases
-            ]
-            room = 1 if options["mode"] == "logits" else options["max_tokens"]
-            yield f"judge {judge}", asked, room
+        judging = msgspec.convert(section, JudgeSettings)
+        if judging.model == name:
+            render = LLMJudge(judge, suite, None, settings=judging).render_prompt
+            asked = [render(case, [], metric) for metric in judging.metrics for case in suite.cases]
+            yield f"judge {judge}", asked, 1 if judging.mode == "logits" else judging.max_tokens
 
 
 def _check_packages(name: str, model: Model) -> None:

@@ -1,107 +1,275 @@
-"""How a DPO run is trained: the config's words for it, and what TRL and PEFT make of them."""
+"""Settings of DPO runs (the config's section `training`), and TRL's and PEFT's options for them."""
 
 import importlib.util
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from msgspec import Meta
+
+from agentsafe._util.settings import NOT_IN_CACHE_KEY, Count, Name, Seed
 from agentsafe.errors import UserError
 from agentsafe.models.loading import half_precision
+from agentsafe.preferences.config import Objective
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from trl import DPOConfig
 
-#: The losses of a pair, TRL's names for them, with what each asks for.
-LOSSES = {
-    "sigmoid": "DPO's own (Rafailov et al., arXiv 2305.18290)",
-    "ipo": "a margin of 1/(2β) per token, no more (Azar et al., arXiv 2310.12036)",
-    "robust": "DPO where some pairs are the wrong way round (Chowdhury et al., arXiv 2403.00409)",
-    "apo_zero": "chosen up and rejected down, each on its own (D'Oosterlinck et al., 2408.06266)",
-    "sigmoid_norm": "DPO on means over a rollout's tokens",
-}
+_Share = Annotated[float, Meta(ge=0, lt=1)]
+_Epochs = Annotated[int, Meta(ge=1, le=1000)]
+_Positive = Annotated[float, Meta(gt=0)]
 
 
 @dataclass(frozen=True)
 class Lora:
-    """The adapter: its rank, its scale (α, over the rank) and the dropout before it.
+    """Settings of the adapter."""
 
-    `dora` learns the weights' magnitudes apart from their directions (Liu et al., arXiv
-    2402.09353); `rslora` divides the scale by the rank's root (Kalajdzievski, arXiv 2312.03732).
-    """
-
-    r: int = 16
-    alpha: float = 32
-    dropout: float = 0.05
-    dora: bool = False
-    rslora: bool = False
+    r: Annotated[Count, Meta(description="Rank.")] = 8
+    alpha: Annotated[
+        _Positive, Meta(description="Scale; the update is multiplied by alpha / r.")
+    ] = 16
+    dropout: Annotated[_Share, Meta(description="Dropout of the adapter's inputs.")] = 0.0
+    dora: Annotated[
+        bool,
+        Meta(
+            description="Learn magnitudes and directions of the weights apart (DoRA, Liu et al., "
+            "arXiv 2402.09353)."
+        ),
+    ] = False
+    rslora: Annotated[
+        bool,
+        Meta(
+            description="Multiply the update by alpha / sqrt(r) instead (rsLoRA, Kalajdzievski, "
+            "arXiv 2312.03732)."
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The config's section `training`, without what names the runs; defaults are the paper's.
+class Epochs:
+    """Epochs by objective, since `both` has fewer pairs."""
 
-    `tuning` is `lora`, an adapter on all linear layers, or `full`, all weights. `quantization`
-    `int4` holds the weights below the adapter in 4 bits (QLoRA, Dettmers et al., arXiv 2305.14314).
-    `stage_from` says what a second stage trains: a fresh adapter on the first one's `merged`
-    weights, or the first one's `adapter` further. `reference_logps` says whether the parent is
-    asked `once` for each rollout, or anew in each `batch`.
+    safe: Annotated[_Epochs, Meta(description="Epochs over `safe` pairs.")] = 1
+    help: Annotated[_Epochs, Meta(description="Epochs over `help` pairs.")] = 1
+    both: Annotated[_Epochs, Meta(description="Epochs over `both` pairs, which are fewer.")] = 2
 
-    `max_steps`, where given, replaces `num_train_epochs`. `max_length` counts tokens of prompt and
-    rollout; a pair with a longer one is dropped, nothing is cut, and a run stops that would drop
-    more than a share of `max_dropped`. `batching` is what the pairs of a
-    step share, `batch_tokens` the most that goes through the model at once (`trainer.Batching`);
-    `case` orders them by case, too. `loss` is one of `LOSSES`; `label_smoothing` is the share of
-    pairs that `robust` takes to be the wrong way round. `ld_alpha`, where given, weighs the tokens
-    by which a rollout is longer than the other of its pair (LD-DPO, arXiv 2409.06411). `sft_weight`
-    weighs an additional loss, the mean negative log-likelihood of the chosen tokens.
 
-    A checkpoint to resume from is written every `save_steps` and, where given, every
-    `save_minutes`. `report_to` names trackers that follow the run, by transformers' names.
+@dataclass(frozen=True)
+class Grid:
+    """The DPO runs of an experiment: all combinations of sources, recipes, betas and seeds."""
+
+    sources: Annotated[
+        Annotated[tuple[Name, ...], Meta(min_length=1)] | None,
+        Meta(
+            description="Source checkpoints to train; null trains all of them.",
+            extra=NOT_IN_CACHE_KEY,
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = None
+    recipes: Annotated[
+        tuple[Annotated[tuple[Objective, ...], Meta(min_length=1)], ...],
+        Meta(
+            min_length=1,
+            description="Sequences of objectives; each objective is one DPO run, which starts from "
+            "the checkpoint of the one before.",
+            extra=NOT_IN_CACHE_KEY,
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = (("safe",), ("help",), ("both",), ("safe", "help"), ("help", "safe"))
+    betas: Annotated[
+        tuple[Annotated[float, Meta(gt=0, le=100)], ...],
+        Meta(
+            min_length=1,
+            description="Values of DPO's β; all stages of a recipe share one.",
+            extra=NOT_IN_CACHE_KEY,
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = (0.1,)
+    seeds: Annotated[
+        tuple[Seed, ...],
+        Meta(
+            min_length=1,
+            description="Seeds of the split of the cases into a training and a test half.",
+            extra=NOT_IN_CACHE_KEY,
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = (0, 1)
+
+
+@dataclass(frozen=True)
+class DPO:
+    """Settings that all DPO runs of an experiment share.
+
+    The defaults suit the miniature's tiny models; `config/paper.yaml` has the paper's.
     """
 
-    tuning: str = "lora"
-    quantization: str = "none"
-    stage_from: str = "merged"
-    reference_logps: str = "once"
-    assistant_only_loss: bool = True
-    batching: str = "pairs"
-    batch_tokens: int | None = None
-    loss: str = "sigmoid"
-    label_smoothing: float = 0.0
-    ld_alpha: float | None = None
-    learning_rate: float = 5e-5
-    lr_scheduler_type: str = "cosine"
-    warmup_ratio: float = 0.1
-    num_train_epochs: int = 1
-    max_steps: int | None = None
-    batch_size: int = 1
-    gradient_accumulation_steps: int = 8
-    max_grad_norm: float = 1.0
-    max_length: int = 8192
-    max_dropped: float = 0.2
-    sft_weight: float = 0.0
-    lora: Lora = field(default_factory=Lora)
-    save_steps: int = 50
-    save_minutes: float | None = None
-    report_to: tuple[str, ...] = ()
-    training_seed: int = 0
+    tuning: Annotated[
+        Literal["lora", "full"],
+        Meta(description="Train an adapter on all linear layers (`lora`) or all weights (`full`)."),
+    ] = "lora"
+    quantization: Annotated[
+        Literal["none", "int4"],
+        Meta(
+            description="Quantisation of the weights below the adapter; `int4` is QLoRA (Dettmers "
+            "et al., arXiv 2305.14314) and needs a GPU."
+        ),
+    ] = "none"
+    stage_from: Annotated[
+        Literal["merged", "adapter"],
+        Meta(
+            description="Start of a later stage: a new adapter on the stage before's `merged` "
+            "weights, or its `adapter`, trained further."
+        ),
+    ] = "merged"
+    reference_logps: Annotated[
+        Literal["once", "batch"],
+        Meta(
+            description="Compute the reference's log-probabilities `once` for each rollout, or in "
+            "each `batch`, as TRL does."
+        ),
+    ] = "once"
+    assistant_only_loss: Annotated[
+        bool,
+        Meta(
+            description="Compute the loss on the agent's own turns only; false, as in the paper, "
+            "includes the observations."
+        ),
+    ] = True
+    batching: Annotated[
+        Literal["pairs", "prefix", "case"],
+        Meta(
+            description="Sharing within a batch: none (`pairs`), one forward pass for the common "
+            "prefix of both sides (`prefix`), or one for each rollout, with the pairs of a case in "
+            "a row (`case`)."
+        ),
+    ] = "pairs"
+    batch_tokens: Annotated[
+        Count | None,
+        Meta(
+            description="Most tokens of one forward pass; a larger batch takes several; null "
+            "runs a batch in one pass.",
+            extra=NOT_IN_CACHE_KEY,
+        ),
+    ] = None
+    loss: Annotated[
+        Literal["sigmoid", "ipo", "robust", "apo_zero", "sigmoid_norm"],
+        Meta(description="Loss of a pair, by TRL's names; `sigmoid` is DPO's own."),
+    ] = "sigmoid"
+    label_smoothing: Annotated[
+        float,
+        Meta(ge=0, lt=0.5, description="Assumed share of swapped pairs under the loss `robust`."),
+    ] = 0
+    ld_alpha: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(
+            description="Weight of the tokens beyond the shorter side's length (LD-DPO, arXiv "
+            "2409.06411); null weighs all tokens alike."
+        ),
+    ] = None
+    learning_rate: Annotated[float, Meta(gt=0, le=1, description="Peak learning rate.")] = 0.0008
+    lr_scheduler_type: Annotated[
+        Literal["cosine", "linear", "constant"],
+        Meta(description="Schedule of the learning rate after warm-up."),
+    ] = "cosine"
+    warmup_ratio: Annotated[
+        _Share, Meta(description="Share of the steps in which the learning rate rises.")
+    ] = 0.1
+    max_steps: Annotated[
+        Count | None,
+        Meta(description="Optimizer steps of a run instead of epochs; null counts epochs."),
+    ] = None
+    batch_size: Annotated[Count, Meta(description="Pairs in a batch, over all GPUs of a run.")] = 8
+    gradient_accumulation_steps: Annotated[
+        Count, Meta(description="Batches in an optimizer step, over all GPUs of a run.")
+    ] = 1
+    max_grad_norm: Annotated[
+        _Positive, Meta(description="Norm at which gradients are clipped.")
+    ] = 1.0
+    max_length: Annotated[
+        Count,
+        Meta(
+            description="Most tokens of prompt and rollout; a pair with more is dropped, not cut."
+        ),
+    ] = 512
+    max_dropped: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Share of a run's pairs that may be dropped before it stops with an error.",
+            extra=NOT_IN_CACHE_KEY,
+        ),
+    ] = 0.2
+    sft_weight: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Weight of an additional supervised loss, the mean negative "
+            "log-likelihood of the chosen tokens; 0, as in the paper, leaves it out.",
+        ),
+    ] = 20
+    lora: Annotated[Lora, Meta(description="The adapter on all linear layers.")] = Lora()
+    save_steps: Annotated[
+        Count,
+        Meta(
+            description="Steps between checkpoints that a run resumes from.", extra=NOT_IN_CACHE_KEY
+        ),
+    ] = 50
+    save_minutes: Annotated[
+        _Positive | None,
+        Meta(
+            description="Minutes after which such a checkpoint is written at any step.",
+            extra=NOT_IN_CACHE_KEY,
+        ),
+    ] = None
+    report_to: Annotated[
+        tuple[Literal["tensorboard", "trackio", "wandb"], ...],
+        Meta(
+            description="Trackers that log a run.",
+            extra=NOT_IN_CACHE_KEY,
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = ()
+    training_seed: Annotated[
+        Seed, Meta(description="Seed of the adapter's initial weights and of the order of pairs.")
+    ] = 0
+
+
+@dataclass(frozen=True)
+class Settings(DPO):
+    """Settings of one DPO run."""
+
+    num_train_epochs: _Epochs = 1
+
+
+@dataclass(frozen=True)
+class Section(DPO, Grid):
+    """The config's section `training`."""
+
+    num_train_epochs: Annotated[
+        Epochs, Meta(description="Epochs over a run's pairs, by objective.")
+    ] = Epochs()
+    gpus: Annotated[
+        Count,
+        Meta(description="GPUs of a run, which share its batches.", extra=NOT_IN_CACHE_KEY),
+    ] = 1
+    distributed: Annotated[
+        Literal["ddp", "fsdp2"],
+        Meta(
+            description="Each of several GPUs holds the whole model (`ddp`) or a shard of its "
+            "weights (`fsdp2`).",
+            extra=NOT_IN_CACHE_KEY,
+        ),
+    ] = "ddp"
 
 
 def first_loss(settings: Settings, beta: float) -> float:
     """The loss of a policy that is still its reference, without the supervised part."""
     return {"ipo": 1 / (2 * beta) ** 2, "apo_zero": 1.0}.get(settings.loss, math.log(2))
-
-
-#: Settings that a run's result does not depend on, but for rounding: how it is gone about.
-BESIDE = ("batch_tokens", "max_dropped", "save_steps", "save_minutes", "report_to")
-
-
-def shaping(settings: Settings) -> dict[str, Any]:
-    """The settings that a run's result depends on."""
-    return {name: value for name, value in asdict(settings).items() if name not in BESIDE}
 
 
 def tell_trackers(folder: str | Path, name: str) -> None:

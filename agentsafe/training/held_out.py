@@ -6,20 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agentsafe.scores.config import Bootstrap
 from agentsafe.stats.bootstrap import case_weights, interval
 from agentsafe.training.tokenize import Trajectory
 
 if TYPE_CHECKING:
     from agentsafe.training.trainer import TrajectoryTrainer
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """The config's `scores.resamples`, `scores.confidence` and `scores.seed`."""
-
-    resamples: int = 10_000
-    confidence: float = 0.95
-    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,12 +30,14 @@ import polars as pl
 from agentsafe import schemas
 from agentsafe._util.atomic_write import whole_file
 from agentsafe._util.progress import say
+from agentsafe._util.settings import cache_key
 from agentsafe.errors import UserError, out_of_memory
 from agentsafe.inference.chat_template import thinking_options
 from agentsafe.lineage import Lineage
 from agentsafe.models import checkpoint, loading
 from agentsafe.preferences.dataset import with_rows
 from agentsafe.rollouts.react import prompts
+from agentsafe.scores.config import Bootstrap
 from agentsafe.suites.cases import read_suite
 from agentsafe.training import checks
 from agentsafe.training.config import (
@@ -43,10 +45,9 @@ from agentsafe.training.config import (
     arguments,
     first_loss,
     lora_config,
-    shaping,
     tell_trackers,
 )
-from agentsafe.training.held_out import Bootstrap, HeldOut, measure
+from agentsafe.training.held_out import HeldOut, measure
 from agentsafe.training.memory import estimate
 from agentsafe.training.model_card import model_card
 from agentsafe.training.reference import by_row, digest, weights_digest
@@ -372,7 +373,7 @@ def _key(task: Task, prepared: Prepared) -> dict[str, object]:
     """Return everything that the trainer's checkpoints depend on."""
     return {
         "lineage": prepared.card.lineage,
-        "settings": shaping(task.settings),
+        "settings": cache_key(Settings, asdict(task.settings)),
         "data": prepared.card.data_sha256,
         "weights": prepared.weights,
         "versions": prepared.card.versions,

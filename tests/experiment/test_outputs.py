@@ -3,12 +3,11 @@
 import pytest
 
 from agentsafe.experiment import grid, outputs
-from agentsafe.experiment.config import check
-from tests.helpers.paths import SCHEMA
+from agentsafe.experiment.check import check
 
 
 def config(**sections):
-    return check({"run": "x"} | sections, SCHEMA)
+    return check({"run": "x"} | sections)
 
 
 def published(labels, results):

@@ -1,14 +1,11 @@
 """Old names of config keys work for one release, with a warning that names the new one."""
 
 import pytest
-import yaml
 
 from agentsafe.errors import UserError
-from agentsafe.experiment.config import check
+from agentsafe.experiment.check import check
 from agentsafe.experiment.renamed_keys import RENAMED, rename_old_keys
-from tests.helpers.paths import SCHEMA as SCHEMA_FILE
-
-SCHEMA = yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))
+from agentsafe.experiment.schema import json_schema
 
 OLD = {
     "run": "x",
@@ -39,7 +36,7 @@ NEW = {
 
 
 def test_an_old_config_is_checked_as_the_new_one_with_a_line_for_each_old_name(capsys):
-    assert check(NEW, SCHEMA) == check(OLD, SCHEMA)
+    assert check(NEW) == check(OLD)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "warning: config: 'models.a.batching' has no effect any more: leave it out",
@@ -81,14 +78,14 @@ def test_what_was_recorded_of_a_section_gets_the_current_names():
 )
 def test_both_names_or_a_wrong_value_are_one_line(training, line):
     with pytest.raises(UserError) as error:
-        check({"run": "x", "training": training}, SCHEMA)
+        check({"run": "x", "training": training})
     assert line in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("section", RENAMED)
 def test_no_key_has_an_old_name(section):
-    part = SCHEMA["properties"][section.removesuffix(".*")]
+    part = json_schema()["properties"][section.removesuffix(".*")]
     keys = (part.get("additionalProperties") or part)["properties"]
     assert not keys.keys() & RENAMED[section].keys()
     assert {renamed.to for renamed in RENAMED[section].values()} - {None} <= keys.keys()

@@ -3,9 +3,9 @@
 import pytest
 
 from agentsafe.errors import UserError
-from agentsafe.experiment.config import check
+from agentsafe.experiment.check import check
 from agentsafe.experiment.validate import check_experiment
-from tests.helpers.config import SCHEMA, llms
+from tests.helpers.config import llms
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ from tests.helpers.config import SCHEMA, llms
 )
 def test_a_contradiction_is_one_line(changes, line):
     with pytest.raises(UserError) as error:
-        check_experiment(check({"run": "x", **changes}, SCHEMA))
+        check_experiment(check({"run": "x", **changes}))
     assert line in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -125,4 +125,4 @@ def test_a_contradiction_about_models_is_one_line(changes, line):
 def test_what_does_not_matter_to_the_suite_is_not_checked():
     asked = {"run": "x", "suite": "published", "training": {"sources": ["bald"]}}
     asked["preferences"] = {"consistency": "exact"}  # released judges have replicates
-    check_experiment(check(asked, SCHEMA))
+    check_experiment(check(asked))

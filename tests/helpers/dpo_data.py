@@ -19,6 +19,7 @@ SETTINGS = Settings(
     gradient_accumulation_steps=1,
     max_steps=6,
     max_length=400,
+    sft_weight=0.0,
     lora=Lora(r=4, alpha=8, dropout=0.0),
     save_steps=2,
 )

@@ -7,7 +7,7 @@ import pytest
 
 from agentsafe.errors import UserError
 from agentsafe.inference.types import Sampling
-from agentsafe.rollouts.episode import Settings
+from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.react import prompts
 from agentsafe.rollouts.roll_out import roll_out
 from tests.helpers.scripted import Echo, small_suite

@@ -14,7 +14,7 @@ import pytest
 from agentsafe.errors import ServerTrouble, UserError
 from agentsafe.inference.types import Completion, Sampling
 from agentsafe.models.config import Model
-from agentsafe.rollouts.episode import Settings
+from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.roll_out import roll_out
 from tests.helpers.chat_server import Reply, always, first, refusal, serve, shares
 from tests.helpers.scripted import DONE, LOOK, Echo, Scripted, small_suite

@@ -3,8 +3,8 @@
 import asyncio
 import json
 import shutil
+from dataclasses import replace
 
-import msgspec
 import pytest
 
 from agentsafe.errors import UserError
@@ -38,7 +38,7 @@ def folder(whole, tmp_path):
 
 
 def changed(**settings):
-    return msgspec.structs.replace(MODEL, **settings)
+    return replace(MODEL, **settings)
 
 
 def said(chat, **sampling):
@@ -115,7 +115,7 @@ NOT_IN_CACHE_KEY = {
 
 
 def test_an_identity_covers_the_settings_that_change_answers_and_no_others(folder):
-    assert {*IN_CACHE_KEY, *NOT_IN_CACHE_KEY} == {*Model.__struct_fields__}
+    assert {*IN_CACHE_KEY, *NOT_IN_CACHE_KEY} == {*Model.__dataclass_fields__}
     own = identity(MODEL, folder)
     assert identity(changed(), str(folder)) == own
     others = {identity(changed(**{name: value}), folder) for name, value in IN_CACHE_KEY.items()}

@@ -10,7 +10,7 @@ from agentsafe._util.journal import Journal
 from agentsafe.errors import ConversationRefused, ServerTrouble, UserError
 from agentsafe.labels.judges import Label
 from agentsafe.labels.label import label
-from agentsafe.rollouts.episode import Settings
+from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.roll_out import no_rollouts, roll_out
 from tests.helpers.scripted import DONE, LOOK, Echo, Scripted, small_suite
 

@@ -21,8 +21,9 @@ from agentsafe.errors import UserError
 from agentsafe.inference.types import Completion
 from agentsafe.lineage import Lineage
 from agentsafe.preferences.pairs import clean_rollouts
+from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.emulators.llm import LLMEmulator
-from agentsafe.rollouts.episode import Settings, invented_chars
+from agentsafe.rollouts.episode import invented_chars
 from agentsafe.rollouts.react import (
     STOP,
     Action,
@@ -338,7 +339,7 @@ KILLED = """
     import asyncio, os, signal, sys
     from agentsafe._util.journal import Journal
     from agentsafe.rollouts.roll_out import roll_out
-    from agentsafe.rollouts.episode import Settings
+    from agentsafe.rollouts.config import Settings
     from tests.helpers.scripted import DONE, LOOK, Echo, Scripted, small_suite
 
     class Killing(Scripted):

@@ -11,8 +11,8 @@ import pytest
 
 from agentsafe.labels.judges.llm import LLMJudge
 from agentsafe.labels.label import label
+from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.emulators.llm import LLMEmulator
-from agentsafe.rollouts.episode import Settings
 from agentsafe.rollouts.roll_out import roll_out
 from agentsafe.runs import code_version as module
 from agentsafe.runs.code_version import code_key

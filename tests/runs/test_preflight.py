@@ -3,11 +3,10 @@
 import polars as pl
 import pytest
 
-from agentsafe.experiment.config import check
+from agentsafe.experiment.check import check
 from agentsafe.runs.preflight import RELEASED, estimate, look
 from agentsafe.suites.toolemu import take_suite
 from tests.helpers.chat_server import serve
-from tests.helpers.config import SCHEMA
 from tests.helpers.scripted import Scripted
 from tests.helpers.tiny_model import CHATML, write_tiny_checkpoint
 
@@ -51,8 +50,7 @@ def config(checkpoint, **models):
             "judges": {"a": {"model": "judge"}, "b": {"model": "one", "mode": "logits"}},
             "rollouts": {"prompt": "react", "samples": 2},
             "training": {"recipes": [["safe"]], "seeds": [0]},
-        },
-        SCHEMA,
+        }
     )
 
 

@@ -122,7 +122,7 @@ def test_a_job_that_is_stopped_from_outside_ends_with_a_line_and_keeps_what_is_d
 
 STOPPED_ROLLOUTS = """
     import asyncio, os, signal, sys
-    from agentsafe.rollouts.episode import Settings
+    from agentsafe.rollouts.config import Settings
     from agentsafe.runs.script import job
     from agentsafe._util.journal import Journal
     from agentsafe.rollouts.roll_out import roll_out

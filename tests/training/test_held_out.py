@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from agentsafe.training.held_out import Bootstrap
+from agentsafe.scores.config import Bootstrap
 from agentsafe.training.held_out import held_out as compare
 
 

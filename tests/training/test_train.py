@@ -17,9 +17,9 @@ from agentsafe.errors import UserError
 from agentsafe.models import checkpoint, loading
 from agentsafe.models.checkpoint import ADAPTER
 from agentsafe.preferences.dataset import training_set
+from agentsafe.scores.config import Bootstrap
 from agentsafe.suites.cases import case_index, split
 from agentsafe.training.config import Lora
-from agentsafe.training.held_out import Bootstrap
 from agentsafe.training.reference import reference
 from agentsafe.training.run_card import Card, read_cards
 from agentsafe.training.train import launch, prepare, train
@@ -358,7 +358,7 @@ def test_pairs_of_the_test_half_are_held_out(run, plain):
     assert (held_out.pairs, held_out.cases) == (3 * len(tested), len(tested))
     assert 0 <= held_out.low <= held_out.accuracy <= held_out.high <= 1
     assert held_out.margin != 0
-    other = run(bootstrap=Bootstrap(200, 0.5)).card.held_out
+    other = run(bootstrap=Bootstrap(resamples=200, confidence=0.5)).card.held_out
     assert replace(other, low=held_out.low, high=held_out.high, confidence=0.95) == held_out
     assert held_out.low < other.low <= other.high < held_out.high
 

@@ -9,8 +9,8 @@ pytest.importorskip("torch")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentsafe.experiment.schema import json_schema
 from agentsafe.training.trainer import BATCHING, ByCase, Data
-from tests.helpers.config import SCHEMA
 
 
 @settings(max_examples=30, deadline=None)
@@ -30,5 +30,5 @@ def test_pairs_of_a_case_follow_each_other_in_another_order_each_epoch(cases, se
 
 
 def test_batchings_are_what_the_config_may_name():
-    part = SCHEMA["properties"]["training"]["properties"]["batching"]
+    part = json_schema()["properties"]["training"]["properties"]["batching"]
     assert tuple(part["enum"]) == BATCHING

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agentsafe.experiment.config import check
+from agentsafe.experiment.check import check
 from agentsafe.experiment.snapshot import VARIABLE
 from agentsafe.runs import jobs as inventory
 from agentsafe.runs import lineage_page, plan, rule_graph
@@ -260,7 +260,7 @@ def test_a_job_goes_by_the_config_that_its_run_began_with(project, monkeypatch):
     """As on a cluster: the run is planned, someone edits the config, a job begins."""
     config = {"run": "small", "frontier": {"level": 0.7}}
     begun = project.folder / "begun.json"
-    checked = check(config, project.folder / "workflow/schemas/config.schema.yaml")
+    checked = check(config)
     begun.write_text(json.dumps(checked))
     project.change(frontier={"no_such_key": 1})
     assert project.run("--dry-run").returncode == 1

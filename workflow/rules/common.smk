@@ -5,9 +5,10 @@ import sys
 import time
 from pathlib import Path
 
+from agentsafe._util.settings import cache_key
 from agentsafe.errors import UserError
 from agentsafe.experiment import grid, outputs
-from agentsafe.experiment.config import check
+from agentsafe.experiment.check import check
 from agentsafe.experiment.snapshot import begun_config
 from agentsafe.experiment.validate import (
     FETCHED_SUITE,
@@ -15,7 +16,10 @@ from agentsafe.experiment.validate import (
     check_files,
     is_local_release,
 )
+from agentsafe.preferences.config import Settings as PreferenceSettings
+from agentsafe.rollouts.config import Settings as RolloutSettings
 from agentsafe.runs.locks import lock_at_start
+from agentsafe.scores.config import Settings as ScoreSettings
 
 
 def checked_config():
@@ -24,7 +28,7 @@ def checked_config():
     Raises:
         UserError: a key, or what it names, is wrong; one line says which and how to fix it.
     """
-    checked = check(config, Path(workflow.basedir, "workflow/schemas/config.schema.yaml"))
+    checked = check(config)
     check_experiment(checked)
     check_files(checked)
     return checked
@@ -60,7 +64,7 @@ IS_LOCAL = is_local_release(RELEASE)
 
 MINIATURE, TOOLEMU = config["miniature"], config["toolemu"]
 EMULATOR = config["emulator"]
-SCORING = {name: value for name, value in config["scores"].items() if name != "judged_by"}
+SCORING = cache_key(ScoreSettings, config["scores"])
 SOURCES = grid.sources(config)
 SCORED = [str(lineage) for lineage in grid.lineages(config)]
 STAGES = [str(lineage) for lineage in grid.stages(config)]

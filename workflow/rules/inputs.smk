@@ -2,9 +2,9 @@
 # wildcards. What a cluster is asked for follows from the config, grows with each attempt, and is
 # overridden by a profile's set-resources; names of partitions and of GPUs are a profile's alone.
 
-from agentsafe.inference.registry import NOT_IN_CACHE_KEY
 from agentsafe.lineage import Lineage
 from agentsafe.models import hub
+from agentsafe.models.config import Model
 from agentsafe.published import fingerprint, set_folder
 from agentsafe.runs.code_version import code_key
 from agentsafe.runs.resources import memory_mb
@@ -131,7 +131,7 @@ def get_model(wildcards):
 
 def get_cache_key(model):
     """Return what a model's answers depend on, of its entry in `models`."""
-    return model and {name: value for name, value in model.items() if name not in NOT_IN_CACHE_KEY}
+    return model and cache_key(Model, model)
 
 
 # --- lineages

@@ -47,7 +47,7 @@ rule measure_agreement:
         "../envs/agentsafe.yaml"
     params:
         code=get_code("measure_agreement"),
-        settings={k: v for k, v in SCORING.items() if k != "resample"},
+        settings={name: SCORING[name] for name in ("resamples", "seed", "confidence")},
     message:
         "Measuring how far judges agree"
     script:

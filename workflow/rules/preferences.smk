@@ -16,7 +16,7 @@ rule build_preferences:
         "../envs/agentsafe.yaml"
     params:
         code=get_code("build_preferences"),
-        settings={k: v for k, v in config["preferences"].items() if k != "objectives"},
+        settings=cache_key(PreferenceSettings, config["preferences"]),
     message:
         "Pairing rollouts for {wildcards.objective} by {wildcards.judge}'s labels"
     script:

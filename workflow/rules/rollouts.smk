@@ -24,7 +24,7 @@ rule roll_out:
         gpu=lambda wildcards: get_gpus(*get_models_to_roll_out(wildcards)),
     params:
         code=get_code("roll_out", get_unused_to_roll_out),
-        settings={k: v for k, v in config["rollouts"].items() if k != "batch"},
+        settings=cache_key(RolloutSettings, config["rollouts"]),
         prompt=PROMPTS["rollouts.prompt"],
         model=lambda wildcards: get_cache_key(get_model(wildcards)),
         emulator=EMULATOR,

@@ -2,11 +2,13 @@
 
 import asyncio
 
+import msgspec
+
 from agentsafe import factories, schemas
 from agentsafe._util.journal import Journal
 from agentsafe.experiment.grid import model_of
 from agentsafe.models import checkpoint
-from agentsafe.rollouts.episode import Settings
+from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.roll_out import cases_of, no_rollouts, roll_out
 from agentsafe.runs.script import job
 from agentsafe.suites.cases import read_suite
@@ -15,7 +17,7 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
     given, options, threads = snakemake.input, snakemake.params, snakemake.threads
     lineage, shard = snakemake.wildcards.lineage, int(snakemake.wildcards.shard)
     config, journal = snakemake.config, Journal(options.scratch)
-    settings = Settings.of(config["rollouts"])
+    settings = msgspec.convert(config["rollouts"], Settings)
     if checkpoint.untrained(given.checkpoint):
         rollouts, audits = no_rollouts()
     else:

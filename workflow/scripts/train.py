@@ -6,8 +6,8 @@ import msgspec
 
 from agentsafe.experiment.grid import training_conduct
 from agentsafe.runs.script import job
+from agentsafe.scores.config import Bootstrap
 from agentsafe.training.config import Settings
-from agentsafe.training.held_out import Bootstrap
 from agentsafe.training.train import Task, launch
 
 with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
@@ -34,7 +34,7 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
         thinking=options.thinking,
         threads=snakemake.threads,
         # From the config, not from the params: another bootstrap is no reason to train again.
-        bootstrap=Bootstrap(scores["resamples"], scores["confidence"], scores["seed"]),
+        bootstrap=msgspec.convert(scores, Bootstrap),
     )
     accelerate = Path(snakemake.scriptdir, "../accelerate", f"{training['distributed']}.yaml")
     launch(task, training["gpus"], accelerate, snakemake.log[0])

@@ -10,12 +10,14 @@ there is no default and no guess.
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, cast
 
 from agentsafe._util.hashing import draw_seed
+from agentsafe._util.settings import cache_key
 from agentsafe._util.text import storable
 from agentsafe.inference.types import ChatModel, Choice, Completion, Message, Sampling, Scorer
+from agentsafe.labels.config import JudgeSettings
 from agentsafe.labels.judges import Label
 from agentsafe.prompts.template import JUDGE_BLOCKS, Template, case_variables
 from agentsafe.rollouts.react import split_thinking
@@ -25,30 +27,6 @@ from agentsafe.suites.cases import Case, Suite
 SCORES = tuple(str(score) for score in range(MAX_SCORE + 1))
 _MARKUP = " \t*_`#>"
 _LINE = re.compile(rf"^[{_MARKUP}]*Score[{_MARKUP}]*:(?P<score>.*)$", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class JudgeSettings:
-    """Settings of a judging model: an entry of the config's `judges` without `model`.
-
-    Attributes:
-        metrics: any of `safety`, `helpfulness` (ignoring risk) and `helpfulness_safe`.
-        mode: `text` or `logits`.
-        replicates: labels per rollout and metric.
-        temperature: of the reasoning; 0 takes the most likely token each time.
-        max_tokens: limit of one answer.
-        prompt: a template with the blocks `system`, `user` and `score`; see
-            `agentsafe.prompts.template.Template`.
-        seed: of the sampling, which differs between replicates.
-    """
-
-    metrics: Sequence[str] = ("safety", "helpfulness")
-    mode: str = "text"
-    replicates: int = 1
-    temperature: float = 0.0
-    max_tokens: int = 1024
-    prompt: str = "judge"
-    seed: int = 0
 
 
 class LLMJudge:
@@ -83,9 +61,8 @@ class LLMJudge:
 
     def cache_key(self, case: Case, metric: str) -> Any:
         """Return what labels depend on; see `agentsafe.labels.judges.Judge.cache_key`."""
-        settings = asdict(self.settings) | {"prompt": self.template.digest}
-        for name in ("metrics", "replicates"):
-            del settings[name]
+        settings = cache_key(JudgeSettings, asdict(self.settings), row=True)
+        settings["prompt"] = self.template.digest
         return self.fingerprint, settings, case, self.suite.tools_of(case), metric
 
     async def label(

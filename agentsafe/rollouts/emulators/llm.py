@@ -9,13 +9,15 @@ object after `Observation:` reaches the agent.
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from agentsafe._util.hashing import draw_seed
+from agentsafe._util.settings import cache_key
 from agentsafe._util.text import storable
 from agentsafe.inference.types import ChatModel, Message, Sampling
 from agentsafe.prompts.template import EMULATOR_BLOCKS, Template, case_variables
+from agentsafe.rollouts.config import EmulatorSettings
 from agentsafe.rollouts.emulators import Observation
 from agentsafe.rollouts.emulators.tool_spec import (
     INVALID,
@@ -31,29 +33,6 @@ _OBSERVATION = re.compile(r"^[ \t>#*_`-]*Observation[ \t*_`]*:[*_`]*\s*", re.MUL
 
 _FENCE = re.compile(r"```\w*\s*")
 _MAX_STARTS = 8  # candidates for an observation in one text; one with more is degenerate
-
-
-@dataclass(frozen=True)
-class EmulatorSettings:
-    """Settings of an emulating model: the config's section `emulator` without `model`.
-
-    Attributes:
-        mode: `standard`, or `adversarial`, where the model knows the case's risks and lets them
-            happen.
-        temperature: 0 takes the most likely token each time.
-        max_tokens: limit of one answer.
-        attempts: answers requested before the observation is an error, at least 1.
-        prompt: a template with the blocks `system`, `call`, `observation` and `retry`; see
-            `agentsafe.prompts.template.Template`.
-        seed: of the sampling.
-    """
-
-    mode: str = "adversarial"
-    temperature: float = 0.0
-    max_tokens: int = 1024
-    attempts: int = 3
-    prompt: str = "emulator"
-    seed: int = 0
 
 
 class LLMEmulator:
@@ -87,7 +66,8 @@ class LLMEmulator:
 
     def cache_key(self, case: Case) -> Any:
         """Return what observations depend on: the model, the settings and the prompt."""
-        settings = asdict(self.settings) | {"prompt": self.template.digest}
+        settings = cache_key(EmulatorSettings, asdict(self.settings), row=True)
+        settings["prompt"] = self.template.digest
         return self.fingerprint, settings, self.render_system(case)
 
     def render_system(self, case: Case) -> list[Message]:

@@ -13,7 +13,8 @@ from agentsafe import schemas
 from agentsafe._util.hashing import key_of
 from agentsafe.errors import ERROR_KINDS, UserError
 from agentsafe.inference.types import Choice, Completion
-from agentsafe.labels.judges.llm import SCORES, JudgeSettings, LLMJudge, read_score
+from agentsafe.labels.config import JudgeSettings
+from agentsafe.labels.judges.llm import SCORES, LLMJudge, read_score
 from agentsafe.labels.label import label
 from agentsafe.suites.cases import Case, Tool, Toolkit, checked_suite
 from tests.helpers.scripted import Scripted

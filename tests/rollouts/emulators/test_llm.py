@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from agentsafe._util.hashing import key_of
 from agentsafe.errors import UserError
 from agentsafe.inference.types import Completion
-from agentsafe.rollouts.emulators.llm import FAILED, EmulatorSettings, LLMEmulator, read_observation
+from agentsafe.rollouts.config import EmulatorSettings, Settings
+from agentsafe.rollouts.emulators.llm import FAILED, LLMEmulator, read_observation
 from agentsafe.rollouts.emulators.tool_spec import INVALID
-from agentsafe.rollouts.episode import Settings
 from agentsafe.rollouts.react import Action, FinalAnswer, render_turn
 from agentsafe.rollouts.roll_out import roll_out
 from agentsafe.suites.cases import Case, Field, Parameter, Tool, Toolkit, checked_suite

@@ -1,0 +1,57 @@
+"""Settings of preference sets: the config's section `preferences`."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from agentsafe._util.settings import NOT_IN_CACHE_KEY, Count, Seed
+
+Objective = Literal["safe", "help", "both"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of preference sets."""
+
+    objectives: Annotated[
+        Annotated[tuple[Objective, ...], Meta(min_length=1)],
+        Meta(
+            description="Preference sets of each judge; those that recipes use are added.",
+            extra=NOT_IN_CACHE_KEY,
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = ("safe", "help", "both")
+    min_gap: Annotated[
+        float,
+        Meta(gt=0, le=3, description="Least difference of the scores of chosen and rejected."),
+    ] = 2
+    min_chosen: Annotated[
+        float, Meta(ge=0, le=3, description="Least score of the chosen rollout.")
+    ] = 2
+    mode: Annotated[
+        Literal["each", "mean"],
+        Meta(
+            description="Scores that must qualify under the objective `both`: `each` of the two "
+            "metrics, or their `mean`."
+        ),
+    ] = "each"
+    consistency: Annotated[
+        Literal["none", "majority", "all_but_one", "exact"],
+        Meta(
+            description="Replicates of a judge that must agree before a rollout may be in a pair; "
+            "`none` for a judge with one label per rollout."
+        ),
+    ] = "none"
+    max_pairs_per_case: Annotated[
+        Count | None,
+        Meta(description="Size of the seeded sample of a case's pairs; null keeps all."),
+    ] = None
+    seed: Annotated[Seed, Meta(description="Seed of that sample.")] = 0
+    pairs_from: Annotated[
+        Literal["all", "clean"],
+        Meta(
+            description="Rollouts that make pairs: `all`, as in the paper, or only those without "
+            "hallucinated observations and out-of-memory stubs (`clean`)."
+        ),
+    ] = "all"

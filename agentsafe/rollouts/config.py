@@ -1,0 +1,107 @@
+"""Settings of rollouts and of the emulator: the config's sections `rollouts` and `emulator`."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from agentsafe._util.settings import (
+    IN_TABLE_KEY,
+    NOT_IN_CACHE_KEY,
+    Count,
+    Name,
+    Seed,
+    Temperature,
+    Text,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a checkpoint's episodes."""
+
+    samples: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="Rollouts of each checkpoint on each case.",
+            extra=IN_TABLE_KEY,
+        ),
+    ] = 4
+    temperature: Annotated[
+        Temperature,
+        Meta(description="Sampling temperature of the agent; 0 takes the most likely token."),
+    ] = 1.0
+    max_steps: Annotated[Count, Meta(description="Answered tool calls that end a rollout.")] = 8
+    max_malformed: Annotated[
+        int,
+        Meta(
+            ge=0, description="Malformed turns that are answered with an error; one more ends it."
+        ),
+    ] = 2
+    max_turn_tokens: Annotated[
+        Count, Meta(description="Tokens of one turn of the agent, which is cut there.")
+    ] = 64
+    max_agent_tokens: Annotated[
+        Count, Meta(description="Tokens of the agent that end a rollout.")
+    ] = 400
+    batch: Annotated[
+        Count, Meta(description="Rollouts that run at the same time.", extra=NOT_IN_CACHE_KEY)
+    ] = 288
+    prompt: Annotated[
+        Text,
+        Meta(
+            description="Template of the agent's prompt: `compact`, `react` or the path of your "
+            "own.",
+            extra=IN_TABLE_KEY,
+        ),
+    ] = "compact"
+    shards: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="Jobs that the rollouts of one checkpoint are split into.",
+            extra=IN_TABLE_KEY,
+        ),
+    ] = 1
+    seed: Annotated[Seed, Meta(description="Seed of the sampling.")] = 0
+
+
+@dataclass(frozen=True)
+class EmulatorSettings:
+    """Settings of the emulator."""
+
+    model: Annotated[
+        Name | None,
+        Meta(
+            description="A name from `models`; null takes the miniature's emulator, which works by "
+            "rules.",
+            extra=IN_TABLE_KEY,
+        ),
+    ] = None
+    mode: Annotated[
+        Literal["standard", "adversarial"],
+        Meta(
+            description="Observations: the most likely result of a call (`standard`), or a "
+            "realistic one that lets the case's risks come true (`adversarial`)."
+        ),
+    ] = "adversarial"
+    temperature: Annotated[
+        Temperature, Meta(description="Sampling temperature of the observations.")
+    ] = 0
+    max_tokens: Annotated[Count, Meta(description="Tokens of one answer, thought included.")] = 1024
+    attempts: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100,
+            description="Answers that are requested before the observation is an error.",
+        ),
+    ] = 3
+    prompt: Annotated[
+        Text,
+        Meta(description="The package's template, or the path of your own.", extra=IN_TABLE_KEY),
+    ] = "emulator"
+    seed: Annotated[Seed, Meta(description="Seed of the sampling.")] = 0
