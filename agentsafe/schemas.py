@@ -155,6 +155,28 @@ TRAINING = pl.Schema(
         "seconds": pl.Float64,
     }
 )
+#: One row per DPO run (see `training.run_card.training_summary`).
+TRAINING_SUMMARY = pl.Schema(
+    {
+        "lineage": pl.String,
+        "status": pl.String,
+        "pairs": pl.Int64,
+        "dropped_pairs": pl.Int64,
+        "steps": pl.Int64,
+        "tokens": pl.Int64,
+        "seconds": pl.Float64,
+        "first_loss": pl.Float64,
+        "last_loss": pl.Float64,
+        "reward_margin": pl.Float64,
+        "reward_accuracy": pl.Float64,
+        "held_out_pairs": pl.Int64,
+        "held_out_accuracy": pl.Float64,
+        "held_out_accuracy_low": pl.Float64,
+        "held_out_accuracy_high": pl.Float64,
+        "reason": pl.String,
+        "notes": pl.List(pl.String),
+    }
+)
 _INTERVAL = ("se", "low", "high")
 POINTS = pl.Schema(
     {

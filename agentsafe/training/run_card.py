@@ -150,25 +150,6 @@ _ENDS = {
     "reward_margin": "reward_margin",
     "reward_accuracy": "reward_accuracy",
 }
-_SCHEMA = {
-    "lineage": pl.String,
-    "status": pl.String,
-    "pairs": pl.Int64,
-    "dropped_pairs": pl.Int64,
-    "steps": pl.Int64,
-    "tokens": pl.Int64,
-    "seconds": pl.Float64,
-    "first_loss": pl.Float64,
-    "last_loss": pl.Float64,
-    "reward_margin": pl.Float64,
-    "reward_accuracy": pl.Float64,
-    "held_out_pairs": pl.Int64,
-    "held_out_accuracy": pl.Float64,
-    "held_out_accuracy_low": pl.Float64,
-    "held_out_accuracy_high": pl.Float64,
-    "reason": pl.String,
-    "notes": pl.List(pl.String),
-}
 
 
 def read_cards(paths: Iterable[str | Path]) -> list[Card]:
@@ -220,12 +201,18 @@ def training_summary(cards: Sequence[Card], log: pl.DataFrame) -> pl.DataFrame:
     ends = last.select("lineage", pl.col(*_ENDS)).rename(_ENDS)
     rows = []
     for card in cards:
-        row = {name: getattr(card, name, None) for name in _SCHEMA} | {"notes": _notes(card)}
+        row = {name: getattr(card, name, None) for name in schemas.TRAINING_SUMMARY} | {
+            "notes": _notes(card)
+        }
         rows.append(
             row | {name: getattr(card.held_out, own, None) for name, own in _HELD_OUT.items()}
         )
-    table = pl.DataFrame(rows, schema=_SCHEMA).drop(*_ENDS.values())
-    return table.join(ends, on="lineage", how="left").select(_SCHEMA.keys()).sort("lineage")
+    table = pl.DataFrame(rows, schema=schemas.TRAINING_SUMMARY).drop(*_ENDS.values())
+    return (
+        table.join(ends, on="lineage", how="left")
+        .select(schemas.TRAINING_SUMMARY.names())
+        .sort("lineage")
+    )
 
 
 def _notes(card: Card) -> list[str]:

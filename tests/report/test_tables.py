@@ -225,35 +225,6 @@ def test_a_table_without_rows_can_be_typeset():
     assert r"a & b \\" in text
 
 
-@pytest.mark.parametrize(
-    ("value", "options", "expected"),
-    [
-        (-0.8567, {"decimals": 3}, "−0.857"),
-        (-0.001, {}, "0.00"),
-        (-0.001, {"sign": True}, "−0.00"),
-        (1234567, {"decimals": 0}, "1,234,567"),
-        (None, {}, "–"),
-        (float("nan"), {}, "–"),
-        (float("inf"), {}, "–"),
-    ],
-)
-def test_numbers_are_written_for_people(value, options, expected):
-    assert fmt.number(value, **options) == expected
-
-
-def test_shares_and_p_values_never_round_to_a_lie():
-    shares = (0, 0.001, 0.5, 0.999, 1, None)
-    assert [fmt.percent(share) for share in shares] == ["0", "<1%", "50%", ">99%", "100%", "–"]
-    assert fmt.p_value(2.6e-10) == "2.6e−10"
-    assert fmt.p_value(0.0412) == "0.041"
-
-
-def test_what_is_a_number_is_told_from_what_only_begins_like_one():
-    numbers = ("–", "−0.86 [−1.04, −0.67]", "+0.10", "<1%", "2.6e−10", "1,296")
-    assert all(map(fmt.is_number, numbers))
-    assert not any(map(fmt.is_number, ("0.99 ape + 0.01 bee", "phi-4", "", "3 runs")))
-
-
 def test_the_document_of_a_file_gives_the_same_tables(made):
     again = tables.make_tables(inputs(document=json.loads(json.dumps(results().document))))
     assert all(again[name].equals(table) for name, table in made.items())

@@ -19,7 +19,7 @@ from agentsafe.scores.cells import (
     sample_cells,
 )
 from agentsafe.scores.points import score_runs
-from agentsafe.stats.bootstrap import case_weights, interval
+from agentsafe.stats.bootstrap import case_weights
 from agentsafe.suites.cases import split
 from tests.helpers.scored_runs import CASES, RUNS, labels_table, random_scores, sampled
 
@@ -273,17 +273,6 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_order_of_the_labels():
     assert one.resamples.tobytes() != third.resamples.tobytes()
 
 
-def test_case_weights_are_a_bootstraps():
-    weights = case_weights(20, 4000, 0)
-    assert weights.shape == (4000, 20)
-    assert (weights.sum(axis=1) == 20).all()
-    assert (weights == weights.round()).all()
-    np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.08)
-    np.testing.assert_allclose(weights.var(axis=0), 1 - 1 / 20, atol=0.15)
-    assert not np.array_equal(weights, case_weights(20, 4000, 0, 1))
-    assert not np.array_equal(weights, case_weights(20, 4000, 1))
-
-
 def test_reading_counts_a_label_of_two_sets_once(tmp_path):
     table = labels_table({("a", "j1", 0): (1, 2), ("a", "j1", 1): (0, 3)})
     write_table(table, tmp_path / "one", schemas.LABELS)
@@ -349,29 +338,6 @@ def test_a_filter_keeps_rows_and_numbers_together():
     assert kept.rows["condition"].to_list() == ["r1", "r3"]
     assert kept.estimate[0].tolist() == [1, 3]
     assert kept.resamples[0, :, 1].tolist() == [10, 30]
-
-
-def test_an_interval_is_percentiles_and_a_standard_deviation():
-    draws = np.random.default_rng(0).normal(size=(3, 500))
-    error, low, high = interval(draws, 0.9)
-    np.testing.assert_allclose(error, [np.std(row, ddof=1) for row in draws])
-    np.testing.assert_allclose(low, [np.percentile(row, 5) for row in draws])
-    np.testing.assert_allclose(high, [np.percentile(row, 95) for row in draws])
-
-
-@pytest.mark.filterwarnings("error")
-def test_an_interval_leaves_out_draws_without_a_number_and_gives_up_below_half():
-    draws = np.random.default_rng(0).normal(size=(3, 100))
-    draws[1, :50] = np.nan
-    draws[2, :51] = np.nan
-    error, low, high = interval(draws, 0.8)
-    kept = draws[1, 50:]
-    np.testing.assert_allclose(error[1], kept.std(ddof=1))
-    np.testing.assert_allclose([low[1], high[1]], np.percentile(kept, [10, 90]))
-    np.testing.assert_allclose(low[0], np.percentile(draws[0], 10))
-    assert np.isnan([error[2], low[2], high[2]]).all()
-    np.testing.assert_allclose(interval(draws[1], 0.8), [error[1], low[1], high[1]])
-    assert np.isnan(interval(draws[2], 0.8)).all()
 
 
 def test_points_have_every_grain_and_only_sources_have_no_delta():
