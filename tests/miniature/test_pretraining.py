@@ -114,7 +114,7 @@ def step(*given, whole=pretraining._step, number=iter(range(6))):
 torch.set_num_threads(1)
 pretraining.CONVERSATIONS, pretraining.WARM_UP_STEPS = 300, 3
 pretraining._step = step
-pretraining.pretrain(sys.argv[1], seed=0, steps=10)
+pretraining.pretrain(sys.argv[1], seed=0, steps=1_000)
 """
 
 
