@@ -100,18 +100,10 @@ def test_a_change_runs_what_it_touches_and_nothing_else(touched, tmp_path, chang
     assert changed(touched, tmp_path, **changes) == jobs
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"training": {"sources": ["bald"]}}, "'bald', which is not in 'miniature.sources'"),
-        ({"training": {"recipes": [["safe", "hlp"]]}}, "did you mean 'help'?"),
-        ({"training": {"betas": [0]}}, "'training.betas' must be a list"),
-        ({"miniature": {"sources": {"bold": {"recless": 1}}}}, "did you mean 'reckless'?"),
-    ],
-)
-def test_a_mistake_is_one_line_before_anything_runs(tmp_path, changes, message):
+def test_a_mistake_is_one_line_before_anything_runs(tmp_path):
+    changes = {"training": {"recipes": [["safe", "hlp"]]}}
     done = Project(tmp_path / "project", None, **changes).run("--dry-run")
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and message in lines[0]
+    assert len(lines) == 1 and "did you mean 'help'?" in lines[0]
     assert "Traceback" not in done.stderr

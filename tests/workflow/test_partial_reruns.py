@@ -162,56 +162,44 @@ def test_a_plot_is_drawn_again_and_nothing_else(project, name, jobs):
     assert jobs is None or planned == jobs
 
 
-def test_a_new_version_number_alone_runs_nothing_again(project):
-    edit(project, "agentsafe/__init__.py", lambda text: text.replace('"0.1.0"', '"0.2.0"'))
-    assert project.jobs() == {}
-
-
 TRAINING_CODE = AFTER_ROLLOUTS | TRAINED | {"roll_out": 2, "label_rollouts": 2}
 
 
-@pytest.mark.parametrize("name", ["workflow/scripts/train.py", "agentsafe/training/train.py"])
-def test_other_code_of_a_script_or_below_it_runs_that_again(project, name):
-    edit(project, name, more_code)
+def test_other_code_of_a_script_or_below_it_runs_that_again_or_is_accepted(project):
+    edit(project, "agentsafe/training/train.py", more_code)
+    assert without_references(project.jobs()) == TRAINING_CODE
+    project.run("--touch", "--no-hooks")
+    assert project.jobs() == {}
+    edit(project, "workflow/scripts/train.py", more_code)
     assert without_references(project.jobs()) == TRAINING_CODE
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
+def test_comments_layout_and_a_new_version_number_run_nothing_again(project):
+    for name in (
         "workflow/scripts/train.py",
         "workflow/scripts/roll_out.py",
         "agentsafe/training/train.py",
         "agentsafe/rollouts/episode.py",
         "agentsafe/schemas.py",
-    ],
-)
-def test_comments_and_layout_run_nothing_again(project, name):
-    edit(project, name, lambda text: text.replace('"""', '"""In other words: ', 1) + "\n# more\n")
+    ):
+        edit(
+            project, name, lambda text: text.replace('"""', '"""In other words: ', 1) + "\n# more\n"
+        )
+    edit(project, "agentsafe/__init__.py", lambda text: text.replace('"0.1.0"', '"0.2.0"'))
     assert project.jobs() == {}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "agentsafe/_util/progress.py",
-        "agentsafe/runs/script.py",
+def test_code_that_this_config_does_not_run_runs_nothing_again(project):
+    for name in (
         "agentsafe/inference/openai.py",
         "agentsafe/inference/vllm.py",
         "agentsafe/rollouts/emulators/llm.py",
         "agentsafe/labels/judges/llm.py",
         "agentsafe/published/importer.py",
-    ],
-)
-def test_code_that_this_config_does_not_run_runs_nothing_again(project, name):
-    edit(project, name, more_code)
-    assert project.jobs() == {}
-
-
-def test_accepted_results_are_kept(project):
-    edit(project, "agentsafe/training/train.py", more_code)
-    assert project.jobs()
-    project.run("--touch", "--no-hooks")
+    ):
+        edit(project, name, more_code)
+    journal = "agentsafe/_util/journal.py"  # runs, but no result depends on it
+    edit(project, journal, lambda text: text.replace("class Journal:", "class Journal:\n    a = 1"))
     assert project.jobs() == {}
 
 
