@@ -177,7 +177,7 @@ def main() -> None:
         samples=4, temperature=0.7, max_turn_tokens=TOKENS, max_agent_tokens=8000,
         max_malformed=5, batch=4 * options.cases, prompt="react",
     )  # fmt: skip
-    ways = {
+    ways: dict[str, tuple[LocalChat | Generate, Settings]] = {
         "batched": (LocalChat(model, tokenizer, max_batch=64), settings),
         "one at a time": (LocalChat(model, tokenizer, max_batch=1), replace(settings, batch=1)),
         "plain generate": (Generate(model, tokenizer), replace(settings, batch=1)),
@@ -209,7 +209,7 @@ def engine(suite: Suite, settings: Settings) -> None:
         started = time.process_time()
         work = roll_out("benchmark", suite, cases, agent, emulator, how)
         rollouts, audits = asyncio.run(work)
-        speed = audits["turns"].sum() / (time.process_time() - started)
+        speed = int(audits["turns"].sum()) / (time.process_time() - started)
         tracemalloc.start()
         asyncio.run(roll_out("benchmark", suite, cases, agent, emulator, how))
         peak = tracemalloc.get_traced_memory()[1] / 1e6

@@ -25,6 +25,7 @@ import tempfile
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -38,8 +39,14 @@ from agentsafe.rollouts.react import prompts
 from agentsafe.suites.toolemu import take_suite
 from agentsafe.training.config import Settings
 from agentsafe.training.reference import reference
-from agentsafe.training.tokenize import fitting, trajectories
-from agentsafe.training.trainer import BATCHING, Batching, Data, TrajectoryTrainer
+from agentsafe.training.tokenize import Trajectory, fitting, trajectories
+from agentsafe.training.trainer import (
+    BATCHING,
+    Batching,
+    Data,
+    TrajectoryCollator,
+    TrajectoryTrainer,
+)
 from benchmarks.toolemu import text_tokenizer
 
 MAX_LENGTH = 8192
@@ -91,7 +98,8 @@ def steps(options: argparse.Namespace) -> dict:
     released, tokenizer, told, rows = read(options)
     batches = [part for _, part in rows.group_by("case_id", maintain_order=True)]
     batches = [part.head(options.pairs) for part in batches if len(part) >= options.pairs]
-    kept, tokens = [], {}
+    kept: list[list[tuple[int, int]]] = []
+    tokens: dict[int, Trajectory] = {}
     for part in batches[: options.steps + 1]:
         found = trajectories(tokenizer, part, released.rollouts, told)
         kept.append(fitting(part, found, MAX_LENGTH)[0])
@@ -110,18 +118,21 @@ def steps(options: argparse.Namespace) -> dict:
             lora=LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"),
             batching=Batching() if plain else Batching(options.way, options.budget),
         )
-        losses, started = [], 0.0
+        collator, network = trainer.data_collator, trainer.model
+        assert isinstance(collator, TrajectoryCollator) and network is not None
+        losses: list[float] = []
+        started = 0.0
         with nullcontext() if plain else trainer.forwarding():
             for number, fit in enumerate(kept):
                 if number == 1:
                     losses, started = [], time.perf_counter()
                 examples = [{"chosen": one, "rejected": other} for one, other in fit]
-                batch = trainer.data_collator.torch_call(examples)
+                batch = collator.torch_call(examples)
                 if plain:
                     del batch["keys"]
-                    loss = DPOTrainer.compute_loss(trainer, trainer.model.train(), batch)
+                    loss = DPOTrainer.compute_loss(trainer, network.train(), batch)
                 else:
-                    loss = trainer.compute_loss(trainer.model.train(), batch)
+                    loss = trainer.compute_loss(network.train(), batch)
                 loss.backward()
                 losses.append(loss.item())
             seconds = time.perf_counter() - started
@@ -189,7 +200,7 @@ def by_trl(options, tokenizer, released, told, rows, folder) -> tuple[list[float
         processing_class=tokenizer,
         peft_config=LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
-    found = trainer.train_dataset
+    found: Any = trainer.train_dataset
     return [*found["ref_chosen_logps"], *found["ref_rejected_logps"]], seconds[0]
 
 

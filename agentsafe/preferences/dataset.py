@@ -1,11 +1,12 @@
 """Turn preference pairs into a training set with text."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from agentsafe.errors import UserError
+from agentsafe.inference.types import Messages
 from agentsafe.rollouts.react import conversation
 from agentsafe.schemas import ROLLOUT
 from agentsafe.suites.cases import case_index, split
@@ -35,7 +36,7 @@ def instruction_prompts(cases: pl.DataFrame) -> dict[str, list[dict[str, str]]]:
 def training_set(
     pairs: pl.DataFrame,
     rollouts: pl.DataFrame,
-    prompts: Mapping[str, Sequence[dict[str, str]]],
+    prompts: Mapping[str, Messages],
     *,
     cases: int,
     seed: int,
@@ -84,7 +85,7 @@ def training_set(
 def with_rows(
     pairs: pl.DataFrame,
     rollouts: pl.DataFrame,
-    prompts: Mapping[str, Sequence[Mapping[str, str]]],
+    prompts: Mapping[str, Messages],
     *,
     cases: int,
     seed: int,
@@ -128,7 +129,7 @@ def with_rows(
     return selected
 
 
-def check_prompts(cases: Iterable[str], prompts: Mapping[str, Sequence]) -> None:
+def check_prompts(cases: Iterable[str], prompts: Mapping[str, Messages]) -> None:
     """Check that every case, given by id, has a prompt.
 
     Raises:
