@@ -1,1 +1,1 @@
-"""What a config asks for, checked before anything runs."""
+"""Check a config, and list the checkpoints, settings and files of its run."""

@@ -1,10 +1,9 @@
-"""The config that a run began with, for jobs that begin later.
+"""Keep the config that a run started with for its jobs, which start later.
 
-A job on a cluster reads the config file when its turn comes, hours after the run was planned, and
-someone may have edited it since: it would then work by other settings than those that its results
-are recorded with. So the run's own process writes down what it checked, and its jobs read that.
-The way there is an environment variable, which schedulers hand on; where one does not, a job reads
-the file, as it would without this module.
+A job on a cluster starts hours after the run was planned, and the config file may have changed
+since: the job would then use other settings than those recorded with its results. So the main
+process of a run writes its checked config to a file, and its jobs read that. An environment
+variable, which schedulers pass on, has the path; without it a job reads the config file.
 """
 
 import json
@@ -21,12 +20,12 @@ VARIABLE = "AGENTSAFE_CONFIG"
 def begun_config(
     read: Callable[[], dict], is_job: bool, folder: str | Path = ".snakemake/agentsafe"
 ) -> dict:
-    """The checked config: of the run that a job belongs to, else as it is read now.
+    """Return the checked config: for a job that of its run, otherwise of the config file.
 
     Args:
         read: reads and checks the config file.
-        is_job: whether this process is a job of another one's run.
-        folder: where configs are written down, by what they say.
+        is_job: this process is a job of a run that another process started.
+        folder: for the configs of runs, which are named by a hash of their content.
     """
     if is_job and (path := os.environ.get(VARIABLE)):
         return json.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,26 +1,45 @@
-"""What keys of a config say against each other, where each by itself may be right."""
+"""Check that the keys of a config fit each other, and that the files it names exist."""
 
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
 from agentsafe.errors import UserError
+from agentsafe.experiment.check import check
 from agentsafe.experiment.grid import model_of, models, sources
 from agentsafe.published import existing_set_folder, fetched
 from agentsafe.training.config import per_process
 
-#: Where ToolEmu's files go if the config names none.
+#: Folder of ToolEmu's files if the config names none.
 FETCHED_SUITE = Path("resources/toolemu")
 
 
-def check_experiment(config: Mapping) -> None:
-    """Check what one key says against another.
+def checked(config: dict) -> dict:
+    """Check a config as a whole and fill in its defaults.
 
     Args:
-        config: what `config.check` returns.
+        config: as Snakemake or YAML read it.
+
+    Returns:
+        As `check.check`.
 
     Raises:
-        UserError: keys contradict each other; the line names both, and what to write.
+        UserError: a key, or what it names, is wrong; one line says which and how to fix it.
+    """
+    filled = check(config)
+    check_experiment(filled)
+    check_files(filled)
+    return filled
+
+
+def check_experiment(config: Mapping) -> None:
+    """Check that the keys of a config fit each other.
+
+    Args:
+        config: as returned by `check.check`.
+
+    Raises:
+        UserError: keys contradict each other; the line names both, and the fix.
     """
     if config["suite"] == "published":
         published = config["published"]
@@ -36,18 +55,18 @@ def check_experiment(config: Mapping) -> None:
     if shards > tested:
         raise UserError(
             f"config: 'rollouts.shards' is {shards}, but a trained checkpoint has only {tested} "
-            f"cases to play ('{config['suite']}.cases', halved): write fewer shards"
+            f"test cases ('{config['suite']}.cases', halved): write fewer shards"
         )
 
 
 def check_files(config: Mapping) -> None:
-    """Check that the files which a config names are there, or are ones that the workflow fetches.
+    """Check that the files that a config names exist, or are downloaded by the workflow.
 
     Args:
-        config: what `config.check` returns.
+        config: as returned by `check.check`.
 
     Raises:
-        UserError: a folder or file that a user named is missing; the line says what to do.
+        UserError: a file or folder that the user named is missing; the line says what to do.
     """
     if config["suite"] == "published":
         _check_release(config["published"])
@@ -78,7 +97,7 @@ def is_local_release(root: str | Path) -> bool:
 
 
 def _check_names(config: Mapping) -> None:
-    """Whether all that is named is there, and whether there is all that a suite needs."""
+    """Check that all names are those of models, and that the suite has the models it needs."""
     named = [("emulator.model", config["emulator"]["model"])]
     named += [(f"judges.{name}.model", judge["model"]) for name, judge in config["judges"].items()]
     if config["suite"] == "miniature":
@@ -95,8 +114,8 @@ def _check_names(config: Mapping) -> None:
         for key, name in (("sources", config["sources"]), *named):
             if name is None:
                 raise UserError(
-                    f"config: '{key}' is missing: under 'suite: toolemu' it names what to use of "
-                    "'models'; the miniature's rules know the miniature's cases alone"
+                    f"config: '{key}' is missing: under 'suite: toolemu' it takes names from "
+                    "'models', since the miniature's rules only know the miniature's cases"
                 )
         named += [("sources", name) for name in config["sources"]]
     for key, name in named:
@@ -112,7 +131,7 @@ def _known(name: str, key: str, known: list[str], where: str) -> None:
         raise UserError(f"config: '{key}' holds {name!r}, which is not in '{where}': {hint}")
 
 
-#: What says how a model is loaded, which is a server's own business where one serves it.
+#: Keys of how a model is loaded, which a server decides itself, with their defaults.
 _LOADING = {"revision": None, "adapter": None, "dtype": "auto", "quantization": "none"}
 
 
@@ -142,8 +161,7 @@ def _check_judges(config: Mapping) -> None:
         for metric in ("safety", "helpfulness"):
             if metric not in judge["metrics"]:
                 raise UserError(
-                    f"config: '{key}.metrics' lacks {metric}, which pairs and points are made of: "
-                    "write it in"
+                    f"config: '{key}.metrics' lacks {metric}, which pairs and points need: add it"
                 )
         backend = config["models"][judge["model"]]["backend"] if judge["model"] else None
         if judge["mode"] == "logits" and backend not in ("transformers", "vllm"):
@@ -167,8 +185,8 @@ def _check_training(config: Mapping) -> None:
     smoothing, loss = config["training"]["label_smoothing"], config["training"]["loss"]
     if (smoothing > 0) != (loss == "robust"):
         raise UserError(
-            f"config: 'training.label_smoothing' is {smoothing} with the loss {loss}: it belongs "
-            "to the loss robust, which needs it above 0"
+            f"config: 'training.label_smoothing' is {smoothing} with the loss {loss}: only "
+            "the loss robust uses it, and needs it above 0"
         )
     _check_tuning(config["training"], config["suite"])
     where = "miniature.sources" if config["suite"] == "miniature" else "sources"
@@ -187,7 +205,7 @@ def _check_training(config: Mapping) -> None:
 
 
 def _check_tuning(training: Mapping, suite: str) -> None:
-    """Whether what is trained, where and against what go together."""
+    """Check that tuning, quantization, reference and GPUs of a DPO run fit each other."""
     full, quantized = training["tuning"] == "full", training["quantization"] != "none"
     if full and quantized:
         raise UserError(
@@ -196,12 +214,12 @@ def _check_tuning(training: Mapping, suite: str) -> None:
         )
     if full and training["stage_from"] == "adapter":
         raise UserError(
-            "config: 'training.stage_from' is adapter, but under 'training.tuning: full' there is "
-            "none: write merged"
+            "config: 'training.stage_from' is adapter, but 'training.tuning: full' has none: "
+            "write merged"
         )
     if full and (training["reference_logps"] == "batch" or training["ld_alpha"] is not None):
         raise UserError(
-            "config: 'training.tuning' is full, so that no parent is left beside the policy: write "
+            "config: 'training.tuning' is full, which keeps no parent beside the policy: write "
             "'training.reference_logps: once' and leave 'training.ld_alpha' out"
         )
     gpus, batch = training["gpus"], training["batch_size"]

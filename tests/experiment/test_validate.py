@@ -1,4 +1,4 @@
-"""Keys of a config that contradict each other: one line that names both, and the mend."""
+"""Keys of a config that contradict each other are one line, which names both and the fix."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from tests.helpers.config import llms
         ({"training": {"sources": ["qwen"]}}, "those are bold, timid, weak"),
         (
             {"miniature": {"cases": 24}, "rollouts": {"shards": 13}},
-            "config: 'rollouts.shards' is 13, but a trained checkpoint has only 12 cases",
+            "config: 'rollouts.shards' is 13, but a trained checkpoint has only 12 test cases",
         ),
         (
             {"preferences": {"consistency": "exact"}},
@@ -28,11 +28,11 @@ from tests.helpers.config import llms
         ),
         (
             {"training": {"label_smoothing": 0.1}},
-            "'training.label_smoothing' is 0.1 with the loss sigmoid: it belongs to",
+            "'training.label_smoothing' is 0.1 with the loss sigmoid: only the",
         ),
         (
             {"training": {"loss": "robust"}},
-            "with the loss robust: it belongs to the loss robust, wh",
+            "with the loss robust: only the loss robust uses it, and needs",
         ),
         ({"preferences": {"consistency": "majority"}}, "is 'majority', but"),
         ({"preferences": {"consistency": "all_but_one"}}, "is 'all_but_one', but"),
@@ -46,7 +46,7 @@ from tests.helpers.config import llms
         ({"judges": {"rules": {"mode": "logits"}}}, "'judges.rules.mode' is logits, which needs"),
         (
             {"judges": {"rules": {"metrics": ["safety"]}}},
-            "config: 'judges.rules.metrics' lacks helpfulness, which pairs and points are made of",
+            "config: 'judges.rules.metrics' lacks helpfulness, which pairs and points need",
         ),
         (
             {"judges": {"rules": {"metrics": ["safety", "helpfulness", "helpfulness_safe"]}}},
@@ -73,7 +73,7 @@ def test_a_contradiction_is_one_line(changes, line):
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"sources": None}, "'sources' is missing: under 'suite: toolemu' it names what to use"),
+        ({"sources": None}, "'sources' is missing: under 'suite: toolemu' it takes names from"),
         ({"emulator": {"model": None}}, "'emulator.model' is missing: under 'suite: toolemu'"),
         ({"judges": {"two": {}}}, "'judges.two.model' is missing: under 'suite: toolemu'"),
         ({"sources": ["smal"]}, "'sources' holds 'smal', which is not in 'models': did you mean"),
@@ -101,18 +101,18 @@ def test_a_contradiction_is_one_line(changes, line):
         ),
         (
             {"training": {"tuning": "full", "stage_from": "adapter"}},
-            "'training.stage_from' is adapter, but under 'training.tuning: full' there is none",
+            "'training.stage_from' is adapter, but 'training.tuning: full' has none",
         ),
         (
             {"training": {"tuning": "full", "reference_logps": "batch"}},
-            "'training.tuning' is full, so that no parent is left beside the policy",
+            "'training.tuning' is full, which keeps no parent beside the policy",
         ),
         (
             {"training": {"batch_size": 1, "gradient_accumulation_steps": 7, "gpus": 2}},
             "'training.gradient_accumulation_steps' is 7, which 2 GPUs ('training.gpus') cannot "
             "share",
         ),
-        ({"rollouts": {"shards": 73}}, "only 72 cases to play ('toolemu.cases', halved)"),
+        ({"rollouts": {"shards": 73}}, "only 72 test cases ('toolemu.cases', halved)"),
     ],
 )
 def test_a_contradiction_about_models_is_one_line(changes, line):

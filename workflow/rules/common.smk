@@ -8,34 +8,15 @@ from pathlib import Path
 from agentsafe._util.settings import cache_key
 from agentsafe.errors import UserError
 from agentsafe.experiment import grid, outputs
-from agentsafe.experiment.check import check
 from agentsafe.experiment.snapshot import begun_config
-from agentsafe.experiment.validate import (
-    FETCHED_SUITE,
-    check_experiment,
-    check_files,
-    is_local_release,
-)
+from agentsafe.experiment.validate import FETCHED_SUITE, checked, is_local_release
 from agentsafe.preferences.config import Settings as PreferenceSettings
 from agentsafe.rollouts.config import Settings as RolloutSettings
 from agentsafe.runs.locks import lock_at_start
 from agentsafe.scores.config import Settings as ScoreSettings
 
-
-def checked_config():
-    """Return the config with all defaults.
-
-    Raises:
-        UserError: a key, or what it names, is wrong; one line says which and how to fix it.
-    """
-    checked = check(config)
-    check_experiment(checked)
-    check_files(checked)
-    return checked
-
-
 try:
-    config = begun_config(checked_config, is_job=not workflow.is_main_process)
+    config = begun_config(lambda: checked(config), is_job=not workflow.is_main_process)
 except UserError as error:
     sys.exit(f"error: {error}")  # one line; an exception would bring Snakemake's frames along
 
