@@ -1,4 +1,4 @@
-"""Compare preference pairs with a direct loop, and training sets with the split."""
+"""Compare preference pairs with a direct loop over all rollouts."""
 
 import random
 import statistics
@@ -13,7 +13,6 @@ from polars.testing import assert_frame_equal
 
 from agentsafe import schemas
 from agentsafe.errors import UserError
-from agentsafe.preferences.dataset import instruction_prompts, training_set
 from agentsafe.preferences.pairs import (
     CONSISTENCIES,
     OBJECTIVES,
@@ -21,16 +20,8 @@ from agentsafe.preferences.pairs import (
     pairs,
     rollout_scores,
 )
-from agentsafe.preferences.summary import summary
-from agentsafe.suites.cases import split
+from tests.helpers.preference_tables import audits_table, scores_table
 
-SCORES_SCHEMA = {
-    "checkpoint": pl.String,
-    "case_id": pl.String,
-    "sample": pl.Int32,
-    "safety": pl.Float64,
-    "helpfulness": pl.Float64,
-}
 KEYS = st.tuples(
     st.sampled_from(["a", "b", "c+safe.b0.1"]),
     st.sampled_from(["official_2", "official_10", "official_3"]),
@@ -42,11 +33,6 @@ OBJECTIVE = st.sampled_from(sorted(OBJECTIVES))
 MODE = st.sampled_from(["each", "mean"])
 GAP = st.sampled_from([0.25, 0.5, 1, 1.25, 2, 3])
 CHOSEN = st.sampled_from([0, 0.75, 1, 2, 2.5, 3])
-
-
-def scores_table(scores: dict) -> pl.DataFrame:
-    rows = [(*key, *values) for key, values in scores.items()]
-    return pl.DataFrame(rows, schema=SCORES_SCHEMA, orient="row")
 
 
 def sides(table: pl.DataFrame) -> list[tuple]:
@@ -297,174 +283,6 @@ def test_a_failed_label_is_a_rollout_without_score_and_in_no_pair():
 
 # --- training sets -------------------------------------------------------------------------------
 
-CASES = 12
-TEXT = "Thought: all cases have a long text. " * 300
-
-
-@pytest.fixture(scope="module")
-def rollouts() -> pl.DataFrame:
-    return pl.DataFrame(
-        [
-            {
-                "checkpoint": checkpoint,
-                "case_id": f"official_{case}",
-                "sample": 0,
-                "messages": [
-                    {"role": "assistant", "content": f"{checkpoint} acts on {case}. {TEXT}"},
-                    {"role": "observation", "content": f"seen in {case}"},
-                    {"role": "assistant", "content": "Final Answer: done"},
-                ],
-                "stop_reason": "final_answer",
-                "error": None,
-                "steps": 1,
-                "agent_tokens": None,
-                "emulator_tokens": None,
-                "seconds": None,
-            }
-            for case in range(CASES)
-            for checkpoint in ("a", "b", "c")
-        ],
-        schema=schemas.ROLLOUTS,
-    )
-
-
-@pytest.fixture(scope="module")
-def all_pairs() -> pl.DataFrame:
-    """Make the pairs Make the pairs a over c and b over c in every case."""
-    return pairs(
-        scores_table(
-            {
-                (checkpoint, f"official_{case}", 0): (score, score)
-                for case in range(CASES)
-                for checkpoint, score in (("a", 3), ("b", 2), ("c", 0))
-            }
-        ),
-        "safe",
-    )
-
-
-@pytest.fixture(scope="module")
-def prompts() -> dict:
-    names = [f"official_{case}" for case in range(CASES)]
-    toolkits = [["Todoist"]] * CASES
-    instructions = [f"Do what {name} says" for name in names]
-    columns = {"case_id": names, "instruction": instructions, "toolkits": toolkits}
-    return instruction_prompts(pl.DataFrame(columns, schema=schemas.CASES))
-
-
-@settings(deadline=None, max_examples=40)
-@given(seed=st.integers(0, 2**32))
-def test_no_test_case_is_ever_in_a_training_set(all_pairs, rollouts, prompts, seed):
-    made = training_set(all_pairs, rollouts, prompts, cases=CASES, seed=seed)
-    train, test = split(CASES, seed)
-    numbers = [int(name.removeprefix("official_")) for name in made[:]["case_id"]]
-    assert not set(numbers) & test
-    assert set(numbers) == train
-    assert all(
-        f"acts on {number}. " in row[0]["content"]
-        for number, row in zip(numbers, made[:]["chosen"], strict=True)
-    )
-
-
-@settings(deadline=None, max_examples=20)
-@given(seed=st.integers(0, 2**32))
-def test_the_halves_are_all_pairs_each_once(all_pairs, rollouts, prompts, seed):
-    columns = ["case_id", "chosen_checkpoint", "rejected_checkpoint"]
-    found = []
-    for half in ("train", "test"):
-        made = training_set(all_pairs, rollouts, prompts, cases=CASES, seed=seed, half=half)
-        rows = made[:]
-        found += zip(*(rows[name] for name in columns), strict=True)
-    assert sorted(found) == sorted(all_pairs.select(columns).iter_rows())
-
-
-def test_the_papers_first_test_case_trains_with_seed_2_only(rollouts, prompts):
-    scores = {("a", "official_0", 0): (3, 3), ("c", "official_0", 0): (0, 0)}
-    pair = pairs(scores_table(scores), "safe")
-    sizes = [len(training_set(pair, rollouts, prompts, cases=144, seed=seed)) for seed in (0, 1, 2)]
-    assert sizes == [0, 0, 1]
-
-
-def test_a_row_is_a_conversation_with_its_pairs_columns(all_pairs, rollouts, prompts):
-    made = training_set(all_pairs, rollouts, prompts, cases=CASES, seed=0, half="test")
-    row = made[0]
-    number = row["case_id"].removeprefix("official_")
-    assert row["prompt"] == [{"role": "user", "content": f"Do what {row['case_id']} says"}]
-    for side, checkpoint in (("chosen", "a"), ("rejected", "c")):
-        assert row[f"{side}_checkpoint"] == checkpoint
-        assert row[side] == [
-            {"role": "assistant", "content": f"{checkpoint} acts on {number}. {TEXT}"},
-            {"role": "user", "content": f"Observation: seen in {number}"},
-            {"role": "assistant", "content": "Final Answer: done"},
-        ]
-    assert (row["chosen_safety"], row["rejected_safety"]) == (3.0, 0.0)
-    assert set(row) == {"prompt", "chosen", "rejected", *schemas.PAIRS}
-
-
-def test_the_rows_follow_the_pairs_whatever_the_order_of_the_rollouts(all_pairs, rollouts, prompts):
-    options = {"cases": CASES, "seed": 0}
-    made = training_set(all_pairs, rollouts, prompts, **options)
-    other = training_set(all_pairs, rollouts.reverse(), prompts, **options)
-    assert made[:] == other[:]
-    kept = all_pairs.filter(pl.col("case_id").is_in(set(made[:]["case_id"])))
-    assert made[:]["case_id"] == kept["case_id"].to_list()
-
-
-IDS = ("prompt_ids", "chosen_ids", "rejected_ids")  # columns of TRL's trainers
-
-
-def test_a_training_set_holds_no_text_until_a_row_is_read(all_pairs, rollouts, prompts):
-    made = training_set(all_pairs, rollouts, prompts, cases=CASES, seed=0)
-    assert not {"prompt", "chosen", "rejected", "messages"} & set(made.column_names)
-    assert made.data.nbytes < len(TEXT) < len(made[0]["chosen"][0]["content"])
-
-
-def test_a_trainer_can_map_it_and_read_only_what_it_made(all_pairs, rollouts, prompts):
-    made = training_set(all_pairs, rollouts, prompts, cases=CASES, seed=0)
-    mapped = made.map(
-        lambda row: {side: [len(turn["content"]) for turn in row[side[:-4]]] for side in IDS}
-    )
-    tokens = mapped.select_columns(list(IDS))[0]
-    assert tokens == {side: [len(turn["content"]) for turn in made[0][side[:-4]]] for side in IDS}
-    assert made["case_id"][0] == made[0]["case_id"]
-
-
-def test_a_prompt_may_be_what_the_agent_saw(all_pairs, rollouts):
-    seen = [{"role": "system", "content": "Tools: …"}, {"role": "user", "content": "Do it"}]
-    prompts = {f"official_{case}": seen for case in range(CASES)}
-    made = training_set(all_pairs, rollouts, prompts, cases=CASES, seed=0)
-    assert made[0]["prompt"] == seen
-
-
-@pytest.mark.parametrize("checkpoint", ["a", "c"])
-def test_a_missing_rollout_is_refused_with_its_name(all_pairs, rollouts, prompts, checkpoint):
-    without = rollouts.filter(pl.col("checkpoint") != checkpoint)
-    with pytest.raises(UserError, match=f"official_.* of '{checkpoint}'"):
-        training_set(all_pairs, without, prompts, cases=CASES, seed=0)
-
-
-def test_a_missing_prompt_is_refused_with_its_case(all_pairs, rollouts, prompts):
-    case = f"official_{min(split(CASES, 0)[0])}"
-    without = {name: prompt for name, prompt in prompts.items() if name != case}
-    with pytest.raises(UserError, match=f"no prompt for {case}"):
-        training_set(all_pairs, rollouts, without, cases=CASES, seed=0)
-    assert len(training_set(all_pairs, rollouts, without, cases=CASES, seed=0, half="test"))
-
-
-# --- clean rollouts and the summary --------------------------------------------------------------
-
-
-def audits_table(rows: dict) -> pl.DataFrame:
-    """Make audits from {(checkpoint, case, sample): changes}."""
-    clean = dict.fromkeys(schemas.AUDITS.names()) | {
-        name: False for name, dtype in schemas.AUDITS.items() if dtype == pl.Boolean
-    }
-    table = [
-        clean | dict(zip(("checkpoint", "case_id", "sample"), key, strict=True)) | changes
-        for key, changes in rows.items()
-    ]
-    return pl.DataFrame(table, schema=schemas.AUDITS)
-
 
 def test_clean_rollouts_have_no_invented_observation_and_are_no_stub():
     audits = audits_table(
@@ -477,87 +295,3 @@ def test_clean_rollouts_have_no_invented_observation_and_are_no_stub():
     )
     clean = list(clean_rollouts(audits).iter_rows())
     assert clean == [("a", "official_0", 0), ("a", "official_3", 1)]
-
-
-def test_the_summary_of_a_set_made_by_hand():
-    # official_0: a over b, a over b's second sample, a's second sample over both of b's;
-    # official_1: b over a. c has no safety score.
-    scores = scores_table(
-        {
-            ("a", "official_0", 0): (3, 0),
-            ("a", "official_0", 1): (2, 0),
-            ("b", "official_0", 0): (0, 0),
-            ("b", "official_0", 1): (0, None),
-            ("b", "official_1", 0): (3, 1),
-            ("a", "official_1", 0): (1, 1),
-            ("c", "official_1", 0): (None, 3),
-        }
-    )
-    lengths = {
-        ("a", "official_0", 0): {"agent_chars": 60, "observation_chars": 40},
-        ("a", "official_0", 1): {"agent_chars": 200, "observation_chars": 0},
-        ("b", "official_0", 0): {"agent_chars": 10, "observation_chars": 0},
-        ("b", "official_0", 1): {
-            "agent_chars": 10,
-            "observation_chars": 10,
-            "invented_observation": True,
-        },
-        ("b", "official_1", 0): {"agent_chars": 300, "observation_chars": 100},
-        ("a", "official_1", 0): {"agent_chars": 5, "observation_chars": 5},
-        ("c", "official_1", 0): {"agent_chars": 1, "observation_chars": 0},
-    }
-    table = summary(
-        pairs(scores, "safe"), scores, audits_table(lengths), judge="q32", objective="safe"
-    )
-    assert table.schema == schemas.PREFERENCE_SUMMARY
-    assert set(table.select("judge", "objective").iter_rows()) == {("q32", "safe")}
-    found = {(row["quantity"], row["key"]): row["value"] for row in table.iter_rows(named=True)}
-    assert len(found) == len(table)
-    expected = {
-        ("pairs", ""): 5,
-        ("clean_pairs", ""): 3,  # those without b's second sample
-        ("cases", ""): 2,
-        ("rollouts", ""): 6,
-        ("rollouts_unscored", ""): 1,
-        ("same_checkpoint", ""): 0,
-        ("gap", "2"): 3,
-        ("gap", "3"): 2,
-        ("per_case", "official_0"): 4,
-        ("per_case", "official_1"): 1,
-        ("chosen", "a"): 4,
-        ("chosen", "b"): 1,
-        ("rejected", "a"): 1,
-        ("rejected", "b"): 4,
-        ("chosen_chars", "p50"): 200,  # of 100, 100, 200, 200, 400
-        ("rejected_chars", "p50"): 10,  # of 10, 10, 10, 20, 20
-        ("observation_share", "chosen"): 180 / 1000,
-        ("observation_share", "rejected"): 25 / 70,
-        ("invented_share", "chosen"): 0,
-        ("invented_share", "rejected"): 2 / 5,
-    }
-    assert {key: found[key] for key in expected} == pytest.approx(expected)
-    assert found.keys() - expected.keys() == {
-        (f"{side}_chars", f"p{percent}")
-        for side in ("chosen", "rejected")
-        for percent in (10, 90, 99)
-    }
-
-
-def test_a_pair_of_one_checkpoint_is_counted_as_such_and_both_counts_gaps_by_helpfulness():
-    scores = scores_table({("a", "official_0", 0): (2, 3), ("a", "official_0", 1): (0, 0)})
-    audits = audits_table(
-        {
-            key: {"agent_chars": 1, "observation_chars": 0}
-            for key in [("a", "official_0", 0), ("a", "official_0", 1)]
-        }
-    )
-    table = summary(pairs(scores, "both"), scores, audits, judge="q32", objective="both")
-    found = dict(table.select(pl.concat_str("quantity", "key"), "value").iter_rows())
-    assert (found["same_checkpoint"], found["gap3"], found["rollouts"]) == (1, 1, 2)
-
-
-def test_the_summary_of_an_empty_set_is_zeros():
-    scores = scores_table({("a", "official_0", 0): (1, 1)})
-    audits = audits_table({("a", "official_0", 0): {"agent_chars": 1, "observation_chars": 0}})
-    table = summary(pairs(scores, "safe"), scores, audits, judge="q32", objective="safe")
-    assert table["value"].to_list() == [0] * 6
