@@ -65,7 +65,7 @@ def fit(
     Raises:
         UserError: a loss is NaN or infinite, or the first one is not `first`.
     """
-    resume = newest_checkpoint(trainer.args.output_dir)
+    resume = newest_checkpoint(str(trainer.args.output_dir))
     if resume:
         state = TrainerState.load_from_json(str(resume / TRAINER_STATE_NAME))
         if state.global_step >= state.max_steps:  # transformers would take one more step
@@ -118,8 +118,9 @@ class Watch(TrainerCallback):
         """Restart the clock of the next checkpoint."""
         self.saved = time.monotonic()
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict, **_: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Log and check the numbers of a step."""
+        logs = given["logs"]
         if "dpo_loss" not in logs:
             return
         step, loss, margin = state.global_step, logs["loss"], logs["rewards/margins"]

@@ -15,6 +15,7 @@ import polars as pl
 from agentsafe._util.format import percent
 from agentsafe.errors import UserError
 from agentsafe.inference import chat_template
+from agentsafe.inference.types import Messages
 from agentsafe.training.config import Settings
 from agentsafe.training.tokenize import ROLES, PairCounts, Trajectory
 
@@ -63,7 +64,7 @@ class Findings:
 
 def check_boundary(
     tokenizer: "PreTrainedTokenizerBase",
-    prompt: Sequence[Mapping[str, str]],
+    prompt: Messages,
     options: Mapping[str, bool] | None = None,
 ) -> None:
     """Check that the tokens of prompt and completion begin with those of the prompt alone.

@@ -99,7 +99,7 @@ def measure(
     """
     from agentsafe.training.reference import logps
 
-    data = trainer.data_collator.data
+    data = trainer.data
     of_case: dict[str, dict[int, Trajectory]] = {}
     for key in {key: None for pair in pairs for key in pair}:
         of_case.setdefault(data.cases[key], {})[key] = data.trajectories[key]
@@ -112,5 +112,4 @@ def measure(
             with trainer.as_reference():
                 reference |= logps(model, tokens, max_tokens)
     cases = [data.cases[chosen] for chosen, _ in pairs]
-    beta = trainer.args.beta
-    return held_out(pairs, cases, policy, reference, beta=beta, bootstrap=bootstrap)
+    return held_out(pairs, cases, policy, reference, beta=trainer.beta, bootstrap=bootstrap)

@@ -18,7 +18,6 @@ from agentsafe.training.config import Lora, Settings
 from agentsafe.training.tokenize import Trajectory
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedConfig
 
 #: Tokens and vocabulary entries in one tile of logits of TRL's fused output layer.
@@ -111,7 +110,7 @@ def estimate(
         step_tokens=round(epoch_tokens / in_epoch),
         parameters=shape.parameters,
         trained=shape.parameters if full else shape.adapter(settings.lora),
-        memory=_memory(shape, settings, pairs, tokens, gpu, config.dtype),
+        memory=_memory(shape, settings, pairs, tokens, gpu, getattr(config.dtype, "itemsize", 4)),
     )
 
 
@@ -144,7 +143,7 @@ def _memory(
     pairs: Sequence[tuple[int, int]],
     tokens: Mapping[int, Trajectory],
     gpu: bool,
-    saved: "torch.dtype | None",
+    saved: int,
 ) -> dict[str, int]:
     """Count the bytes of a step, term by term, after the forward pass of the largest batch.
 
@@ -162,7 +161,7 @@ def _memory(
     """
     full, quantised = settings.tuning == "full", settings.quantization == "int4"
     compute = 2 if gpu else 4
-    weight = saved.itemsize if gpu and saved is not None and not full else 4
+    weight = saved if gpu and not full else 4
     trained = shape.parameters if full else shape.adapter(settings.lora)
     each = 2 if quantised else 4
     at_once, longest, counted = _largest(settings, pairs, tokens)

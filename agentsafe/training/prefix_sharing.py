@@ -82,7 +82,7 @@ def counted_tokens_only() -> Iterator[None]:
     It patches a private switch of TRL 1.16, `trl.trainer.utils._use_triton`, in this block.
     """
     own = trl_utils._use_triton
-    trl_utils._use_triton = lambda _: True
+    trl_utils._use_triton = lambda device: True
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ of them, so it is computed once into a table that the runs read.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import polars as pl
 from agentsafe._util.progress import Progress, say
 from agentsafe.errors import UserError
 from agentsafe.inference.chat_template import thinking_options
+from agentsafe.inference.types import Messages
 from agentsafe.models import checkpoint as checkpoints
 from agentsafe.models import loading
 from agentsafe.preferences.dataset import check_prompts
@@ -28,7 +29,7 @@ from agentsafe.training.tokenize import Trajectory, special_ids, trajectory
 def reference(
     parent_folder: str | Path,
     rollouts: pl.DataFrame,
-    prompts: Mapping[str, Sequence[Mapping[str, str]]],
+    prompts: Mapping[str, Messages],
     *,
     lineage: str,
     settings: Settings,
@@ -200,7 +201,7 @@ def _model(folder: str | Path, quantization: str, threads: int | None) -> Any:
 
     if threads:
         torch.set_num_threads(threads)
-    model = loading.load_model(folder, quantization=quantization)
+    model: Any = loading.load_model(folder, quantization=quantization)
     if torch.cuda.is_available() and quantization == "none":
         model = model.to("cuda")
     add_fused_lm_head(model)

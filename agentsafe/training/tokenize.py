@@ -17,6 +17,7 @@ import polars as pl
 
 from agentsafe.errors import UserError
 from agentsafe.inference.chat_template import REWRITES_EARLIER_TURNS, escape_special_tokens, render
+from agentsafe.inference.types import Messages
 from agentsafe.rollouts.react import conversation
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def trajectories(
     tokenizer: "PreTrainedTokenizerBase",
     rows: pl.DataFrame,
     rollouts: pl.DataFrame,
-    prompts: Mapping[str, Sequence[Mapping[str, str]]],
+    prompts: Mapping[str, Messages],
     *,
     assistant_only_loss: bool = True,
     options: Mapping[str, bool] | None = None,
@@ -145,8 +146,8 @@ def fitting(
 
 def trajectory(
     tokenizer: "PreTrainedTokenizerBase",
-    prompt: Sequence[Mapping[str, str]],
-    messages: Sequence[Mapping[str, str]],
+    prompt: Messages,
+    messages: Messages,
     special: frozenset[int],
     *,
     assistant_only_loss: bool = True,
@@ -218,7 +219,7 @@ def special_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
 
 def _rendered(
     tokenizer: "PreTrainedTokenizerBase",
-    messages: Sequence[Mapping[str, str]],
+    messages: Messages,
     *,
     options: Mapping[str, bool] | None,
     opened: bool = False,
@@ -236,9 +237,7 @@ def _start(tokenizer: "PreTrainedTokenizerBase", before: str, text: str) -> int:
     return len(before)
 
 
-def _roles_of_text(
-    turns: Sequence[Mapping[str, str]], prompt: int, text: str, ends: Sequence[int]
-) -> bytearray:
+def _roles_of_text(turns: Messages, prompt: int, text: str, ends: Sequence[int]) -> bytearray:
     """Find the role of each token but the agent's, by the messages' text in order."""
     roles = bytearray(len(ends))
     offset = 0

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import polars as pl
@@ -334,7 +334,7 @@ def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "TrajectoryT
     from agentsafe.training.trainer import Batching, Data, TrajectoryTrainer
 
     full = settings.tuning == "full"
-    model = loading.load_model(
+    model: Any = loading.load_model(
         task.parent if task.base is None else task.base,
         dtype="float32" if full else "auto",  # bfloat16 would round most steps away
         quantization=settings.quantization,
@@ -352,7 +352,8 @@ def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "TrajectoryT
         batching=Batching(settings.batching, settings.batch_tokens),
     )
     if task.base is not None and prepared.reference:
-        trainer.model.delete_adapter("ref")  # TRL's copy, to compute the reference with
+        policy: Any = trainer.model
+        policy.delete_adapter("ref")  # TRL's copy, to compute the reference with
     return trainer
 
 

@@ -138,7 +138,7 @@ class TrajectoryTrainer(DPOTrainer):
                 train, and `data` must have the reference.
             batching: the prefixes to share; none by default.
         """
-        self.batching = batching or Batching()
+        self.data, self.batching = data, batching or Batching()
         self.sampler = ByCase(data, arguments.seed) if self.batching.kind == "case" else None
         # TRL's own option would disable the adapter's dropout as well.
         if not isinstance(model, PeftModel):
@@ -168,8 +168,8 @@ class TrajectoryTrainer(DPOTrainer):
         """
         if self.batching.plain:
             return counted_tokens_only()
-        peft = isinstance(self.model, PeftModel)
-        return prefix_sharing(self.model.get_base_model() if peft else self.model)
+        model: Any = self.model
+        return prefix_sharing(model.get_base_model() if isinstance(model, PeftModel) else model)
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
@@ -224,7 +224,7 @@ class TrajectoryTrainer(DPOTrainer):
         if not math.isfinite(dpo_loss):
             raise UserError(
                 f"{self.args.run_name}: step {self.state.global_step + 1}: the loss is NaN or "
-                f"infinite, {self._culprit(keys.tolist())}; {advice(self.args.output_dir)}"
+                f"infinite, {self._culprit(keys.tolist())}; {advice(str(self.args.output_dir))}"
             )
         self._metrics["train"]["dpo_loss"].append(dpo_loss)
         return loss
@@ -238,7 +238,7 @@ class TrajectoryTrainer(DPOTrainer):
 
     def _culprit(self, keys: Sequence[int]) -> str:
         """Name the first pair of a batch one of whose sides has no finite log-probability."""
-        data = self.data_collator.data
+        data = self.data
         tokens = {key: data.trajectories[key] for key in keys}
         longest = max(len(each.ids) for each in tokens.values())
         max_tokens = self.batching.max_tokens or len(keys) * longest
@@ -301,7 +301,7 @@ def write_checkpoint(
         if isinstance(model, PeftModel):
             adapter = partial / ADAPTER
             model.save_pretrained(
-                adapter,
+                str(adapter),
                 state_dict=state,
                 selected_adapters=["default"],
                 save_embedding_layers=False,
