@@ -12,6 +12,7 @@ from agentsafe.labels.judges import Judge
 from agentsafe.models.config import Model
 from agentsafe.rollouts.config import EmulatorSettings
 from agentsafe.rollouts.emulators import Emulator
+from agentsafe.rollouts.roll_out import Agent
 from agentsafe.suites.cases import Suite
 
 
@@ -21,7 +22,7 @@ def agent(
     folder: str | Path,
     *,
     threads: int | None = None,
-) -> tuple[ChatModel, str]:
+) -> Agent:
     """Serve a checkpoint as the agent.
 
     Args:
@@ -30,13 +31,11 @@ def agent(
         folder: of the checkpoint.
         threads: of torch on a CPU.
 
-    Returns:
-        The chat model, and a hash of everything that determines its answers.
-
     Raises:
         UserError: the checkpoint cannot be served.
     """
-    return _served(checkpoint, model, folder, threads)
+    chat, fingerprint = _served(checkpoint, model, folder, threads)
+    return Agent(checkpoint, chat, fingerprint)
 
 
 def emulator(

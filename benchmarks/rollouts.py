@@ -21,7 +21,7 @@ from agentsafe.miniature.cases import make_suite
 from agentsafe.miniature.world import MiniatureEmulator
 from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.react import Action, FinalAnswer, render_turn
-from agentsafe.rollouts.roll_out import roll_out
+from agentsafe.rollouts.roll_out import Agent, roll_out
 from agentsafe.suites.cases import Suite
 
 SAMPLES = 4
@@ -43,7 +43,7 @@ class Instant:
 def measure(agent: ChatModel, suite: Suite, episodes: int, settings: Settings):
     """Roll out the first cases; return rollouts, turns and seconds."""
     cases = suite.cases[: max(1, episodes // settings.samples)]
-    work = roll_out("benchmark", suite, cases, agent, MiniatureEmulator(), settings)
+    work = roll_out(Agent("benchmark", agent), suite, cases, MiniatureEmulator(), settings)
     started = time.perf_counter()
     rollouts, audits = asyncio.run(work)
     seconds = time.perf_counter() - started

@@ -30,11 +30,11 @@ from agentsafe.inference.hf import LocalChat
 from agentsafe.inference.types import Completion
 from agentsafe.labels.config import JudgeSettings
 from agentsafe.labels.judges.llm import LLMJudge
-from agentsafe.labels.label import label
+from agentsafe.labels.label import label_rollouts
 from agentsafe.rollouts.config import EmulatorSettings, Settings
 from agentsafe.rollouts.emulators.llm import LLMEmulator
 from agentsafe.rollouts.react import Action, FinalAnswer, render_turn
-from agentsafe.rollouts.roll_out import roll_out
+from agentsafe.rollouts.roll_out import Agent, roll_out
 from agentsafe.suites.cases import Case, Suite
 from agentsafe.suites.toolemu import take_suite
 
@@ -147,18 +147,18 @@ def run(suite: Suite, chat: Scripted, cases: int, settings: Settings):
     emulator = LLMEmulator(suite, chat, settings=EmulatorSettings(max_tokens=TOKENS))
     judge = LLMJudge("judge", suite, chat, settings=JudgeSettings(max_tokens=TOKENS))
     started = time.perf_counter()
-    work = roll_out("benchmark", suite, suite.cases[:cases], chat, emulator, settings)
+    work = roll_out(Agent("benchmark", chat), suite, suite.cases[:cases], emulator, settings)
     rollouts, _ = asyncio.run(work)
     finished = time.perf_counter()
     if settings.batch == 1:
 
         async def one_by_one():
             for number in range(len(rollouts)):
-                await label(judge, suite, rollouts[number : number + 1])
+                await label_rollouts(judge, suite, rollouts[number : number + 1])
 
         asyncio.run(one_by_one())
     else:
-        asyncio.run(label(judge, suite, rollouts))
+        asyncio.run(label_rollouts(judge, suite, rollouts))
     return rollouts, finished - started, time.perf_counter() - finished
 
 
@@ -207,11 +207,11 @@ def engine(suite: Suite, settings: Settings) -> None:
         agent = Scripted(suite, None)
         emulator, cases = LLMEmulator(suite, agent), suite.cases[:36]
         started = time.process_time()
-        work = roll_out("benchmark", suite, cases, agent, emulator, how)
+        work = roll_out(Agent("benchmark", agent), suite, cases, emulator, how)
         rollouts, audits = asyncio.run(work)
         speed = int(audits["turns"].sum()) / (time.process_time() - started)
         tracemalloc.start()
-        asyncio.run(roll_out("benchmark", suite, cases, agent, emulator, how))
+        asyncio.run(roll_out(Agent("benchmark", agent), suite, cases, emulator, how))
         peak = tracemalloc.get_traced_memory()[1] / 1e6
         tracemalloc.stop()
         size = rollouts.estimated_size("mb")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from agentsafe import factories
 from agentsafe.errors import UserError
 from agentsafe.experiment.check import check
 from agentsafe.labels.judges.llm import LLMJudge
-from agentsafe.labels.label import label
+from agentsafe.labels.label import label_rollouts
 from agentsafe.miniature.judge import RuleJudge
 from agentsafe.miniature.world import MiniatureEmulator
 from agentsafe.models.checkpoint import fingerprint
@@ -72,7 +73,8 @@ def test_a_model_emulates_as_the_config_says(folder):
     config = checked({"mode": "standard", "attempts": 2, "max_tokens": 7, "seed": 5})
     emulator = emulator_of(config, folder)
     assert isinstance(emulator, LLMEmulator)
-    assert emulator.settings == EmulatorSettings("standard", attempts=2, max_tokens=7, seed=5)
+    expected = EmulatorSettings(model="tiny", mode="standard", attempts=2, max_tokens=7, seed=5)
+    assert emulator.settings == expected
     assert emulator.fingerprint
     observation = asyncio.run(emulator.open(SUITE.cases[0], 0).answer(LOOKING))
     assert observation.failed and observation.tokens == 14  # random weights, twice seven tokens
@@ -101,29 +103,27 @@ def test_what_is_wrong_is_said_by_the_configs_key(folder):
 
 def test_all_roles_of_one_model_share_it_and_its_identity(folder):
     config = checked()
-    agent, identified = agent_of(config, folder)
+    agent = agent_of(config, folder)
     emulator, judge = emulator_of(config, folder), judge_of(config, folder)
-    assert agent is emulator.model is judge.model
-    assert identified == emulator.fingerprint == judge.fingerprint
-    assert identified != fingerprint(folder)  # how it is served counts, too
-    other, identified_other = agent_of(checked(dtype="bfloat16"), folder)
-    assert other is not agent and identified_other != identified
-    _, patient = agent_of(checked(concurrency=9), folder)
-    assert patient == identified
+    assert agent.model is emulator.model is judge.model
+    assert agent.fingerprint == emulator.fingerprint == judge.fingerprint
+    assert agent.fingerprint != fingerprint(folder)  # serving options count, too
+    other = agent_of(checked(dtype="bfloat16"), folder)
+    assert other.model is not agent.model and other.fingerprint != agent.fingerprint
+    patient = agent_of(checked(concurrency=9), folder)
+    assert patient.fingerprint == agent.fingerprint
 
 
 def test_a_whole_experiment_of_one_model_runs_through(folder):
     config = checked({"max_tokens": 16}, {"max_tokens": 16})
-    agent, identified = agent_of(config, folder)
+    agent = agent_of(config, folder)
     emulator, judge = emulator_of(config, folder), judge_of(config, folder)
     settings = Settings(samples=1, max_turn_tokens=16, prompt="react")
     acted = []
-    for each in (agent, Scripted(LOOK, DONE)):  # random weights never call a tool
-        work = roll_out(
-            "tiny", SUITE, SUITE.cases, each, emulator, settings, fingerprint=identified
-        )
-        rollouts, _ = asyncio.run(work)
+    scripted = replace(agent, model=Scripted(LOOK, DONE))  # random weights never call a tool
+    for each in (agent, scripted):
+        rollouts, _ = asyncio.run(roll_out(each, SUITE, SUITE.cases, emulator, settings))
         acted += rollouts["steps"].to_list()
-        labels = asyncio.run(label(judge, SUITE, rollouts))
+        labels = asyncio.run(label_rollouts(judge, SUITE, rollouts))
         assert labels["status"].to_list() == ["ok"] * 4
     assert acted == [0, 0, 1, 1]

@@ -1,8 +1,8 @@
-"""Labels: a judge's scores of rollouts on each metric, each a row whatever came of it."""
+"""Label rollouts: score each with a judge on each metric."""
 
 import logging
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 
 import polars as pl
@@ -16,33 +16,33 @@ from agentsafe._util.text import storable, with_type
 from agentsafe.errors import UserError, error_kind, stop_if_down
 from agentsafe.inference.types import Message
 from agentsafe.labels.judges import Judge, Label
+from agentsafe.schemas import ROLLOUT
 from agentsafe.suites.cases import Case, Suite, case_order
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 256  # labels asked for at the same time; what a judge sends out is for it to limit
+_AT_ONCE = 256  # labels; a judge limits its own requests
 _STATUSES = ("ok", "unparsed", "error")
 
 
-async def label(
+async def label_rollouts(
     judge: Judge, suite: Suite, rollouts: pl.DataFrame, *, journal: Journal | None = None
 ) -> pl.DataFrame:
     """Score every rollout on every metric of the judge, in each of its replicates.
 
     Args:
-        judge: scores; what it raises becomes a label with the status `error`.
-        suite: holds the rollouts' cases.
-        rollouts: rows of `schemas.ROLLOUTS`. One that an error ended shows nothing to score: its
-            labels have the status `error`, and the judge is not asked.
-        journal: keeps labels as they come, and hands over those of an earlier job. Those that an
-            error ended are asked for again.
+        judge: the judge; an exception that it raises becomes a label with the status `error`.
+        suite: contains the rollouts' cases.
+        rollouts: rows of `schemas.ROLLOUTS`. A rollout with the stop reason `error` gets labels
+            with the status `error`, without a call of the judge.
+        journal: records labels as they finish, and provides those of an earlier job. Labels with
+            the status `error` are requested again.
 
     Returns:
         Rows of `schemas.LABELS`, one per rollout, metric and replicate, sorted.
 
     Raises:
-        UserError: a rollout is of a case that the suite does not have, a server is down, or the
-            judge raises one.
+        UserError: a rollout's case is not in the suite, a server is down, or the judge raises one.
     """
     cases = {case.case_id: case for case in suite.cases}
     unknown = rollouts.filter(~pl.col("case_id").is_in(list(cases)))
@@ -50,12 +50,9 @@ async def label(
         name, checkpoint = unknown["case_id"][0], unknown["checkpoint"][0]
         raise UserError(
             f"'{checkpoint}' has a rollout of the case '{name}', which is not in the suite: "
-            "label it with the suite that it was played with"
+            "label it with the suite that it was rolled out with"
         )
-    if journal is None:
-        with closing(Journal()) as own:
-            return await label(judge, suite, rollouts, journal=own)
-    shaped_by = {
+    judge_keys = {
         (case_id, metric): key_of(judge.cache_key(cases[case_id], metric))
         for case_id in rollouts["case_id"].unique()
         for metric in judge.metrics
@@ -65,15 +62,14 @@ async def label(
     total = len(rollouts) * len(judge.metrics) * judge.replicates
 
     async def one(rollout: Mapping, metric: str, replicate: int) -> None:
-        shown = rollout["messages"], rollout["stop_reason"] == "error"
-        key = key_of(shaped_by[rollout["case_id"], metric], shown, replicate)
-        row = journal.get(key)
+        labelled = rollout["messages"], rollout["stop_reason"] == "error"
+        key = key_of(judge_keys[rollout["case_id"], metric], labelled, replicate)
+        row = finished.get(key)
         resumed = row is not None and row["status"] != "error"
         if not resumed:
-            made = await _label(judge, cases[rollout["case_id"]], rollout, metric, replicate)
-            row = asdict(made)
-            journal.add(key, row)
-        names = {name: rollout[name] for name in ("checkpoint", "case_id", "sample")}
+            row = asdict(await _label(judge, cases[rollout["case_id"]], rollout, metric, replicate))
+            finished.add(key, row)
+        names = {name: rollout[name] for name in ROLLOUT}
         names |= {"judge": judge.name, "metric": metric, "replicate": replicate}
         rows.append(names | row)
         if row.get("error_kind") == "server":
@@ -82,14 +78,17 @@ async def label(
         error = row.get("error_kind"), row["rationale"]
         progress.advance(resumed=resumed, tokens=row["tokens"], error=error)
 
-    every = (
-        (rollout, metric, replicate)
+    work = (
+        one(rollout, metric, replicate)
         for rollout in rollouts.iter_rows(named=True)
         for metric in judge.metrics
         for replicate in range(judge.replicates)
     )
-    with Progress(f"labels by {judge.name}", total) as progress:
-        await at_once(_AT_ONCE, (one(*each) for each in every))
+    with (
+        nullcontext(journal) if journal is not None else closing(Journal()) as finished,
+        Progress(f"labels by {judge.name}", total) as progress,
+    ):
+        await at_once(_AT_ONCE, work)
     failed = sum(row["status"] != "ok" for row in rows)
     say(f"labels by {judge.name}: {total}, of which {failed} without a score")
     order = ["checkpoint", *case_order(), "sample", "metric", "replicate"]
@@ -101,18 +100,18 @@ async def _label(judge: Judge, case: Case, rollout: Mapping, metric: str, replic
         return Label(None, f"the rollout failed: {rollout['error']}", "error", "rollout")
     try:
         messages: list[Message] = rollout["messages"]
-        made = await judge.label(case, messages, metric, replicate)
-        if made.status not in _STATUSES:
-            raise ValueError(f"judge {judge.name}: no such status as '{made.status}'")
+        label = await judge.label(case, messages, metric, replicate)
+        if label.status not in _STATUSES:
+            raise ValueError(f"judge {judge.name}: no such status as '{label.status}'")
     except UserError:
         raise
     except Exception as error:
         where = f"{rollout['checkpoint']}, {case.case_id}, sample {rollout['sample']}, {metric}"
         log.warning("%s: %s", where, with_type(error), exc_info=error)
         return Label(None, with_type(error), "error", error_kind(error))
-    if made.status != "ok":
-        return replace(made, score=None, rationale=storable(made.rationale))
-    if made.score not in range(schemas.MAX_SCORE + 1):
-        told = f"score {made.score!r} is none of 0 to {schemas.MAX_SCORE}"
-        return Label(None, told, "error", "score")
-    return replace(made, score=int(made.score), rationale=storable(made.rationale))
+    if label.status != "ok":
+        return replace(label, score=None, rationale=storable(label.rationale))
+    if label.score not in range(schemas.MAX_SCORE + 1):
+        reason = f"score {label.score!r} is none of 0 to {schemas.MAX_SCORE}"
+        return Label(None, reason, "error", "score")
+    return replace(label, score=int(label.score), rationale=storable(label.rationale))

@@ -1,7 +1,7 @@
-"""An episode: an agent plays one case.
+"""Run one episode: an agent acts on a case until a stop reason.
 
-It is the experiment itself: the agent is told its case, acts, is told what came of it, and so on
-until its last word. `play` is that and reads like it; `episode` catches what breaks on the way.
+The agent gets its prompt, acts, gets an observation, and so on. `run_episode` turns what goes wrong
+on the way into the row of a failed rollout.
 """
 
 import json
@@ -16,13 +16,13 @@ from agentsafe._util.text import storable, with_type
 from agentsafe.errors import error_kind
 from agentsafe.inference.types import ChatModel, Completion, Message, Sampling
 from agentsafe.rollouts.config import Settings
-from agentsafe.rollouts.emulators import World
+from agentsafe.rollouts.emulators import Observation, World
 from agentsafe.rollouts.react import (
     STOP,
     Action,
     FinalAnswer,
     Malformed,
-    Turn,
+    Step,
     conversation,
     has_hallucinated_observation,
     parse,
@@ -31,34 +31,52 @@ from agentsafe.rollouts.react import (
 
 log = logging.getLogger(__name__)
 
-#: Kinds of errors that no other episode would escape: a row of one would pass for a finding.
+#: Kinds of errors that would fail every other episode too: a row would look like a finding.
 _ENDS_THE_JOB = "user", "out_of_memory", "disk_full"
+
+
+@dataclass(frozen=True)
+class EpisodeInputs:
+    """The inputs of one episode.
+
+    Attributes:
+        case_id: the case's id.
+        sample: number of the case's episode, from 0.
+        prompt: messages before the agent's first turn.
+        tools: names of the case's tools.
+    """
+
+    case_id: str
+    sample: int
+    prompt: Sequence[Message]
+    tools: frozenset[str]
 
 
 @dataclass
 class Rollout:
-    """One episode as far as it got; all plain data.
+    """One episode so far, as plain data; the fields are columns of tables and journals.
 
     Attributes:
-        case_id: of the case that is played.
-        sample: which of the case's episodes, from 0.
-        messages: after the prompt, `assistant` and `observation` in turn.
-        asides: what was kept apart from each assistant message and no one read: `cut` text after
-            the turn's end, private `reasoning`, and the `repairs` that it was read with.
-        stop_reason: why it ended; see DESIGN's rollouts table. Empty while it runs.
-        error: one line of what broke it, where that is the reason.
-        error_kind: one of `errors.ERROR_KINDS`, where there is an error.
+        case_id: the case's id.
+        sample: number of the case's episode, from 0.
+        messages: the messages after the prompt, `assistant` and `observation` alternating.
+        asides: per assistant message, the text that no model read: `cut` text after the turn's
+            end, private `reasoning`, and the `repairs` of the parser.
+        stop_reason: `final_answer`, `step_limit`, `token_limit`, `context_overflow`, `malformed` or
+            `error`; empty while the episode runs.
+        error: the error in one line, for the stop reason `error`.
+        error_kind: one of `agentsafe.errors.ERROR_KINDS`, where there is an error.
         steps: answered tool calls.
-        agent_tokens: the agent's, cut text too.
-        emulator_tokens: of an emulator that is a model.
-        seconds: from start to end, with all that ran beside it.
-        malformed_turns: turns that were neither an action nor a final answer, and calls of tools
-            that the case does not have.
-        unknown_tools: of these, the calls; each counts as a step, the world answers them.
+        agent_tokens: tokens that the agent generated, including cut text.
+        emulator_tokens: tokens that an emulating model generated.
+        seconds: wall-clock time, shared with the episodes that ran at the same time.
+        malformed_turns: turns that were neither an action nor a final answer, and calls of unknown
+            tools.
+        unknown_tools: calls of tools that the case does not have; each is answered and is a step.
         cut_chars: characters that the agent wrote after a turn's end.
-        invented_chars: of these, those from the first observation on that it made up.
-        repaired_turns: actions that were read with a repair.
-        emulator_failures: calls that the emulator had no usable answer to.
+        invented_chars: the part of `cut_chars` from the first hallucinated observation on.
+        repaired_turns: actions that were parsed with a repair.
+        emulator_failures: calls without a usable answer of the emulator.
         thinking: whether the agent wrote private reasoning.
     """
 
@@ -81,130 +99,137 @@ class Rollout:
     emulator_failures: int = 0
     thinking: bool = False
 
-    def say(self, turn: Turn, answer: Completion, reasoning: str) -> None:
-        """Add a turn of the agent's, and what was kept apart from it."""
+    def add_turn(self, answer: Completion) -> Step:
+        """Record a turn of the agent, and return its meaning."""
+        text, thought = split_thinking(answer.text)
+        reasoning = "\n\n".join(filter(None, (answer.reasoning, thought)))
+        turn = parse(text)
         self.messages.append(Message(role="assistant", content=turn.text))
         self.asides.append(
             {"cut": turn.cut, "reasoning": storable(reasoning), "repairs": list(turn.repairs)}
         )
         self.agent_tokens += answer.completion_tokens
         self.cut_chars += len(turn.cut)
-        self.invented_chars += invented_chars(turn.cut)
+        self.invented_chars += hallucinated_chars(turn.cut)
         self.repaired_turns += bool(turn.repairs)
         self.thinking |= bool(reasoning)
+        return turn.step
 
-    def hear(self, observation: str) -> None:
-        """Add what the agent is told about its last turn."""
-        self.messages.append(Message(role="observation", content=storable(observation)))
+    def add_observation(self, observation: Observation, *, known_tool: bool) -> None:
+        """Record the answer to a tool call."""
+        self._observe(observation.text)
+        self.steps += 1
+        self.unknown_tools += not known_tool
+        self.malformed_turns += not known_tool
+        self.emulator_tokens += observation.tokens
+        self.emulator_failures += observation.failed
+
+    def add_malformed(self, reason: str, limit: int) -> bool:
+        """Record that the last turn was malformed.
+
+        Args:
+            reason: the problem, which the agent reads as an observation.
+            limit: malformed turns that are answered.
+
+        Returns:
+            Whether the turn is beyond the limit, so that it gets no observation.
+        """
+        self.malformed_turns += 1
+        if self.malformed_turns - self.unknown_tools > limit:
+            return True
+        self._observe(json.dumps({"error": reason}))
+        return False
+
+    def _observe(self, text: str) -> None:
+        self.messages.append(Message(role="observation", content=storable(text)))
 
 
-async def episode(
-    case_id: str,
-    sample: int,
-    prompt: Sequence[Message],
-    tools: frozenset[str],
-    agent: ChatModel,
-    world: World,
-    settings: Settings,
+async def run_episode(
+    inputs: EpisodeInputs, agent: ChatModel, world: World, settings: Settings
 ) -> Rollout:
-    """Play one episode to its end; what breaks on the way is the end of this one only.
+    """Run one episode to its end.
 
     Args:
-        case_id: the case's, which the draws' seeds depend on.
-        sample: which of the case's episodes.
-        prompt: what the agent is told first.
-        tools: names of the case's tools.
-        agent: who acts.
-        world: what answers, fresh.
-        settings: limits and temperature.
+        inputs: the case, the sample, the prompt and the tools.
+        agent: the acting model.
+        world: a fresh world of the case.
+        settings: limits and sampling.
 
     Returns:
-        The rollout; with `stop_reason` `error` where agent or world raised what is its own.
+        The rollout. An exception of the agent or the world gives the stop reason `error`.
 
     Raises:
-        Exception: agent or world raised what no other episode would escape either: a
-            `UserError`, or that the machine's memory or disk is full.
+        Exception: the agent or the world raised an error that would fail every other episode too:
+            a `UserError`, too little memory or a full disk.
     """
-    rollout = Rollout(case_id, sample)
+    rollout = Rollout(inputs.case_id, inputs.sample)
     started = time.perf_counter()
     try:
-        rollout.stop_reason = await play(rollout, prompt, tools, agent, world, settings)
+        rollout.stop_reason = await _run_steps(rollout, inputs, agent, world, settings)
     except Exception as error:
         kind = error_kind(error)
         if kind in _ENDS_THE_JOB:
             raise
-        log.warning("%s, sample %d: %s", case_id, sample, with_type(error), exc_info=error)
-        rollout.stop_reason, rollout.error, rollout.error_kind = "error", with_type(error), kind
+        text = with_type(error)
+        log.warning("%s, sample %d: %s", inputs.case_id, inputs.sample, text, exc_info=error)
+        rollout.stop_reason, rollout.error, rollout.error_kind = "error", text, kind
     rollout.seconds = time.perf_counter() - started
     return rollout
 
 
-async def play(
-    rollout: Rollout,
-    prompt: Sequence[Message],
-    tools: frozenset[str],
-    agent: ChatModel,
-    world: World,
-    settings: Settings,
+async def _run_steps(
+    rollout: Rollout, inputs: EpisodeInputs, agent: ChatModel, world: World, settings: Settings
 ) -> str:
-    """The episode: writes into `rollout` what happens and returns why it ended."""
-    turn_number = malformed = 0
+    """Record the episode's steps in `rollout` and return the stop reason."""
     while rollout.steps < settings.max_steps:
         left = settings.max_agent_tokens - rollout.agent_tokens
         if left <= 0:
             return "token_limit"
+        turn = len(rollout.asides)
         sampling = Sampling(
             temperature=settings.temperature,
             max_tokens=min(settings.max_turn_tokens, left),
-            seed=draw_seed(settings.seed, rollout.case_id, rollout.sample, turn_number),
+            seed=draw_seed(settings.seed, rollout.case_id, rollout.sample, turn),
             stop=STOP,
         )
-        answer = await agent.complete([*prompt, *conversation(rollout.messages)], sampling)
+        messages = [*inputs.prompt, *conversation(rollout.messages)]
+        answer = await agent.complete(messages, sampling)
         full = answer.stop_reason == "context"
         if full and not answer.completion_tokens:
             return "context_overflow"
-
-        turn_number += 1
-        said, thought = split_thinking(answer.text)
-        turn = parse(said)
-        rollout.say(turn, answer, "\n\n".join(filter(None, (answer.reasoning, thought))))
-
-        step = turn.step
-        if full and not isinstance(step, Action):
+        step = rollout.add_turn(answer)
+        if isinstance(step, Action):
+            observation = await world.answer(step)
+            rollout.add_observation(observation, known_tool=step.tool in inputs.tools)
+        elif full:
             return "context_overflow"
-        if answer.stop_reason == "length" and not isinstance(step, Action):
-            if left <= settings.max_turn_tokens:
-                return "token_limit"
-            step = Malformed(f"a turn has at most {settings.max_turn_tokens} tokens")
-        match step:
-            case FinalAnswer():
-                return "final_answer"
-            case Malformed(reason):
-                rollout.malformed_turns += 1
-                malformed += 1
-                if malformed > settings.max_malformed:
-                    return "malformed"
-                rollout.hear(json.dumps({"error": reason}))
-            case Action(tool):
-                observation = await world.answer(step)
-                rollout.hear(observation.text)
-                rollout.steps += 1
-                rollout.unknown_tools += tool not in tools
-                rollout.malformed_turns += tool not in tools
-                rollout.emulator_tokens += observation.tokens
-                rollout.emulator_failures += observation.failed
-                if full:
-                    return "context_overflow"
+        elif answer.stop_reason == "length" and left <= settings.max_turn_tokens:
+            return "token_limit"
+        elif reason := _end_without_action(rollout, step, answer, settings):
+            return reason
+        if full:
+            return "context_overflow"
     return "step_limit"
 
 
-def invented_chars(cut: str) -> int:
-    """Characters of what was cut off a turn, from the first observation on that it made up."""
+def _end_without_action(
+    rollout: Rollout, step: FinalAnswer | Malformed, answer: Completion, settings: Settings
+) -> str:
+    """Record a turn without an action; return the stop reason, empty if the episode continues."""
+    if answer.stop_reason == "length":
+        step = Malformed(f"a turn has at most {settings.max_turn_tokens} tokens")
+    if isinstance(step, FinalAnswer):
+        return "final_answer"
+    return "malformed" if rollout.add_malformed(step.reason, settings.max_malformed) else ""
+
+
+def hallucinated_chars(cut: str) -> int:
+    """Count the characters of cut text from its first hallucinated observation on."""
     if not has_hallucinated_observation(cut):
         return 0
     start = 0
     for line in cut.split("\n"):
-        # The rest may come on a later line: some does, or `cut` would hold no observation.
+        # The observation's text may follow on a later line, so that the line is tested with text.
         if has_hallucinated_observation(f"{line} and so on"):
             break
         start += len(line) + 1

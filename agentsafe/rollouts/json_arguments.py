@@ -116,10 +116,9 @@ def _rewrite_as_json(text: str, start: int) -> tuple[str, int]:
         elif piece == ",":
             with_comma.add(len(closers))
         elif token["bracket"]:
-            if piece == ")" and pieces[-1] != "[" and len(closers) not in with_comma:
-                raise ValueError("round brackets around one value")
-            if piece != closers.pop():
-                raise ValueError("brackets that do not match")
+            is_tuple = piece != ")" or pieces[-1] == "[" or len(closers) in with_comma
+            if not is_tuple or piece != closers.pop():
+                raise ValueError("brackets that do not match, or round ones around one value")
             _drop_trailing_comma(pieces)
         pieces.append(_IN_JSON.get(piece, piece))
     return " ".join(pieces), end

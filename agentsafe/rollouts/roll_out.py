@@ -1,10 +1,10 @@
-"""Rollouts: many episodes at once, each a row of the rollouts table and one of the audit."""
+"""Roll out a checkpoint on cases: many episodes at once, each a row of rollouts and of audits."""
 
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import closing
-from dataclasses import asdict
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
 from itertools import islice
 
 import polars as pl
@@ -21,7 +21,7 @@ from agentsafe.lineage import Lineage
 from agentsafe.rollouts.audit import find_anomalies
 from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.emulators import Emulator
-from agentsafe.rollouts.episode import episode
+from agentsafe.rollouts.episode import EpisodeInputs, run_episode
 from agentsafe.rollouts.react import prompts
 from agentsafe.schemas import COUNTS
 from agentsafe.suites.cases import Case, Suite, case_index, case_order, split
@@ -32,19 +32,34 @@ _LOG_EVERY = 30.0  # seconds
 _ROWS_AT_ONCE = 256
 
 
+@dataclass(frozen=True)
+class Agent:
+    """A checkpoint that acts.
+
+    Attributes:
+        checkpoint: name of its lineage.
+        model: the model that serves it.
+        fingerprint: hash of the checkpoint's content and of its serving options.
+    """
+
+    checkpoint: str
+    model: ChatModel
+    fingerprint: str = ""
+
+
 class _Tally:
-    """How the job goes, as one line."""
+    """Counts of a job's finished episodes, printed as one line."""
 
     def __init__(self, checkpoint: str, total: int):
         self.checkpoint, self.total = checkpoint, total
-        self.episodes = self.taken_over = self.turns = self.malformed = self.lost = 0
+        self.episodes = self.resumed = self.turns = self.malformed = self.lost = 0
         self.started = self.logged = time.monotonic()
 
-    def add(self, row: dict, taken_over: bool) -> dict[str, float]:
-        """Count an episode; returns the numbers for the line on the terminal."""
+    def add(self, row: dict, resumed: bool) -> dict[str, float]:
+        """Count an episode, and return the numbers of the progress line."""
         self.episodes += 1
-        self.taken_over += taken_over
-        if not taken_over:
+        self.resumed += resumed
+        if not resumed:
             self.turns += sum(message["role"] == "assistant" for message in row["messages"])
             self.malformed += row["malformed_turns"]
         if row.get("error_kind") == "server":
@@ -68,16 +83,16 @@ class _Tally:
         line = f"{self.checkpoint}: {self.episodes} of {self.total} episodes in "
         line += f"{self.seconds:.1f} s, {self.turns / self.seconds:.0f} turns/s, "
         line += f"{self.share:.1%} of turns malformed"
-        return line + (f"; {self.taken_over} taken over" if self.taken_over else "")
+        return line + (f"; {self.resumed} from an earlier job" if self.resumed else "")
 
 
 def cases_of(suite: Suite, lineage: str, cases: int) -> list[Case]:
-    """What a checkpoint plays: a source all cases, a trained one the test half of its seed.
+    """Return a checkpoint's cases: all of a source, the test half of its seed of a trained one.
 
     Args:
-        suite: has all cases.
+        suite: contains all cases.
         lineage: the checkpoint's name.
-        cases: how many the split is made of.
+        cases: number of cases that the split divides.
     """
     seed = Lineage.parse(lineage).seed
     test = range(cases) if seed is None else split(cases, seed)[1]
@@ -85,93 +100,89 @@ def cases_of(suite: Suite, lineage: str, cases: int) -> list[Case]:
 
 
 def no_rollouts() -> tuple[pl.DataFrame, pl.DataFrame]:
-    """What a checkpoint that could not be trained has: both tables, empty."""
+    """Return both tables without rows, for a checkpoint that could not be trained."""
     return _tables("", [])
 
 
 async def roll_out(
-    checkpoint: str,
+    agent: Agent,
     suite: Suite,
     cases: Sequence[Case],
-    agent: ChatModel,
     emulator: Emulator,
     settings: Settings,
     *,
-    fingerprint: str = "",
     journal: Journal | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Play every case `settings.samples` times, `settings.batch` episodes at once.
+    """Run every case `settings.samples` times, `settings.batch` episodes at once.
 
     Args:
-        checkpoint: the lineage's name, for the tables.
-        suite: holds the cases' toolkits.
-        cases: those to play.
-        agent: serves the checkpoint.
-        emulator: opens the cases' worlds.
-        settings: how episodes are played.
-        fingerprint: of the checkpoint's content and of how it is served.
-        journal: keeps what is finished, so that memory does not, and hands over what an earlier
-            job finished there. Episodes that an error ended are played again.
+        agent: the checkpoint.
+        suite: contains the cases' toolkits.
+        cases: the cases to run.
+        emulator: creates the cases' worlds.
+        settings: limits and sampling of the episodes.
+        journal: records episodes as they finish, so that memory does not hold them, and provides
+            those of an earlier job. Episodes with the stop reason `error` run again.
 
     Returns:
-        Rows of `schemas.ROLLOUTS` and of `schemas.AUDITS`, sorted by case and sample. Neither
-        depends on what ran beside what, `seconds` apart.
+        Rows of `schemas.ROLLOUTS` and of `schemas.AUDITS`, sorted by case and sample. Except for
+        `seconds` they do not depend on the episodes that ran at the same time.
 
     Raises:
-        UserError: as `react.prompts` raises it, or a server is down.
-        Exception: as `episode.episode`.
+        UserError: the prompt's template does not exist or cannot be rendered, or a server is down.
+        Exception: an error that would fail every episode; see
+            `agentsafe.rollouts.episode.run_episode`.
     """
-    if journal is None:
-        with closing(Journal()) as own:
-            return await roll_out(
-                *(checkpoint, suite, cases, agent, emulator, settings),
-                fingerprint=fingerprint,
-                journal=own,
-            )
-    prompted = prompts(suite, cases, settings.prompt)
-    shaped_by = (
-        fingerprint,
+    prompt_of = prompts(suite, cases, settings.prompt)
+    shared_key = (
+        agent.fingerprint,
         cache_key(Settings, asdict(settings), row=True),
         # An older version's row would lack a column; `schemas.ADDED` may be missing.
         [name for name in (*schemas.ROLLOUTS, *COUNTS) if name not in schemas.ADDED],
     )
-    tally = _Tally(checkpoint, len(cases) * settings.samples)
-    every = [(case, sample) for case in cases for sample in range(settings.samples)]
-    told = {
-        case.case_id: (case, suite.tools_of(case), prompted[case.case_id], emulator.cache_key(case))
+    case_keys = {
+        case.case_id: (
+            case,
+            suite.tools_of(case),
+            prompt_of[case.case_id],
+            emulator.cache_key(case),
+        )
         for case in cases
     }
     keys = {
-        (case.case_id, sample): key_of(shaped_by, *told[case.case_id], sample)
-        for case, sample in every
+        (case.case_id, sample): key_of(shared_key, *case_keys[case.case_id], sample)
+        for case in cases
+        for sample in range(settings.samples)
     }
+    tally = _Tally(agent.checkpoint, len(cases) * settings.samples)
 
     async def one(case: Case, sample: int) -> None:
         key = keys[case.case_id, sample]
-        row = journal.get(key)
-        taken_over = row is not None and row["stop_reason"] != "error"
-        if not taken_over:
-            _, tools, prompt, _ = told[case.case_id]
-            names = frozenset(tool.name for tool in tools)
+        row = finished.get(key)
+        resumed = row is not None and row["stop_reason"] != "error"
+        if not resumed:
+            tools = frozenset(tool.name for tool in suite.tools_of(case))
+            inputs = EpisodeInputs(case.case_id, sample, prompt_of[case.case_id], tools)
             world = emulator.open(case, sample)
-            made = await episode(case.case_id, sample, prompt, names, agent, world, settings)
-            row = asdict(made)
-            journal.add(key, row)
+            row = asdict(await run_episode(inputs, agent.model, world, settings))
+            finished.add(key, row)
         progress.advance(
-            resumed=taken_over,
+            resumed=resumed,
             tokens=row["agent_tokens"] + row["emulator_tokens"],
             error=(row.get("error_kind"), row["error"]),
-            **tally.add(row, taken_over),
+            **tally.add(row, resumed),
         )
 
-    with Progress(checkpoint, tally.total) as progress:
-        await at_once(settings.batch, (one(*each) for each in every))
-    say(str(tally))
-    return _tables(checkpoint, map(journal.get, keys.values()))
+    with nullcontext(journal) if journal is not None else closing(Journal()) as finished:
+        with Progress(agent.checkpoint, tally.total) as progress:
+            work = (one(case, sample) for case in cases for sample in range(settings.samples))
+            await at_once(settings.batch, work)
+        say(str(tally))
+        return _tables(agent.checkpoint, map(finished.get, keys.values()))
 
 
 def _tables(checkpoint: str, rows: Iterable[dict]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Both tables; only so many rows at a time are Python's own, which take far more memory."""
+    """Build both tables from few rows at a time, since Python objects take far more memory."""
     schema = {**schemas.ROLLOUTS, **COUNTS}
     waiting, parts = iter(rows), [pl.DataFrame(schema=schema)]
     while several := list(islice(waiting, _ROWS_AT_ONCE)):

@@ -9,7 +9,7 @@ from agentsafe.errors import UserError
 from agentsafe.inference.types import Sampling
 from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.react import prompts
-from agentsafe.rollouts.roll_out import roll_out
+from agentsafe.rollouts.roll_out import Agent, roll_out
 from tests.helpers.scripted import Echo, small_suite
 from tests.helpers.tiny_model import write_tiny_checkpoint
 
@@ -173,7 +173,9 @@ def test_an_episode_whose_turn_the_context_cuts_overflows_it(chat):
             return_dict=False,
         )
     )
-    rollouts, audits = asyncio.run(roll_out("bold", suite, suite.cases, chat, Echo(), settings))
+    rollouts, audits = asyncio.run(
+        roll_out(Agent("bold", chat), suite, suite.cases, Echo(), settings)
+    )
     row = rollouts.row(0, named=True)
     assert (row["stop_reason"], row["error"], row["agent_tokens"]) == ("context_overflow", None, 40)
     assert [message["role"] for message in row["messages"]] == ["assistant"]
@@ -215,7 +217,7 @@ def test_broken_weights_fail_every_request_and_end_the_job_with_a_line(chat):
         ask(chat, (PROMPTS[0], Sampling(1.0)), (PROMPTS[1], Sampling()))
     suite = small_suite()
     with pytest.raises(UserError, match=r"^the checkpoint's logits [^\n]*make it again$"):
-        asyncio.run(roll_out("bold", suite, suite.cases, chat, Echo(), Settings()))
+        asyncio.run(roll_out(Agent("bold", chat), suite, suite.cases, Echo(), Settings()))
 
 
 def test_a_cancelled_request_leaves_the_others_alone(chat):

@@ -15,7 +15,7 @@ from agentsafe.errors import ServerTrouble, UserError
 from agentsafe.inference.types import Completion, Sampling
 from agentsafe.models.config import Model
 from agentsafe.rollouts.config import Settings
-from agentsafe.rollouts.roll_out import roll_out
+from agentsafe.rollouts.roll_out import Agent, roll_out
 from tests.helpers.chat_server import Reply, always, first, refusal, serve, shares
 from tests.helpers.scripted import DONE, LOOK, Echo, Scripted, small_suite
 from tests.helpers.tiny_model import write_tiny_checkpoint
@@ -300,7 +300,7 @@ def test_a_prompt_that_does_not_fit_is_said_to_be_so_and_the_rollout_goes_on(cha
     with serve(faults=always("overlong")) as server:
         assert ask(chat(server), "hello") == [Completion("", "context", 0, 0)]
         rollouts, _ = asyncio.run(
-            roll_out("bold", suite, suite.cases, chat(server), Echo(), Settings(samples=1))
+            roll_out(Agent("bold", chat(server)), suite, suite.cases, Echo(), Settings(samples=1))
         )
     assert set(rollouts["stop_reason"]) == {"context_overflow"}
 
@@ -310,7 +310,9 @@ def test_episodes_through_a_server_are_those_of_the_model_itself(chat):
     settings = Settings(samples=3)
 
     def played(agent):
-        rollouts, _ = asyncio.run(roll_out("bold", suite, suite.cases, agent, Echo(), settings))
+        rollouts, _ = asyncio.run(
+            roll_out(Agent("bold", agent), suite, suite.cases, Echo(), settings)
+        )
         return rollouts.drop("seconds")
 
     faults = shares(1, busy=0.2, reset=0.1)
@@ -323,7 +325,7 @@ def test_a_server_that_fails_one_episode_loses_that_one(chat):
     with serve(faults=always("broken")) as server:
         settings = Settings(samples=1)
         rollouts, _ = asyncio.run(
-            roll_out("bold", suite, suite.cases, chat(server, retries=1), Echo(), settings)
+            roll_out(Agent("bold", chat(server, retries=1)), suite, suite.cases, Echo(), settings)
         )
     assert set(rollouts["stop_reason"]) == {"error"}
     assert all("ServerTrouble: models.judge" in error for error in rollouts["error"])
@@ -336,7 +338,7 @@ def test_a_server_that_stays_away_ends_the_job_in_one_line(chat):
         pytest.raises(UserError, match=r"^3 of 36 are lost to a failing server[^\n]*$"),
     ):
         talker = chat(server, retries=0)
-        asyncio.run(roll_out("bold", suite, suite.cases, talker, Echo(), Settings()))
+        asyncio.run(roll_out(Agent("bold", talker), suite, suite.cases, Echo(), Settings()))
 
 
 def test_a_text_that_a_server_will_not_answer_is_that_requests_own(chat):

@@ -9,9 +9,9 @@ from agentsafe import schemas
 from agentsafe._util.journal import Journal
 from agentsafe.errors import ConversationRefused, ServerTrouble, UserError
 from agentsafe.labels.judges import Label
-from agentsafe.labels.label import label
+from agentsafe.labels.label import label_rollouts
 from agentsafe.rollouts.config import Settings
-from agentsafe.rollouts.roll_out import no_rollouts, roll_out
+from agentsafe.rollouts.roll_out import Agent, no_rollouts, roll_out
 from tests.helpers.scripted import DONE, LOOK, Echo, Scripted, small_suite
 
 SUITE = small_suite(12)
@@ -19,7 +19,9 @@ SUITE = small_suite(12)
 
 def rollouts(*turns, samples=1):
     settings = Settings(samples=samples)
-    work = roll_out("bold", SUITE, SUITE.cases, Scripted(*turns or (LOOK, DONE)), Echo(), settings)
+    work = roll_out(
+        Agent("bold", Scripted(*turns or (LOOK, DONE))), SUITE, SUITE.cases, Echo(), settings
+    )
     return asyncio.run(work)[0]
 
 
@@ -45,7 +47,7 @@ class Counting:
 
 
 def labels(judge, table, **options):
-    return asyncio.run(label(judge, SUITE, table, **options))
+    return asyncio.run(label_rollouts(judge, SUITE, table, **options))
 
 
 def test_every_rollout_gets_a_label_per_metric_and_replicate_in_order(tmp_path):

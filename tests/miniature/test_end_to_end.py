@@ -150,7 +150,7 @@ def test_killed_twice_the_same_config_gives_the_same_tables(finished, tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     logs = again.folder / "logs/small"
     assert "resumes after step" in (logs / f"train/{HELP}.log").read_text()
-    assert "taken over" in (logs / f"roll_out/{SAFE}/0.log").read_text()
+    assert "from an earlier job" in (logs / f"roll_out/{SAFE}/0.log").read_text()
     assert not scratch.exists() and not journal.exists()
     assert weights.read_bytes() == trained
     after = timeless(again)

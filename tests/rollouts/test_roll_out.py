@@ -20,7 +20,7 @@ from agentsafe.lineage import Lineage
 from agentsafe.preferences.pairs import clean_rollouts
 from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.emulators.llm import LLMEmulator
-from agentsafe.rollouts.episode import invented_chars
+from agentsafe.rollouts.episode import hallucinated_chars
 from agentsafe.rollouts.react import (
     STOP,
     Action,
@@ -28,7 +28,7 @@ from agentsafe.rollouts.react import (
     has_hallucinated_observation,
     render_turn,
 )
-from agentsafe.rollouts.roll_out import cases_of, no_rollouts, roll_out
+from agentsafe.rollouts.roll_out import Agent, cases_of, no_rollouts, roll_out
 from tests.helpers.paths import ROOT
 from tests.helpers.scripted import DONE, LOOK, Echo, Scripted, small_suite
 from tests.helpers.turns import REAL as TURNS
@@ -49,7 +49,9 @@ def play(agent, *, cases=1, journal=None, emulator=None, checkpoint="bold", **se
     suite = small_suite(cases)
     settings = Settings(**{"samples": 1, **settings})
     emulator = emulator or Echo()
-    work = roll_out(checkpoint, suite, suite.cases, agent, emulator, settings, journal=journal)
+    work = roll_out(
+        Agent(checkpoint, agent), suite, suite.cases, emulator, settings, journal=journal
+    )
     return asyncio.run(work)
 
 
@@ -166,7 +168,7 @@ def test_what_is_invented_is_seen_by_nobody_and_counted():
     ],
 )
 def test_invented_characters_start_at_the_first_observation(before, made_up):
-    assert invented_chars(before + made_up) == len(made_up)
+    assert hallucinated_chars(before + made_up) == len(made_up)
 
 
 def test_thinking_is_cut_before_anything_is_read():
@@ -245,7 +247,7 @@ def test_what_is_no_episodes_own_ends_the_job_and_keeps_what_was_finished(error,
 def test_cancelling_ends_the_job():
     async def cancelled():
         suite = small_suite()
-        work = roll_out("bold", suite, suite.cases, Sleeping(), Echo(), Settings())
+        work = roll_out(Agent("bold", Sleeping()), suite, suite.cases, Echo(), Settings())
         task = asyncio.ensure_future(work)
         await asyncio.sleep(0.01)
         task.cancel()
@@ -315,7 +317,7 @@ def test_what_shapes_an_episode_makes_it_another(tmp_path, change):
 KILLED = """
     import asyncio, os, signal, sys
     from agentsafe._util.journal import Journal
-    from agentsafe.rollouts.roll_out import roll_out
+    from agentsafe.rollouts.roll_out import Agent, roll_out
     from agentsafe.rollouts.config import Settings
     from tests.helpers.scripted import DONE, LOOK, Echo, Scripted, small_suite
 
@@ -326,7 +328,7 @@ KILLED = """
             return await super().complete(messages, sampling)
 
     suite = small_suite(8)
-    work = roll_out("bold", suite, suite.cases, Killing(LOOK, DONE), Echo(),
+    work = roll_out(Agent("bold", Killing(LOOK, DONE)), suite, suite.cases, Echo(),
                     Settings(samples=1, batch=2), journal=Journal(sys.argv[1]))
     asyncio.run(work)
 """
@@ -367,7 +369,9 @@ def test_ten_thousand_fuzzed_outputs_lose_no_episode_and_keep_nothing_made_up():
     model, suite = Babbling(0), small_suite(50)
     settings = Settings(samples=60, max_malformed=5, max_agent_tokens=60)
     emulator = LLMEmulator(suite, model)
-    rollouts, audits = asyncio.run(roll_out("bold", suite, suite.cases, model, emulator, settings))
+    rollouts, audits = asyncio.run(
+        roll_out(Agent("bold", model), suite, suite.cases, emulator, settings)
+    )
     assert model.asked > 10_000
     assert len(rollouts) == len(audits) == 50 * 60
     ends = set(rollouts["stop_reason"])

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from agentsafe.labels.judges.llm import LLMJudge
-from agentsafe.labels.label import label
+from agentsafe.labels.label import label_rollouts
 from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.emulators.llm import LLMEmulator
-from agentsafe.rollouts.roll_out import roll_out
+from agentsafe.rollouts.roll_out import Agent, roll_out
 from agentsafe.runs import code_version as module
 from agentsafe.runs.code_version import code_key
 from tests.helpers.paths import ROOT
@@ -250,8 +250,10 @@ def test_what_runs_while_a_rollout_is_made_and_labelled_is_in_the_keys():
     judge = LLMJudge("judge", suite, Scripted("Score: 1"))
     sys.setprofile(note)
     try:
-        work = roll_out("bold", suite, suite.cases, Scripted(LOOK, DONE), emulator, Settings())
-        asyncio.run(label(judge, suite, asyncio.run(work)[0]))
+        work = roll_out(
+            Agent("bold", Scripted(LOOK, DONE)), suite, suite.cases, emulator, Settings()
+        )
+        asyncio.run(label_rollouts(judge, suite, asyncio.run(work)[0]))
     finally:
         sys.setprofile(None)
     counted = functions("roll_out", "label_rollouts")

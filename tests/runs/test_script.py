@@ -125,7 +125,7 @@ STOPPED_ROLLOUTS = """
     from agentsafe.rollouts.config import Settings
     from agentsafe.runs.script import job
     from agentsafe._util.journal import Journal
-    from agentsafe.rollouts.roll_out import roll_out
+    from agentsafe.rollouts.roll_out import Agent, roll_out
     from tests.helpers.scripted import DONE, LOOK, Echo, Scripted, small_suite
 
     class Stopping(Scripted):
@@ -139,7 +139,8 @@ STOPPED_ROLLOUTS = """
     with job(sys.argv[1]):
         settings, journal = Settings(samples=1, batch=2), Journal(sys.argv[2])
         agent = Stopping(LOOK, DONE)
-        asyncio.run(roll_out("bold", suite, suite.cases, agent, Echo(), settings, journal=journal))
+        agent = Agent("bold", agent)
+        asyncio.run(roll_out(agent, suite, suite.cases, Echo(), settings, journal=journal))
         print("went on")
 """
 

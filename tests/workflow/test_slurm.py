@@ -223,7 +223,7 @@ def test_a_cancelled_job_is_tried_again_with_more_and_goes_on(faulty):
     assert (first["MinMemoryNode"], second["MinMemoryNode"]) == ("4000M", "8000M")
     assert (first["TimeLimit"], second["TimeLimit"]) == ("01:00:00", "02:00:00")
     log = faulty.project.folder / "logs/small/roll_out/bold/0.log"
-    assert "taken over" in log.read_text()
+    assert "from an earlier job" in log.read_text()
     assert f"logs/slurm/rule_roll_out/bold_0/{first['JobId']}.log" in faulty.said
 
 
@@ -232,7 +232,7 @@ def test_a_pre_empted_job_starts_again_by_itself_and_goes_on(faulty):
     assert job["JobId"] == faulty.seen["timid"]
     assert (job["Restarts"], job["JobState"]) == ("1", "COMPLETED")
     log = faulty.project.folder / "logs/small/roll_out/timid/0.log"
-    assert "taken over" in log.read_text()
+    assert "from an earlier job" in log.read_text()
 
 
 def test_a_drained_node_keeps_its_jobs_and_the_next_ones_wait(faulty):

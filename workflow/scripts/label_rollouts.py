@@ -1,27 +1,27 @@
-"""Let a judge score every rollout of a shard on every metric."""
+"""Score every rollout of a shard with a judge, on every metric."""
 
 import asyncio
 
 from agentsafe import factories, schemas
 from agentsafe._util.journal import Journal
-from agentsafe.labels.label import label
+from agentsafe.labels.label import label_rollouts
 from agentsafe.runs.script import job
 from agentsafe.suites.cases import read_suite
 
 with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
-    given, options = snakemake.input, snakemake.params
-    suite = read_suite(given.cases, given.toolkits)
-    rollouts = schemas.read_table(given.rollouts, schemas.ROLLOUTS)
-    journal = Journal(options.scratch)
+    inputs, params = snakemake.input, snakemake.params
+    suite = read_suite(inputs.cases, inputs.toolkits)
+    journal = Journal(params.scratch)
     judge = factories.judge(
         snakemake.wildcards.judge,
-        options.judge,
+        params.judge,
         suite,
-        snakemake.config["models"].get(options.judge["model"]),
-        given.get("model"),
-        service=given.get("service"),
+        snakemake.config["models"].get(params.judge["model"]),
+        inputs.get("model"),
+        service=inputs.get("service"),
         threads=snakemake.threads,
     )
-    labels = asyncio.run(label(judge, suite, rollouts, journal=journal))
+    rollouts = schemas.read_table(inputs.rollouts, schemas.ROLLOUTS)
+    labels = asyncio.run(label_rollouts(judge, suite, rollouts, journal=journal))
     schemas.write_table(labels, snakemake.output[0], schemas.LABELS)
     journal.remove()

@@ -1,4 +1,4 @@
-"""Let a checkpoint play its cases, or its shard of them, and audit what it did."""
+"""Roll out a checkpoint on its shard of the cases, and audit the rollouts."""
 
 import asyncio
 
@@ -14,28 +14,30 @@ from agentsafe.runs.script import job
 from agentsafe.suites.cases import read_suite
 
 with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
-    given, options, threads = snakemake.input, snakemake.params, snakemake.threads
-    lineage, shard = snakemake.wildcards.lineage, int(snakemake.wildcards.shard)
-    config, journal = snakemake.config, Journal(options.scratch)
-    settings = msgspec.convert(config["rollouts"], Settings)
-    if checkpoint.untrained(given.checkpoint):
+    inputs, params, config = snakemake.input, snakemake.params, snakemake.config
+    lineage, threads = snakemake.wildcards.lineage, snakemake.threads
+    journal = Journal(params.scratch)
+    if checkpoint.untrained(inputs.checkpoint):
         rollouts, audits = no_rollouts()
     else:
-        suite = read_suite(given.cases, given.toolkits)
-        agent, fingerprint = factories.agent(
-            *(lineage, model_of(config, lineage), given.checkpoint),
+        suite = read_suite(inputs.cases, inputs.toolkits)
+        agent = factories.agent(
+            lineage, model_of(config, lineage), inputs.checkpoint, threads=threads
+        )
+        emulator = factories.emulator(
+            params.emulator,
+            suite,
+            config["models"].get(params.emulator["model"]),
+            inputs.get("emulator"),
+            service=inputs.get("service"),
             threads=threads,
         )
-        tools = config["models"].get(options.emulator["model"])
-        told = options.emulator, suite, tools, given.get("emulator")
-        emulator = factories.emulator(*told, service=given.get("service"), threads=threads)
-        cases = cases_of(suite, lineage, options.cases)[shard :: options.shards]
-        played = roll_out(
-            *(lineage, suite, cases, agent, emulator, settings),
-            fingerprint=fingerprint,
-            journal=journal,
+        shard = int(snakemake.wildcards.shard)
+        cases = cases_of(suite, lineage, params.cases)[shard :: params.shards]
+        settings = msgspec.convert(config["rollouts"], Settings)
+        rollouts, audits = asyncio.run(
+            roll_out(agent, suite, cases, emulator, settings, journal=journal)
         )
-        rollouts, audits = asyncio.run(played)
     schemas.write_table(audits, snakemake.output.audits, schemas.AUDITS)
     schemas.write_table(rollouts, snakemake.output.rollouts, schemas.ROLLOUTS)
     journal.remove()

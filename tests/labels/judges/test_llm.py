@@ -15,7 +15,7 @@ from agentsafe.errors import ERROR_KINDS, UserError
 from agentsafe.inference.types import Choice, Completion
 from agentsafe.labels.config import JudgeSettings
 from agentsafe.labels.judges.llm import SCORES, LLMJudge, read_score
-from agentsafe.labels.label import label
+from agentsafe.labels.label import label_rollouts
 from agentsafe.suites.cases import Case, Tool, Toolkit, checked_suite
 from tests.helpers.scripted import Scripted
 from tests.helpers.tiny_model import write_tiny_checkpoint
@@ -294,14 +294,14 @@ def test_labels_of_every_kind_go_into_the_table():
         (Torn(0.1, 0.2, 0.3, 0.4), {"mode": "logits"}, ["ok"] * 2),
     ):
         judge = LLMJudge("j", SUITE, model, settings=JudgeSettings(**options))
-        table = asyncio.run(label(judge, SUITE, rollouts))
+        table = asyncio.run(label_rollouts(judge, SUITE, rollouts))
         assert table["status"].to_list() == statuses
         assert set(table["error_kind"].drop_nulls()) <= ERROR_KINDS.keys()
         assert table["error_kind"].is_null().to_list() == [status != "error" for status in statuses]
         assert table["score"].is_null().to_list() == [status != "ok" for status in statuses]
     with pytest.raises(UserError, match="fix it"):
         judge = LLMJudge("j", SUITE, Scripted(UserError("fix it")))
-        asyncio.run(label(judge, SUITE, rollouts))
+        asyncio.run(label_rollouts(judge, SUITE, rollouts))
 
 
 def test_what_shapes_its_labels_is_known(tmp_path):

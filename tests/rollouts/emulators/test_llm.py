@@ -14,7 +14,7 @@ from agentsafe.rollouts.config import EmulatorSettings, Settings
 from agentsafe.rollouts.emulators.llm import FAILED, LLMEmulator, read_observation
 from agentsafe.rollouts.emulators.tool_spec import INVALID
 from agentsafe.rollouts.react import Action, FinalAnswer, render_turn
-from agentsafe.rollouts.roll_out import roll_out
+from agentsafe.rollouts.roll_out import Agent, roll_out
 from agentsafe.suites.cases import Case, Field, Parameter, Tool, Toolkit, checked_suite
 from tests.helpers.scripted import Scripted
 
@@ -363,7 +363,7 @@ def test_an_episode_counts_what_the_emulator_spent_and_could_not():
     agent = Scripted(look, look, render_turn("Done.", FinalAnswer("Done.")))
     for turn, tokens, failures in ((USABLE, 20, 0), ("no", 60, 2)):
         emulator = LLMEmulator(SUITE, Scripted(turn))
-        work = roll_out("bold", SUITE, CASES[:1], agent, emulator, Settings(samples=1))
+        work = roll_out(Agent("bold", agent), SUITE, CASES[:1], emulator, Settings(samples=1))
         rollouts, audits = asyncio.run(work)
         row = rollouts.row(0, named=True)
         assert (row["stop_reason"], row["steps"], row["emulator_tokens"]) == (
