@@ -1,6 +1,7 @@
 PYTHON ?= python3
 CONFIG ?= config/config.yaml
 ARGS ?=
+EXTRAS := train,api,slurm,dev,docs
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -9,7 +10,7 @@ SHELL := bash
 # A conda environment made from environment.yml has the package and its tools; then it is used as
 # it is. Python's -I looks only at what is installed, not at the egg-info in this folder.
 HAS_TOOLS := from importlib.metadata import version; \
-	[version(name) for name in ("agentsafe", "snakemake", "trl", "pytest")]
+	[version(name) for name in ("agentsafe", "snakemake", "trl", "pytest", "mkdocs")]
 IN_CONDA := $(shell [ -n "$${CONDA_PREFIX:-}" ] && \
 	"$$CONDA_PREFIX/bin/python" -I -c '$(HAS_TOOLS)' 2>/dev/null && echo yes)
 
@@ -32,7 +33,7 @@ JOBS = PYTHONPATH=workflow/plugins $(SNAKEMAKE) --logger jobs
 # A worker takes whole files, in the order of tests/conftest.py; ARGS="-n 0" needs none.
 IN_PARALLEL = -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help run test lint plan status dag accept preflight report clean
+.PHONY: help run test lint docs lock plan status dag accept preflight report clean
 
 help: ## print this list
 	@echo 'make TARGET [CONFIG=$(CONFIG)] [ARGS="..."] [PYTHON=$(PYTHON)]'
@@ -49,6 +50,16 @@ lint: $(INSTALLED) ## check style: ruff, snakefmt, Snakemake's own linter
 	@$(IN_ENVIRONMENT)/ruff format --check .
 	@$(IN_ENVIRONMENT)/snakefmt --check Snakefile workflow
 	@$(SNAKEMAKE) --lint
+
+docs: $(INSTALLED) ## write the generated pages, build the site into site/, without the network
+	@$(IN_ENVIRONMENT)/python -m docs.generate
+	@NO_MKDOCS_2_WARNING=1 $(IN_ENVIRONMENT)/mkdocs build --strict
+
+lock: ## write requirements.lock anew: every dependency of a fresh environment, with its version
+	@$(PYTHON) -m venv --clear .lock
+	@.lock/bin/python -m pip install -qq --disable-pip-version-check '.[$(EXTRAS)]'
+	@.lock/bin/python -m pip freeze --exclude agentsafe | sed 's/+[a-z0-9.]*$$//' > requirements.lock
+	@rm -rf .lock
 
 plan: $(INSTALLED) ## say what a run of CONFIG would do now, why, and in how many hours
 	@$(JOBS) --dry-run $(ARGS) | $(IN_ENVIRONMENT)/python -m agentsafe.runs.plan
@@ -69,11 +80,11 @@ preflight: $(INSTALLED) ## ask every model of CONFIG, measure prompts, estimate 
 report: $(INSTALLED) ## write Snakemake's report of the last run to report.html
 	@$(SNAKEMAKE) --report report.html $(ARGS)
 
-clean: ## remove .venv, caches and report.html; results and resources stay
-	@rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis report.html
+clean: ## remove .venv, site, caches and report.html; results and resources stay
+	@rm -rf .venv .lock build site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis report.html
 	@find agentsafe tests workflow benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/.installed: pyproject.toml
+.venv/.installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "$(PYTHON) is missing or older than 3.11; name another: make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
@@ -82,5 +93,6 @@ clean: ## remove .venv, caches and report.html; results and resources stay
 		exit 1; }
 	@echo "Installing agentsafe and its tools into .venv; this takes several minutes."
 	@$(PYTHON) -m venv --clear .venv
-	@.venv/bin/python -m pip install -qq --disable-pip-version-check --editable '.[train,api,slurm,dev]'
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check \
+		--constraint requirements.lock --editable '.[$(EXTRAS)]'
 	@echo "$(CURDIR)" > $@
