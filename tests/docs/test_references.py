@@ -29,11 +29,13 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
 }
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+SCHEMA = yaml.load(
+    (ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader
+)
 FOLDERS = ("agentsafe", "benchmarks", "config", "docs", "tests", "workflow", "profiles", "\\.ci")
 
 #: Names of other libraries that are imported late or not at all.
-FOREIGN = {"datasets.Dataset", "window.vegaEmbed"}
+FOREIGN = {"ast.literal_eval", "datasets.Dataset", "window.vegaEmbed"}
 
 QUOTED = re.compile(r"``?([^`\n]+)``?")
 DOTTED = re.compile(r"agentsafe(?:\.\w+)+")
@@ -88,6 +90,7 @@ def is_key(section: str, key: str) -> bool:
     return key in part.get("properties", {}) or key in entry or "NAME" in key
 
 
+@cache
 def texts(path: Path) -> str:
     """The docstrings and comments of a file, or all of a page."""
     source = path.read_text(encoding="utf-8")
@@ -116,8 +119,9 @@ def test_full_names_and_paths_exist(path):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_short_names_exist(path):
     """`module.name` is something of a module, a config key, or of a name in the file."""
-    here = {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}
-    here |= {n.arg for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.arg)}
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    here = {node.id for node in nodes if isinstance(node, ast.Name)}
+    here |= {node.arg for node in nodes if isinstance(node, ast.arg)}
     missing = set()
     for name in named(path):
         if not (match := SHORT.fullmatch(name)) or match[1] == "agentsafe":
