@@ -1,8 +1,8 @@
-"""What a job has finished so far, so that a killed one does not start again from nothing.
+"""Keep what a job has finished, so that a killed one does not start again from nothing.
 
-Each finished piece of work is one JSON line, flushed as it is done, under a key: a hash of
-everything that shaped it. A later job takes over the lines with a key that it asks for; half a
-line, as a kill leaves it, and anything else that cannot be read is passed over.
+Each finished piece of work is one JSON line, flushed when it is done, under a key: a hash of its
+cache key. A later job takes over the lines whose keys it requests; half a line, as a kill leaves
+it, and anything else that cannot be read is skipped.
 """
 
 import json
@@ -13,10 +13,10 @@ from typing import Any
 
 
 class Journal:
-    """An append-only file of finished work, read where it lies: memory holds only its keys."""
+    """An append-only file of finished work: keys are in memory, and values are read from disk."""
 
     def __init__(self, path: str | Path | None = None):
-        """See what is there, and append to it; with no path, to a file that goes with the job."""
+        """Index the file at `path` and append to it; without a path, use a temporary file."""
         self.path = None if path is None else Path(path)
         if self.path is None:
             self._file = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - as below
@@ -34,25 +34,25 @@ class Journal:
             self._file.write(b"\n")
 
     def get(self, key: str) -> Any | None:
-        """What was finished last under `key`; None where nothing was."""
+        """Return the last value of `key`; None where there is none."""
         if key not in self._places:
             return None
         self._file.seek(self._places[key])
-        _, value = _entry(self._file.readline())
-        return value
+        entry = _entry(self._file.readline())
+        return entry and entry[1]
 
     def add(self, key: str, value: Any) -> None:
-        """Keep `value`, anything that JSON can hold, as finished under `key`."""
+        """Append `value`, anything that JSON can hold, as finished under `key`."""
         self._places[key] = self._file.seek(0, os.SEEK_END)
         self._file.write(json.dumps([key, value]).encode() + b"\n")
         self._file.flush()
 
     def close(self) -> None:
-        """Stop appending; what is there stays for the next job."""
+        """Close the file, which stays for the next job."""
         self._file.close()
 
     def remove(self) -> None:
-        """Delete the file, once what it holds is safe elsewhere."""
+        """Delete the file, once its content is safe elsewhere."""
         self.close()
         if self.path is not None:
             self.path.unlink(missing_ok=True)

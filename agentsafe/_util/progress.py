@@ -182,11 +182,11 @@ class Progress:
 
 
 def trainer_callback(progress: Progress, *names: str) -> "TrainerCallback":
-    """What moves a progress line along with one of transformers' trainers.
+    """Return a callback by which one of transformers' trainers advances `progress`.
 
     Args:
-        progress: the line, of as many steps as the trainer makes.
-        names: of the logged numbers, those to show.
+        progress: with a total of as many steps as the trainer makes.
+        names: the logged numbers to show.
     """
     from transformers import TrainerCallback
 

@@ -67,8 +67,8 @@ def code_key(script: str | Path, without: frozenset[str] = frozenset()) -> str:
 
 def reachable(script: str | Path, without: frozenset[str] = frozenset()) -> dict[Use, str]:
     """Map the definitions that a script can reach by name to what counts of each."""
-    text, waiting = _read(Path(script), "", _ALL)
-    reached = {("", _ALL): text}
+    text, uses = _read(Path(script), "", _ALL)
+    reached, waiting = {("", _ALL): text}, set(uses)
     while waiting := {use for use in waiting if use[0] not in without} - reached.keys():
         found = {use: _definition(*use) for use in waiting}
         reached |= {use: text for use, (text, _) in found.items()}
@@ -88,8 +88,8 @@ def _definition(module: str, name: str) -> tuple[str, frozenset[Use]]:
     below = SILENT.get(f"{module}.{name}".removeprefix(f"{_PACKAGE.name}."))
     if below is not None:
         return "", frozenset((module, each) for each in below)
-    path = _file(module)
-    return _read(path, module, name) if path else ("", frozenset())
+    file = _file(module)
+    return _read(file, module, name) if file else ("", frozenset())
 
 
 def _read(path: Path, module: str, name: str) -> tuple[str, frozenset[Use]]:

@@ -242,7 +242,7 @@ def _same(a: Any, b: Any) -> bool:
 
 def _leaves(value: dict, path: str = "") -> dict[str, Any]:
     """Map the values of a nested dictionary by their keys, such as `training.lora.r`."""
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for key, inner in value.items():
         name = f"{path}{key}"
         leaves |= _leaves(inner, f"{name}.") if inner and isinstance(inner, dict) else {name: inner}

@@ -1,6 +1,6 @@
-"""What a run needs, looked at before anything expensive, and what it will cost.
+"""Check a run before its first expensive job, and estimate its tokens.
 
-Every model is asked for (a server once, the hub for its small files, a folder for all of them), its
+Every model is requested (a server once, the hub for its small files, a folder for all of them), its
 chat template is tried, and the prompts of all cases are measured against its context. Nothing is
 loaded on a GPU.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 #: Mean characters and tool calls of an episode in the paper's released source rollouts (gpt5m,
-#: n = 3,888), and of a label's rationale; thinking that models kept to themselves is not in them.
+#: n = 3,888), and of a label's rationale, both without private reasoning.
 RELEASED = {"agent": 2444, "observation": 513, "steps": 1.51, "safety": 833, "helpfulness": 474}
 _PER_TOKEN = 4  # characters, in English and JSON
 _SMALL = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
@@ -43,22 +43,22 @@ _EXTRAS = {"transformers": "train", "vllm": "vllm", "openai": "api"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `mends` say what to do where it is not well."""
+    """The result of one check; `problems` say what to fix, and how."""
 
     subject: str
     detail: str
-    mends: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
-def look(config: Mapping[str, Any], suite: Suite) -> Iterator[tuple[Finding, list[dict]]]:
-    """Look at every model of a run, one after the other.
+def check_models(config: Mapping[str, Any], suite: Suite) -> Iterator[tuple[Finding, list[dict]]]:
+    """Check every model of a run, one after the other.
 
     Args:
         config: the checked config.
         suite: with all cases of the run.
 
     Yields:
-        What was found about a model, and the lengths of its prompts: rows of `lengths`.
+        A finding about a model, and the lengths of its prompts: rows for `estimate`.
     """
     detail = f"{len(suite.cases)} cases, {len(suite.toolkits)} toolkits"
     yield Finding("suite", detail), []
@@ -73,15 +73,15 @@ def look(config: Mapping[str, Any], suite: Suite) -> Iterator[tuple[Finding, lis
             yield Finding(name, model.model, (str(error),)), rows
             continue
         rows = [_lengths(name, role, asked, tokenizer) for role, asked, _ in roles]
-        troubles = tuple(_troubles(config, name, model, roles, rows, tokenizer, limit))
+        problems = tuple(_problems(config, name, model, roles, rows, tokenizer, limit))
         context = f", context {limit:,}" if limit else ""
-        yield Finding(name, f"{model.model} ({model.backend}{context})", troubles), rows
+        yield Finding(name, f"{model.model} ({model.backend}{context})", problems), rows
 
 
 def _roles(
     config: Mapping, name: str, suite: Suite
 ) -> Iterator[tuple[str, list[list[Message]], int]]:
-    """What a model is asked first as agent, emulator or judge of each case, and for what room."""
+    """Yield a model's roles, the first prompts of each, and the tokens of an answer."""
     from agentsafe.labels.judges.llm import LLMJudge
     from agentsafe.rollouts.emulators.llm import LLMEmulator
 
@@ -114,7 +114,7 @@ def _check_packages(name: str, model: Model) -> None:
 
 
 def _reach(name: str, model: Model) -> tuple["PreTrainedTokenizerBase | None", int | None]:
-    """A model's tokenizer and context; of one on a server neither is known.
+    """Return a model's tokenizer and context; None for one on a server.
 
     Raises:
         UserError: it cannot be had.
@@ -159,7 +159,7 @@ def _lengths(
     return {"model": name, "role": role, "p50": p50, "p90": p90, "max": most}
 
 
-def _troubles(
+def _problems(
     config: Mapping,
     name: str,
     model: Model,
@@ -168,7 +168,7 @@ def _troubles(
     tokenizer: Any,
     limit: int | None,
 ) -> Iterator[str]:
-    """What must be mended about a model that is there."""
+    """Yield the problems of a model that is there."""
     trained = config["training"]["sources"] or grid.sources(config)
     options = chat_template.thinking_options(model.thinking)
     for (role, asked, room), row in zip(roles, rows, strict=True):
@@ -185,12 +185,12 @@ def _troubles(
 
 
 def estimate(config: Mapping[str, Any], suite: Suite, lengths: pl.DataFrame) -> pl.DataFrame:
-    """What a run will read and write, from the prompts' lengths and the release's episodes.
+    """Estimate a run's tokens, from the prompts' lengths and the release's episodes.
 
     Args:
         config: the checked config.
         suite: with all cases of the run.
-        lengths: rows that `look` yields.
+        lengths: rows that `check_models` yields.
 
     Returns:
         One row a stage: `stage, model, episodes, calls, prompt_tokens, generated_tokens`, the
@@ -201,8 +201,8 @@ def estimate(config: Mapping[str, Any], suite: Suite, lengths: pl.DataFrame) -> 
     tested = cases - cases // 2
     typical = {(row["model"], row["role"]): row["p50"] for row in lengths.iter_rows(named=True)}
     trained = grid.lineages(config)
-    played = [(name, name, cases * samples) for name in grid.sources(config)]
-    played += [(lineage.source, "trained", tested * samples) for lineage in trained]
+    rolled_out = [(name, name, cases * samples) for name in grid.sources(config)]
+    rolled_out += [(lineage.source, "trained", tested * samples) for lineage in trained]
     turns = RELEASED["steps"] + 1
     said, seen = RELEASED["agent"] / _PER_TOKEN, RELEASED["observation"] / _PER_TOKEN
     rows = []
@@ -220,7 +220,7 @@ def estimate(config: Mapping[str, Any], suite: Suite, lengths: pl.DataFrame) -> 
             }
         )
 
-    for model, _, episodes in played:
+    for model, _, episodes in rolled_out:
         add("rollouts", model, "agent", episodes, turns, said)
         if emulator := config["emulator"]["model"]:
             add("emulator", emulator, "emulator", episodes, RELEASED["steps"], seen)

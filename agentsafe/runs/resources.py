@@ -1,8 +1,8 @@
-"""What a job with language models in its process asks a cluster for.
+"""Estimate the memory that a job with language models in its process requests on a cluster.
 
-Memory follows from how large the models are. That is an estimate to start from: a job that is
-killed for it is tried again with more. Time and the kind of GPU are not estimated, since they
-depend on the cluster; its profile names them.
+It follows from the size of the models, and is a first estimate: a job that is killed for it is
+tried again with more. Time and the kind of GPU are not estimated, since they depend on the cluster;
+its profile names them.
 """
 
 import re
@@ -13,12 +13,12 @@ from typing import Any
 PROCESS_MB = 4000
 
 _BYTES = {"int4": 0.5, "int8": 1.0}
-_CACHE = 0.25  # keys and values of conversations and what passes through, as a share of the weights
+_CACHE = 0.25  # KV cache and activations, as a share of the weights
 _BILLIONS = re.compile(r"(?<![a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
 
 
 def billions(model: str) -> float:
-    """Parameters of a model by its name: 30 of `Qwen3-30B-A3B`, 56 of `Mixtral-8x7B`, else 8.
+    """Guess a model's size by its name: 30 for `Qwen3-30B-A3B`, 56 for `Mixtral-8x7B`, else 8.
 
     Args:
         model: a hub id or a folder.
@@ -31,13 +31,13 @@ def billions(model: str) -> float:
 
 
 def memory_mb(models: Iterable[Mapping[str, Any]], parameters: Iterable[float | None]) -> int:
-    """Main memory of a job that loads some models: bytes × parameters, a cache, and the process.
+    """Estimate the main memory of a job that loads models: weights, a cache, and the process.
 
     Weights come to a GPU through main memory, so that the estimate holds for both.
 
     Args:
-        models: entries of the config's `models`; one on a server takes nothing here.
-        parameters: of each, in billions; None goes by its name.
+        models: entries of the config's `models`; one on a server takes no memory here.
+        parameters: of each model, in billions; None to guess it by the name.
 
     Returns:
         MB, at least `PROCESS_MB`.
@@ -51,5 +51,5 @@ def memory_mb(models: Iterable[Mapping[str, Any]], parameters: Iterable[float | 
 
 
 def _bytes(model: Mapping[str, Any]) -> float:
-    """Bytes that a parameter takes; in files that are read as they were saved, two."""
+    """Return the bytes of a parameter; two in files that are read as they were saved."""
     return _BYTES.get(model["quantization"], 4.0 if model["dtype"] == "float32" else 2.0)

@@ -121,7 +121,7 @@ def _rows(drawn: Graph) -> dict[str, list[str]]:
     return rows
 
 
-def _edge(start: tuple[int, int], end: tuple[int, int]) -> str:
+def _edge(start: tuple[float, float], end: tuple[float, float]) -> str:
     (x, y), (to_x, to_y) = start, end
     if y == to_y and to_x - x > _WIDTH + _GAP:  # below the boxes between
         x, y, to_x, bend = x + _WIDTH / 2, y + _HEIGHT, to_x + _WIDTH / 2, y + _ROW - 4

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from agentsafe.experiment.check import check
-from agentsafe.runs.preflight import RELEASED, estimate, look
+from agentsafe.runs.preflight import RELEASED, check_models, estimate
 from agentsafe.suites.toolemu import take_suite
 from tests.helpers.chat_server import serve
 from tests.helpers.scripted import Scripted
@@ -54,16 +54,16 @@ def config(checkpoint, **models):
     )
 
 
-def looked(asked, suite):
-    """Mends by subject, and all lengths."""
-    found = list(look(asked, suite))
+def checked(asked, suite):
+    """Problems by subject, and all lengths."""
+    found = list(check_models(asked, suite))
     rows = [row for _, several in found for row in several]
-    return {finding.subject: finding.mends for finding, _ in found}, pl.DataFrame(rows)
+    return {finding.subject: finding.problems for finding, _ in found}, pl.DataFrame(rows)
 
 
 def test_all_is_well(suite, checkpoint, server):
-    mends, lengths = looked(config(checkpoint), suite)
-    assert mends == {"suite": (), "one": (), "judge": ()}
+    problems, lengths = checked(config(checkpoint), suite)
+    assert problems == {"suite": (), "one": (), "judge": ()}
     roles = lengths.select("model", "role").rows()
     assert set(roles) == {
         *(("one", "agent"), ("one", "emulator"), ("one", "judge b"), ("judge", "judge a"))
@@ -93,7 +93,7 @@ def _prompts(suite):
         ({"judge": {"structured": "choice"}}, {}, "judge", "models.judge.structured"),
     ],
 )
-def test_what_must_be_mended_is_said_of_the_model_that_lacks_it(
+def test_what_must_be_fixed_is_said_of_the_model_that_lacks_it(
     suite, checkpoint, server, monkeypatch, changes, variables, name, line
 ):
     for variable, value in variables.items():
@@ -102,9 +102,9 @@ def test_what_must_be_mended_is_said_of_the_model_that_lacks_it(
             monkeypatch.setenv(variable, value)
     if changes.get("judge"):
         server.model = Scripted("perhaps")
-    mends, lengths = looked(config(checkpoint, **changes), suite)
-    assert any(line in mend for mend in mends.pop(name)), line
-    assert not any(mends.values())
+    problems, lengths = checked(config(checkpoint, **changes), suite)
+    assert any(line in problem for problem in problems.pop(name)), line
+    assert not any(problems.values())
     assert lengths["max"].min() > 0  # prompts are measured all the same
 
 
@@ -113,13 +113,13 @@ def test_a_chat_template_that_cannot_be_trained_is_said_before_it_is(suite, tmp_
         "'<|im_start|>' +", "('#' if loop.length > 3 else '') + '<|im_start|>' +"
     )
     folder = write_tiny_checkpoint(tmp_path / "later", template=later, context=65536)
-    mends, _ = looked(config(folder), suite)
-    assert any("cannot be trained" in mend for mend in mends["one"])
+    problems, _ = checked(config(folder), suite)
+    assert any("cannot be used for training" in problem for problem in problems["one"])
 
 
 def test_the_estimate_counts_every_stage(suite, checkpoint, server):
     asked = config(checkpoint)
-    _, lengths = looked(asked, suite)
+    _, lengths = checked(asked, suite)
     rows = {row["stage"]: row for row in estimate(asked, suite, lengths).iter_rows(named=True)}
     trained = 2  # two judges, one recipe, one seed
     episodes = 2 * (CASES + trained * CASES // 2)

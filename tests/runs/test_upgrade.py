@@ -94,7 +94,7 @@ def test_they_are_not_kept_where_a_setting_changed_too(project):
     project.change(training={"accumulation": 4}, scores={"draws": 500})
     jobs = listed(project)
     reasons = {row.rule: row.reason for row in plan.plan(inventory.read(jobs.splitlines()))}
-    assert reasons["roll_out"] == plan.CODE_ONLY
+    assert reasons["specialise"] == plan.CODE_ONLY
     assert "gradient_accumulation_steps 2 → 4" in reasons["train"]
     assert "resamples 300 → 500" in reasons["score_runs"]
     with pytest.raises(UserError, match=r"not only code changed: train would run for '.*2 → 4"):

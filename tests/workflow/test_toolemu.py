@@ -127,7 +127,7 @@ def test_judging_again_plays_nothing_again(finished, tmp_path):
 def test_the_preflight_says_go_and_what_it_costs(finished):
     done = finished.run("preflight")
     assert done.returncode == 0, done.stderr[-4000:]
-    assert "Go." in done.stderr
+    assert "Ready." in done.stderr
     for name in ("one: ", "server: tiny (openai)", "judge served", "emulator"):
         assert name in done.stderr, name
     assert KEY not in done.stderr + done.stdout
@@ -158,7 +158,7 @@ def test_the_preflight_names_what_must_be_mended(
         monkeypatch.setenv(*variable)
     done = broken.run("preflight")
     assert done.returncode == 1
-    assert "Not yet." in done.stderr
+    assert "Not ready." in done.stderr
     assert line in done.stderr
     assert "Traceback" not in done.stderr
     assert KEY not in done.stderr
