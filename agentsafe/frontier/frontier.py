@@ -97,7 +97,7 @@ def fit_frontier(
     document = {
         "run": run,
         "verdict": judges[ALL]["dominance"]["verdict"] + _untrained(untrained or {}),
-        "settings": asdict(settings),
+        "settings": {"cases": settings.cases, **asdict(settings)},
         "left_out": _left_out(cells, untrained or {}),
         "judges": judges,
     }
