@@ -45,17 +45,18 @@ run: $(INSTALLED) ## run the workflow on CONFIG; ARGS go to Snakemake
 test: $(INSTALLED) ## run the tests; ARGS go to pytest
 	@$(IN_ENVIRONMENT)/python -m pytest $(IN_PARALLEL) --durations=20 $(ARGS)
 
-lint: $(INSTALLED) ## check style: ruff, snakefmt, Snakemake's own linter
+lint: $(INSTALLED) ## check style and types: ruff, snakefmt, mypy, Snakemake's own linter
 	@$(IN_ENVIRONMENT)/ruff check .
 	@$(IN_ENVIRONMENT)/ruff format --check .
 	@$(IN_ENVIRONMENT)/snakefmt --check Snakefile workflow
+	@$(IN_ENVIRONMENT)/mypy
 	@$(SNAKEMAKE) --lint
 
 docs: $(INSTALLED) ## write the generated pages, build the site into site/, without the network
 	@$(IN_ENVIRONMENT)/python -m docs.generate
 	@NO_MKDOCS_2_WARNING=1 $(IN_ENVIRONMENT)/mkdocs build --strict
 
-lock: ## write requirements.lock anew: every dependency of a fresh environment, with its version
+lock: ## refresh requirements.lock: the version of every dependency, from a fresh environment
 	@$(PYTHON) -m venv --clear .lock
 	@.lock/bin/python -m pip install -qq --disable-pip-version-check '.[$(EXTRAS)]'
 	@.lock/bin/python -m pip freeze --exclude agentsafe | sed 's/+[a-z0-9.]*$$//' > requirements.lock

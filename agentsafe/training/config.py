@@ -268,7 +268,7 @@ class Section(DPO, Grid):
 
 
 def first_loss(settings: Settings, beta: float) -> float:
-    """The loss of a policy that is still its reference, without the supervised part."""
+    """Return the loss of a policy equal to its reference, without the supervised part."""
     return {"ipo": 1 / (2 * beta) ** 2, "apo_zero": 1.0}.get(settings.loss, math.log(2))
 
 
