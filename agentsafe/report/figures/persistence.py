@@ -107,7 +107,12 @@ def _panel(table: pl.DataFrame, sources: list[str], judges: list[str], labels: b
         "yOffset": alt.YOffset("judge:N", scale=alt.Scale(domain=judges)),
         "color": alt.Color("judge:N", scale=_scale(judges, _COLOURS), title="judge"),
         "tooltip": style.tooltip(
-            *("metric", "source", "judge", "persistence", "n", "flag"),
+            "metric",
+            "source",
+            "judge",
+            "persistence",
+            "n",
+            "flag",
             beta="β",
             effect="first stage's effect",
         ),

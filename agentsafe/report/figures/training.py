@@ -88,7 +88,9 @@ def _drawn(run: pl.DataFrame, steps: int) -> pl.DataFrame:
     places = np.unique(np.linspace(0, len(run) - 1, steps).round().astype(int))
     rows = run.with_columns(**means)[places]
     return rows.select(
-        *("lineage", "step", "reward_accuracy"),
+        "lineage",
+        "step",
+        "reward_accuracy",
         pl.col(*_QUANTITIES, *means).round_sig_figs(4),
         recipe=pl.lit(lineage.recipe),
         beta=pl.lit(stage.beta),
@@ -177,9 +179,7 @@ def _panel(
         dots.encode(
             x=x,
             y=mean,
-            tooltip=style.tooltip(
-                *("lineage", "steps", "loss", "accuracy"), margin="reward margin"
-            ),
+            tooltip=style.tooltip("lineage", "steps", "loss", "accuracy", margin="reward margin"),
             **{name: channels[name] for name in ("color", "opacity") if name in channels},
         ),
         width=width,
