@@ -4,7 +4,6 @@ A folder holds symbolic links to the model's files, so no file is copied, and `o
 their source, the commit and their digests. For a model on a server, `origin.json` is the only file.
 """
 
-import errno
 import hashlib
 import json
 import logging
@@ -15,7 +14,7 @@ from typing import Any
 
 from agentsafe._util.atomic_write import whole_folder
 from agentsafe._util.text import one_line
-from agentsafe.errors import UserError
+from agentsafe.errors import UserError, error_kind
 from agentsafe.models.checkpoint import ORIGIN, check
 from agentsafe.models.config import Model
 
@@ -24,7 +23,6 @@ log = logging.getLogger(__name__)
 #: Files of a checkpoint; neither pickled weights nor copies in other formats.
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py", "*.tiktoken"]
 _UNWANTED = ["*/*", "consolidated*.safetensors"]
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -106,7 +104,7 @@ def download(name: str, model: Model, only: Iterable[str] = _WANTED) -> Path:
             f"models.{name}.revision: {model.model} has no revision '{model.revision}'"
         ) from None
     except Exception as error:  # each kind of connection failure has its own type
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        if error_kind(error) == "disk_full":
             raise
         offline = constants.HF_HUB_OFFLINE
         reason = "HF_HUB_OFFLINE is set" if offline else one_line(error.__cause__ or error)
