@@ -27,8 +27,8 @@ def begun_config(
         is_job: this process is a job of a run that another process started.
         folder: for the configs of runs, which are named by a hash of their content.
     """
-    if is_job and (path := os.environ.get(VARIABLE)):
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+    if is_job and (recorded := os.environ.get(VARIABLE)):
+        return json.loads(Path(recorded).read_text(encoding="utf-8"))
     config = read()
     path = Path(folder, f"{key_of(config)}.json").resolve()
     with whole_file(path) as partial:

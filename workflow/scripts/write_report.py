@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from agentsafe import schemas
+from agentsafe.experiment.renamed_keys import rename_old_keys
 from agentsafe.report.figures.export import read_charts
 from agentsafe.report.html import write_report
 from agentsafe.report.inputs import ReportInputs
@@ -16,12 +17,20 @@ def optional(paths, schema):
     return schemas.read_table(paths, schema) if paths else None
 
 
+def read_document(paths):
+    """Read the frontier's document; one of the previous release has old names of settings."""
+    if not paths:
+        return None
+    document = json.loads(Path(paths[0]).read_text(encoding="utf-8"))
+    return document | {"settings": rename_old_keys(document["settings"], "scores")}
+
+
 with job(snakemake.log[0]):
     files = snakemake.input
     inputs = ReportInputs(
         config=dict(snakemake.params.config),
         charts=read_charts(files.charts),
-        document=json.loads(Path(files.document[0]).read_text()) if files.document else None,
+        document=read_document(files.document),
         points=optional(files.points, schemas.POINTS),
         dominance=optional(files.dominance, schemas.DOMINANCE),
         persistence=optional(files.persistence, schemas.PERSISTENCE),

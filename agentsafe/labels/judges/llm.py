@@ -54,7 +54,8 @@ class LLMJudge:
             UserError: the template does not exist or lacks the block `score`.
         """
         self.settings = settings or JudgeSettings()
-        self.name, self.metrics = name, tuple(self.settings.metrics)
+        self.name = name
+        self.metrics: Sequence[str] = self.settings.metrics
         self.replicates = self.settings.replicates
         self.suite, self.model, self.fingerprint = suite, model, fingerprint
         self.template = Template(self.settings.prompt, f"judges.{name}.prompt", JUDGE_BLOCKS)
