@@ -83,9 +83,9 @@ def newest(path: str | Path) -> Report | None:
             if last is not None and report.error is None:
                 report.error, report.error_kind = last.error, last.error_kind
             if last is not None and report.ended:  # keep how far the job came
-                report = msgspec.structs.replace(
-                    last, error=report.error, error_kind=report.error_kind, ended=True
-                )
+                last.time, last.ended = report.time, True
+                last.error, last.error_kind = report.error, report.error_kind
+                continue
             last = report
     return last
 

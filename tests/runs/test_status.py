@@ -116,15 +116,6 @@ def test_pace_and_progress_are_read_from_what_jobs_report(here, monkeypatch):
     assert status.progress(play("timid")) == status.progress(play("weak")) == ""
 
 
-def test_several_processes_append_whole_lines(here):
-    code = "import sys; from agentsafe._util.progress import *\n"
-    code += "for n in range(300): append('j.jsonl', Report(1.0, 'x' * 400, done=n))"
-    started = [subprocess.Popen([sys.executable, "-c", code], env=OURS) for _ in range(2)]
-    assert [each.wait() for each in started] == [0, 0]
-    read = [json.loads(line) for line in Path("j.jsonl").read_text().splitlines()]
-    assert sorted(line.get("done", 0) for line in read) == sorted([*range(300)] * 2)
-
-
 def test_what_is_left_is_shared_between_what_runs():
     jobs = [play("bold"), play("timid"), play("weak"), Job("new", output=["n"])]
     for job in jobs[:3]:
