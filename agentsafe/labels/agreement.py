@@ -110,8 +110,9 @@ def alpha(tables: np.ndarray) -> np.ndarray:
 
     α = 1 - (n - 1) Σ oᵢⱼ δ²ᵢⱼ / Σ nᵢ nⱼ δ²ᵢⱼ with coincidences o and δᵢⱼ the difference of the
     mean ranks of scores i and j (Krippendorff, Content Analysis, 2nd ed. (2004), section 11.3).
-    The package `krippendorff` gives the same digits, one table at a time: 17 ms each on 15,408
-    rollouts, where 10,000 resamples take 0.25 s here. Tests compare with it.
+    The package `krippendorff` gives the same number, bit by bit for up to three raters and within
+    3e-16 for more, but one table at a time: 17 ms each on 15,408 rollouts, where 10,000 resamples
+    take 0.25 s here. Tests compare with it.
 
     Args:
         tables: as for `kappa`, each pair of a rollout's m labels counted 1 / (m - 1) times.
