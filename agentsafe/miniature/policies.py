@@ -166,7 +166,7 @@ def demonstrate(case: Case, policy: str) -> list[Message]:
 
 
 def _messages(turns: Turns, world: MiniatureWorld) -> Iterator[Message]:
-    observed = None
+    observed: Any = None  # a generator receives None first
     while True:
         try:
             thought, step = turns.send(observed)

@@ -1,5 +1,7 @@
 """Summarise preference sets: numbers of pairs, their checkpoints, lengths and anomalies."""
 
+from typing import Any
+
 import polars as pl
 
 from agentsafe import schemas
@@ -36,11 +38,11 @@ def summary(
     sides = {side: _side(pairs, audits, side) for side in ("chosen", "rejected")}
     clean = clean_rollouts(audits)
     clean_pairs = pairs
-    for side in sides:
-        keys = [f"{side}_checkpoint", "case_id", f"{side}_sample"]
+    for name in sides:
+        keys = [f"{name}_checkpoint", "case_id", f"{name}_sample"]
         clean_pairs = clean_pairs.join(clean, left_on=keys, right_on=ROLLOUT, how="semi")
     used = pl.concat(side.select(ROLLOUT) for side in sides.values()).unique()
-    rows = [
+    rows: list[tuple[str, str, Any]] = [
         ("pairs", "", len(pairs)),
         ("clean_pairs", "", len(clean_pairs)),
         ("cases", "", pairs["case_id"].n_unique()),

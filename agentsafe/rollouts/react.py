@@ -265,7 +265,7 @@ def prompts(suite: Suite, cases: Iterable[Case], template: str) -> dict[str, lis
     return {case.case_id: parsed.opening(**case_variables(suite, case)) for case in cases}
 
 
-def conversation(messages: Iterable[Mapping[str, str]]) -> list[Message]:
+def conversation(messages: Iterable[Mapping[str, Any]]) -> list[Message]:
     """Convert a rollout's messages to roles of chat templates: observations become user turns."""
     return [
         Message(role="assistant", content=message["content"])
@@ -275,7 +275,7 @@ def conversation(messages: Iterable[Mapping[str, str]]) -> list[Message]:
     ]
 
 
-def actions(messages: Sequence[Mapping[str, str]]) -> list[Action]:
+def actions(messages: Sequence[Mapping[str, Any]]) -> list[Action]:
     """Return the tool calls of a rollout in order, by parsing its turns."""
     steps = [parse(m["content"]).step for m in messages if m["role"] == "assistant"]
     return [step for step in steps if isinstance(step, Action)]
