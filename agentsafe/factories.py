@@ -1,6 +1,7 @@
 """Build the agent, emulator and judges of a config: models, or the miniature's rules."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,70 +17,79 @@ from agentsafe.rollouts.roll_out import Agent
 from agentsafe.suites.cases import Suite
 
 
-def agent(
-    checkpoint: str,
-    model: Mapping[str, Any],
-    folder: str | Path,
-    *,
-    threads: int | None = None,
-) -> Agent:
-    """Serve a checkpoint as the agent.
+@dataclass(frozen=True)
+class ServedModel:
+    """A model of the config, and where a job finds it.
 
-    Args:
-        checkpoint: the lineage's name.
-        model: the entry of `models` of the checkpoint's source.
+    Attributes:
+        name: the entry's key in the config's `models`, or the lineage of a checkpoint.
+        model: the entry, or that of the lineage's source.
         folder: of the checkpoint.
+        service: file that announces a service of the model; None to load it in this process.
         threads: of torch on a CPU.
+    """
+
+    name: str
+    model: Mapping[str, Any]
+    folder: str | Path
+    service: str | Path | None = None
+    threads: int | None = None
+
+    def load(self) -> tuple[ChatModel, str]:
+        """Load the model, or connect to its service.
+
+        Returns:
+            The chat model, and a hash of everything that determines its answers.
+
+        Raises:
+            UserError: the model cannot be served.
+        """
+        from agentsafe.inference.registry import identity, serve
+
+        model = msgspec.convert(self.model, Model)
+        if self.service:
+            from agentsafe.inference.model_server import ServiceChat
+
+            return ServiceChat(self.name, self.service), identity(model, self.folder)
+        chat = serve(self.name, model, self.folder, threads=self.threads)
+        return chat, identity(model, self.folder)
+
+
+def agent(served: ServedModel) -> Agent:
+    """Serve a checkpoint as the agent.
 
     Raises:
         UserError: the checkpoint cannot be served.
     """
-    chat, fingerprint = _served(checkpoint, model, folder, threads)
-    return Agent(checkpoint, chat, fingerprint)
+    chat, fingerprint = served.load()
+    return Agent(served.name, chat, fingerprint)
 
 
 def emulator(
-    section: Mapping[str, Any],
-    suite: Suite,
-    model: Mapping[str, Any] | None = None,
-    folder: str | Path | None = None,
-    *,
-    service: str | Path | None = None,
-    threads: int | None = None,
+    section: Mapping[str, Any], suite: Suite, served: ServedModel | None = None
 ) -> Emulator:
     """Build the emulator of a run.
 
     Args:
         section: the config's `emulator`.
         suite: holds the cases' toolkits.
-        model: the entry of `models` that the section names; None where it names none.
-        folder: of that model's checkpoint.
-        service: file that announces a service of that model; without, it is loaded here.
-        threads: of torch on a CPU.
+        served: the model that the section names; None for the miniature's rules.
 
     Raises:
         UserError: the model cannot be served, or there is no such template.
     """
-    settings = msgspec.convert(section, EmulatorSettings)
-    if settings.model is None:
+    if served is None:
         from agentsafe.miniature.world import MiniatureEmulator
 
         return MiniatureEmulator()
     from agentsafe.rollouts.emulators.llm import LLMEmulator
 
-    chat, fingerprint = _served(settings.model, model, folder, threads, service)
-    return LLMEmulator(suite, chat, fingerprint, settings)
+    chat, fingerprint = served.load()
+    return LLMEmulator(suite, chat, fingerprint, msgspec.convert(section, EmulatorSettings))
 
 
 def judge(
-    name: str,
-    section: Mapping[str, Any],
-    suite: Suite,
-    model: Mapping[str, Any] | None = None,
-    folder: str | Path | None = None,
-    *,
-    service: str | Path | None = None,
-    threads: int | None = None,
+    name: str, section: Mapping[str, Any], suite: Suite, served: ServedModel | None = None
 ) -> Judge:
     """Build a judge of a run.
 
@@ -87,38 +97,17 @@ def judge(
         name: of the judge.
         section: its entry in the config's `judges`.
         suite: holds the cases' toolkits.
-        model: the entry of `models` that the section names; None where it names none.
-        folder: of that model's checkpoint.
-        service: file that announces a service of that model; without, it is loaded here.
-        threads: of torch on a CPU.
+        served: the model that the section names; None for the miniature's rules.
 
     Raises:
         UserError: the model cannot be served, or there is no such template.
     """
     settings = msgspec.convert(section, JudgeSettings)
-    if settings.model is None:
+    if served is None:
         from agentsafe.miniature.judge import RuleJudge
 
         return RuleJudge(name, settings.replicates)
     from agentsafe.labels.judges.llm import LLMJudge
 
-    chat, fingerprint = _served(settings.model, model, folder, threads, service)
+    chat, fingerprint = served.load()
     return LLMJudge(name, suite, chat, fingerprint, settings)
-
-
-def _served(
-    name: str,
-    model: Mapping[str, Any] | None,
-    folder: str | Path | None,
-    threads: int | None,
-    service: str | Path | None = None,
-) -> tuple[ChatModel, str]:
-    """Serve a model; return it and a hash of everything that determines its answers."""
-    from agentsafe.inference.registry import identity, serve
-
-    spec = msgspec.convert(model, Model)
-    if service:
-        from agentsafe.inference.model_server import ServiceChat
-
-        return ServiceChat(name, service), identity(spec, folder)
-    return serve(name, spec, folder, threads=threads), identity(spec, folder)

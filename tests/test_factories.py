@@ -9,6 +9,7 @@ import pytest
 from agentsafe import factories
 from agentsafe.errors import UserError
 from agentsafe.experiment.check import check
+from agentsafe.factories import ServedModel
 from agentsafe.labels.judges.llm import LLMJudge
 from agentsafe.labels.label import label_rollouts
 from agentsafe.miniature.judge import RuleJudge
@@ -45,20 +46,20 @@ def checked(emulator=None, judge=None, **model):
     return check(config)
 
 
+def served(config, folder):
+    return ServedModel("tiny", config["models"]["tiny"], folder, threads=1)
+
+
 def emulator_of(config, folder):
-    return factories.emulator(
-        config["emulator"], SUITE, config["models"]["tiny"], folder, threads=1
-    )
+    return factories.emulator(config["emulator"], SUITE, served(config, folder))
 
 
 def judge_of(config, folder):
-    return factories.judge(
-        "j", config["judges"]["j"], SUITE, config["models"]["tiny"], folder, threads=1
-    )
+    return factories.judge("j", config["judges"]["j"], SUITE, served(config, folder))
 
 
 def agent_of(config, folder):
-    return factories.agent("tiny", config["models"]["tiny"], folder, threads=1)
+    return factories.agent(served(config, folder))
 
 
 def test_without_models_the_miniatures_rules_play_and_judge():

@@ -4,6 +4,7 @@ import asyncio
 
 from agentsafe import factories, schemas
 from agentsafe._util.journal import Journal
+from agentsafe.factories import ServedModel
 from agentsafe.labels.label import label_rollouts
 from agentsafe.runs.script import job
 from agentsafe.suites.cases import read_suite
@@ -12,15 +13,15 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
     inputs, params = snakemake.input, snakemake.params
     suite = read_suite(inputs.cases, inputs.toolkits)
     journal = Journal(params.scratch)
-    judge = factories.judge(
-        snakemake.wildcards.judge,
-        params.judge,
-        suite,
-        snakemake.config["models"].get(params.judge["model"]),
-        inputs.get("model"),
-        service=inputs.get("service"),
-        threads=snakemake.threads,
+    name = params.judge["model"]
+    served = name and ServedModel(
+        name,
+        snakemake.config["models"][name],
+        inputs.model,
+        inputs.get("service"),
+        snakemake.threads,
     )
+    judge = factories.judge(snakemake.wildcards.judge, params.judge, suite, served)
     rollouts = schemas.read_table(inputs.rollouts, schemas.ROLLOUTS)
     labels = asyncio.run(label_rollouts(judge, suite, rollouts, journal=journal))
     schemas.write_table(labels, snakemake.output[0], schemas.LABELS)

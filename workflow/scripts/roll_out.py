@@ -7,6 +7,7 @@ import msgspec
 from agentsafe import factories, schemas
 from agentsafe._util.journal import Journal
 from agentsafe.experiment.grid import model_of
+from agentsafe.factories import ServedModel
 from agentsafe.models import checkpoint
 from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.roll_out import cases_of, no_rollouts, roll_out
@@ -21,17 +22,13 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
         rollouts, audits = no_rollouts()
     else:
         suite = read_suite(inputs.cases, inputs.toolkits)
-        agent = factories.agent(
-            lineage, model_of(config, lineage), inputs.checkpoint, threads=threads
+        source, service = model_of(config, lineage), inputs.get("service")
+        agent = factories.agent(ServedModel(lineage, source, inputs.checkpoint, threads=threads))
+        name = params.emulator["model"]
+        served = name and ServedModel(
+            name, config["models"][name], inputs.emulator, service, threads
         )
-        emulator = factories.emulator(
-            params.emulator,
-            suite,
-            config["models"].get(params.emulator["model"]),
-            inputs.get("emulator"),
-            service=inputs.get("service"),
-            threads=threads,
-        )
+        emulator = factories.emulator(params.emulator, suite, served)
         shard = int(snakemake.wildcards.shard)
         cases = cases_of(suite, lineage, params.cases)[shard :: params.shards]
         settings = msgspec.convert(config["rollouts"], Settings)
