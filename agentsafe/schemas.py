@@ -155,6 +155,7 @@ TRAINING = pl.Schema(
         "seconds": pl.Float64,
     }
 )
+_NOTES: dict[str, Any] = {"notes": pl.List(pl.String)}
 #: One row per DPO run (see `training.run_card.training_summary`).
 TRAINING_SUMMARY = pl.Schema(
     {
@@ -174,7 +175,7 @@ TRAINING_SUMMARY = pl.Schema(
         "held_out_accuracy_low": pl.Float64,
         "held_out_accuracy_high": pl.Float64,
         "reason": pl.String,
-        "notes": pl.List(pl.String),
+        **_NOTES,
     }
 )
 _INTERVAL = ("se", "low", "high")

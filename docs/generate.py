@@ -51,8 +51,9 @@ def tables_page() -> str:
             f"| `{column}` | {_type(dtype)} | {meanings[column].strip()} |"
             for column, dtype in getattr(schemas, name).items()
         ]
+        file = f"`{text['file']}`\n\n" if "file" in text else ""
         parts.append(
-            f"## `{name}`\n\n`{text['file']}`\n\n{text['about']}\n\n"
+            f"## `{name}`\n\n{file}{text['about']}\n\n"
             "| column | type | meaning |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n"
         )
     return "\n".join(parts)

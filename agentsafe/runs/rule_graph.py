@@ -49,7 +49,7 @@ class Graph(NamedTuple):
 
 
 def graph(jobs: list[Job], stands: Iterable[str]) -> Graph:
-    """Return the graph of the rules of these jobs, given their states (`inventory.states`)."""
+    """Return the graph of the rules of these jobs, given their states (`jobs.states`)."""
     makers = {path: job.rule for job in jobs for path in job.output}
     all_jobs = Counter(job.rule for job in jobs)
     done = Counter(job.rule for job, state in zip(jobs, stands, strict=True) if state == DONE)

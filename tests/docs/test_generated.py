@@ -2,8 +2,10 @@
 
 import re
 
+import polars as pl
 import pytest
 
+from agentsafe import schemas
 from docs import generate
 from tests.helpers.paths import ROOT
 
@@ -11,6 +13,12 @@ from tests.helpers.paths import ROOT
 @pytest.mark.parametrize("name", generate.FILES)
 def test_a_generated_file_is_up_to_date(name):
     assert (ROOT / name).read_text() == generate.FILES[name](), "run: make docs"
+
+
+def test_the_page_of_the_tables_has_every_table_that_is_a_file():
+    tables = {name for name, value in vars(schemas).items() if isinstance(value, pl.Schema)}
+    named = set(re.findall(r"^## `(\w+)`$", generate.tables_page(), flags=re.MULTILINE))
+    assert named == tables - {"COUNTS"}  # columns of AUDITS on their way
 
 
 def test_the_picture_of_the_rules_has_the_rules_of_the_workflow():

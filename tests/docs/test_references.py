@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from agentsafe.experiment.renamed_keys import RENAMED
 from tests.helpers.paths import ROOT
 
 PACKAGE = ROOT / "agentsafe"
@@ -122,6 +123,7 @@ def test_short_names_exist(path):
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     here = {node.id for node in nodes if isinstance(node, ast.Name)}
     here |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    here |= {node.name for node in nodes if isinstance(node, ast.alias)}
     missing = set()
     for name in named(path):
         if not (match := SHORT.fullmatch(name)) or match[1] == "agentsafe":
@@ -151,8 +153,8 @@ def test_config_keys_of_pages_exist(path):
         pytest.skip("a record of old names")
     sections = "|".join(SCHEMA["properties"])
     found = re.findall(rf"`({sections})\.([a-z_]+)`", texts(path))
-    files = {"json", "yaml", "parquet"}
-    assert [f"{a}.{b}" for a, b in found if not is_key(a, b) and b not in files] == []
+    known = {"json", "yaml", "parquet"}.union(*RENAMED.values())
+    assert [f"{a}.{b}" for a, b in found if not is_key(a, b) and b not in known] == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
