@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from agentsafe._util.progress import say
 from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
 from agentsafe.experiment import grid
@@ -48,6 +49,32 @@ class Finding:
     subject: str
     detail: str
     problems: tuple[str, ...] = ()
+
+
+def preflight(config: Mapping[str, Any], suite: Suite) -> None:
+    """Report the state of every model of a run, the lengths of its prompts and its tokens.
+
+    Args:
+        config: the checked config.
+        suite: with all cases of the run.
+
+    Raises:
+        UserError: something must be fixed first; the report says what, and how.
+    """
+    lengths, problems = [], []
+    for finding, rows in check_models(config, suite):
+        say(f"{'fix ' if finding.problems else 'ok  '} {finding.subject}: {finding.detail}")
+        lengths += rows
+        problems += [f"{finding.subject}: {problem}" for problem in finding.problems]
+    schema = {"model": pl.String, "role": pl.String, "p50": int, "p90": int, "max": int}
+    measured = pl.DataFrame(lengths, schema=schema)
+    with pl.Config(tbl_rows=-1, tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True):
+        say(f"Tokens of the first prompt, over all cases:\n{measured}")
+        say(f"Tokens of the run, without thinking:\n{estimate(config, suite, measured)}")
+    if problems:
+        say("Not ready. To fix:\n" + "\n".join(f"- {problem}" for problem in problems))
+        raise UserError(f"{len(problems)} problems to fix before this run can start, see above")
+    say("Ready.")
 
 
 def check_models(config: Mapping[str, Any], suite: Suite) -> Iterator[tuple[Finding, list[dict]]]:

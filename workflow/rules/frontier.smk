@@ -1,4 +1,4 @@
-# The line through all runs, what dominates what, and what survives a second stage.
+# The line through all runs, dominance, and what persists through a second stage.
 
 
 rule fit_frontier:

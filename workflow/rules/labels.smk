@@ -49,6 +49,6 @@ rule measure_agreement:
         code=get_code("measure_agreement"),
         settings={name: SCORING[name] for name in ("resamples", "seed", "confidence")},
     message:
-        "Measuring how far judges agree"
+        "Measuring the agreement of judges"
     script:
         "../scripts/measure_agreement.py"

@@ -1,4 +1,4 @@
-# The checkpoints that everything starts from: made from nothing, or taken from where they are.
+# The checkpoints that every lineage starts from: trained here, or linked from where they are.
 
 
 rule pretrain:
@@ -19,7 +19,7 @@ rule pretrain:
         steps=MINIATURE["base_steps"],
         seed=MINIATURE["seed"],
     message:
-        "Training a base checkpoint from nothing"
+        "Pretraining the base checkpoint"
     script:
         "../scripts/pretrain.py"
 
@@ -46,7 +46,7 @@ rule specialise:
         steps=MINIATURE["source_steps"],
         seed=MINIATURE["seed"],
     message:
-        "Making the source {wildcards.source} from the base checkpoint"
+        "Fine-tuning the base checkpoint into the source {wildcards.source}"
     script:
         "../scripts/specialise.py"
 
@@ -65,17 +65,17 @@ rule fetch_model:
         model=lambda wildcards: get_cache_key(config["models"][wildcards.model]),
         files=get_model_files,
     message:
-        "Taking the model {wildcards.model} from {params.model[model]}"
+        "Linking the model {wildcards.model} from {params.model[model]}"
     script:
         "../scripts/fetch_model.py"
 
 
 # Models that emulate or judge, loaded once for all shards of a checkpoint instead of in each job.
-# A service and the jobs that ask it run at the same time on one machine: Snakemake makes one group
-# of them, which a cluster gets as one job. It takes --cores for all of them at once.
+# A service and its clients run at the same time on one machine: Snakemake makes one group of them,
+# which a cluster gets as one job and which needs --cores for all of them together.
 
 
-# It has no benchmark: it is ended from outside, and how long it ran says nothing about it.
+# No benchmark: a service is ended from outside, so that its time says nothing about it.
 rule serve_model:
     input:
         f"{RESULTS}/checkpoints/{{model}}",

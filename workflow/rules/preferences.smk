@@ -1,4 +1,4 @@
-# One judge's labels, into preference pairs: references to rollouts, one set per objective.
+# Labels of one judge into preference pairs: references to rollouts, one set per objective.
 
 
 rule build_preferences:

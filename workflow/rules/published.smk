@@ -63,6 +63,6 @@ rule collect_findings:
     params:
         code=get_code("collect_findings"),
     message:
-        "Collecting what the import found"
+        "Collecting the import reports"
     script:
         "../scripts/collect_findings.py"

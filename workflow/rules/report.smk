@@ -1,4 +1,4 @@
-# What people look at: figures, the paper's tables, and one page that stands on its own.
+# Figures, the paper's tables, and one self-contained page.
 
 
 rule plot_frontier:
@@ -127,7 +127,7 @@ rule plot_agreement:
     params:
         code=get_code("plot_agreement"),
     message:
-        "Drawing how far judges agree"
+        "Drawing the agreement of judges"
     script:
         "../scripts/plot_agreement.py"
 

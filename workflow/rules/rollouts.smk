@@ -1,5 +1,5 @@
-# Checkpoints into rollouts, and what is odd about them. Trained and source checkpoints go the
-# same way: sources play all cases, trained ones the test half of their seed.
+# Checkpoints into rollouts, and their anomalies. Source and trained checkpoints take the same path:
+# sources act on all cases, trained ones on the test half of their seed.
 
 
 rule roll_out:
@@ -35,7 +35,7 @@ rule roll_out:
         gpu=ON_GPU,
         scratch=f"{RESULTS}/journals/rollouts/{{lineage}}/{{shard}}.jsonl",
     message:
-        "Letting {wildcards.lineage} play its cases (shard {wildcards.shard} of {params.shards})"
+        "Rolling out {wildcards.lineage} (shard {wildcards.shard} of {params.shards})"
     script:
         "../scripts/roll_out.py"
 
@@ -55,6 +55,6 @@ rule audit_rollouts:
         code=get_code("audit_rollouts"),
         sets=outputs.rollout_sets(config),
     message:
-        "Counting what is odd in the rollouts"
+        "Counting anomalies in the rollouts"
     script:
         "../scripts/audit_rollouts.py"

@@ -1,4 +1,4 @@
-# Labels of the test cases, into points: each run's scores and its distance from its source.
+# Labels of the test cases into points: scores of each run, and its deltas against its source.
 
 
 rule score_runs:

@@ -1,4 +1,4 @@
-# The cases and the toolkits that they are played with: made, or taken from files.
+# The cases of a run and their toolkits: generated, or read from files.
 
 if config["suite"] == "miniature":
 
@@ -59,7 +59,7 @@ else:
             code=get_code("take_suite"),
             cases=TOOLEMU["cases"],
         message:
-            "Taking {params.cases} cases from {input.cases}"
+            "Reading {params.cases} cases from {input.cases}"
         script:
             "../scripts/take_suite.py"
 
@@ -82,7 +82,7 @@ rule list_cases:
         "../scripts/list_cases.py"
 
 
-# It has no output: whoever asks for it wants to know how things are now.
+# No output, so that it runs whenever it is requested: it checks the state of now.
 rule preflight:
     input:
         **SUITE_FILES,
@@ -94,6 +94,6 @@ rule preflight:
     params:
         config=config,
     message:
-        "Looking at all that the run needs"
+        "Checking all that the run needs"
     script:
         "../scripts/preflight.py"

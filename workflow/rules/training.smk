@@ -1,7 +1,7 @@
 # Preference pairs and a parent checkpoint into a trained one: one stage of one lineage.
 
 
-# What DPO compares a policy with. Whichever β, seed or objective: the parent is asked once.
+# The reference of DPO, computed once per parent: it depends on no β, seed or objective.
 rule reference:
     input:
         **SUITE_FILES,
@@ -28,7 +28,7 @@ rule reference:
         thinking=lambda wildcards: get_model(wildcards).get("thinking"),
         gpu=ON_GPU,
     message:
-        "Asking {wildcards.lineage} for the log-probabilities of the source rollouts"
+        "Computing log-probabilities of the source rollouts under {wildcards.lineage}"
     script:
         "../scripts/reference.py"
 
