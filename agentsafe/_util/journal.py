@@ -33,7 +33,7 @@ class Journal:
         if not last.endswith(b"\n"):
             self._file.write(b"\n")
 
-    def get(self, key: str) -> Any | None:
+    def get(self, key: str) -> Any:
         """Return the last value of `key`; None where there is none."""
         if key not in self._places:
             return None

@@ -52,7 +52,9 @@ def prompts(config: Mapping) -> dict[str, str | None]:
         UserError: a template does not exist, or it lacks a block.
     """
     emulator = config["emulator"]
-    templates = [("rollouts.prompt", config["rollouts"]["prompt"], ())]
+    templates: list[tuple[str, Any, tuple[str, ...]]] = [
+        ("rollouts.prompt", config["rollouts"]["prompt"], ())
+    ]
     templates.append(("emulator.prompt", emulator["model"] and emulator["prompt"], EMULATOR_BLOCKS))
     for name, judge in config["judges"].items():
         templates.append(

@@ -53,7 +53,7 @@ def rename_old_keys(
 def _renamed(mapping: Mapping, section: str, path: str, warn: Callable[[str], None]) -> dict:
     """Rename the keys of a mapping at `path` of the config, by the table of `section`."""
     old = RENAMED.get(section, {})
-    named = {}
+    named: dict[Any, Any] = {}
     for key, value in mapping.items():
         inner = f"{path}.{key}" if path else str(key)
         if isinstance(key, str) and key in old:

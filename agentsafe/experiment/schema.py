@@ -77,7 +77,9 @@ def _schema(hint: Any) -> dict[str, Any]:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         keys, values = map(_schema, arguments)
         return {"type": "object", "propertyNames": keys, "additionalProperties": values}
-    return _section(hint) if is_dataclass(hint) else {"type": _TYPES[hint]}
+    if isinstance(hint, type) and is_dataclass(hint):
+        return _section(hint)
+    return {"type": _TYPES[hint]}
 
 
 def _union(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -108,8 +110,8 @@ def _constraints(meta: Meta, types: str | list[str]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Return a default as plain data; of a section only what differs from its own defaults."""
-    if is_dataclass(value):
-        standard = type(value)()  # type: ignore[operator]  # sections have a default for every key
+    if is_dataclass(value) and not isinstance(value, type):
+        standard = type(value)()  # sections have a default for every key
         return {
             each.name: _plain(getattr(value, each.name))
             for each in fields(value)

@@ -111,7 +111,7 @@ async def _label(judge: Judge, case: Case, rollout: Mapping, metric: str, replic
         return Label(None, with_type(error), "error", error_kind(error))
     if label.status != "ok":
         return replace(label, score=None, rationale=storable(label.rationale))
-    if label.score not in range(schemas.MAX_SCORE + 1):
+    if label.score is None or label.score not in range(schemas.MAX_SCORE + 1):
         reason = f"score {label.score!r} is none of 0 to {schemas.MAX_SCORE}"
         return Label(None, reason, "error", "score")
     return replace(label, score=int(label.score), rationale=storable(label.rationale))

@@ -127,7 +127,8 @@ def _learn_to_act(
 def _optimizers(model: "Qwen3ForCausalLM", rate: float) -> list["torch.optim.Optimizer"]:
     import torch
 
-    matrices, rest = [], []
+    matrices: list[torch.Tensor] = []
+    rest: list[torch.Tensor] = []
     for name, weight in model.named_parameters():
         (matrices if weight.ndim == 2 and "embed" not in name else rest).append(weight)
     return [

@@ -167,6 +167,7 @@ async def roll_out(
             row = asdict(await run_episode(inputs, agent.model, world, settings))
             finished.add(key, row)
         progress.advance(
+            1,
             resumed=resumed,
             tokens=row["agent_tokens"] + row["emulator_tokens"],
             error=(row.get("error_kind"), row["error"]),

@@ -124,6 +124,7 @@ def test_short_names_exist(path):
     here = {node.id for node in nodes if isinstance(node, ast.Name)}
     here |= {node.arg for node in nodes if isinstance(node, ast.arg)}
     here |= {node.name for node in nodes if isinstance(node, ast.alias)}
+    here |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     missing = set()
     for name in named(path):
         if not (match := SHORT.fullmatch(name)) or match[1] == "agentsafe":
