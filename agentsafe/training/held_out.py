@@ -1,40 +1,17 @@
 """Measure a trained policy on preference pairs of the test half, which did not train it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from agentsafe.scores.config import Bootstrap
 from agentsafe.stats.bootstrap import case_weights, interval
+from agentsafe.training.run_card import HeldOut
 from agentsafe.training.tokenize import Trajectory
 
 if TYPE_CHECKING:
     from agentsafe.training.trainer import TrajectoryTrainer
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Pairs of the test half, and how the trained policy ranks them.
-
-    Attributes:
-        pairs, cases: their numbers.
-        accuracy: share (0..1) of pairs whose chosen side gained on the rejected one.
-        low, high: interval of the accuracy, by a bootstrap over cases, since pairs of a case share
-            rollouts; null with a single case.
-        margin: mean reward margin, β times the gain in log-ratio (Rafailov et al., arXiv
-            2305.18290, section 4).
-        confidence: of the interval.
-    """
-
-    pairs: int
-    cases: int
-    accuracy: float
-    low: float | None
-    high: float | None
-    margin: float
-    confidence: float = 0.95
 
 
 def held_out(

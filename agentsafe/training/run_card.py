@@ -18,9 +18,31 @@ from agentsafe._util.atomic_write import whole_file
 from agentsafe._util.format import percent
 from agentsafe.errors import UserError
 from agentsafe.training.checks import KINDS, Findings
-from agentsafe.training.held_out import HeldOut
 from agentsafe.training.memory import Estimate
 from agentsafe.training.tokenize import PairCounts
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Pairs of the test half, and how the trained policy ranks them.
+
+    Attributes:
+        pairs, cases: their numbers.
+        accuracy: share (0..1) of pairs whose chosen side gained on the rejected one.
+        low, high: interval of the accuracy, by a bootstrap over cases, since pairs of a case share
+            rollouts; null with a single case.
+        margin: mean reward margin, β times the gain in log-ratio (Rafailov et al., arXiv
+            2305.18290, section 4).
+        confidence: of the interval.
+    """
+
+    pairs: int
+    cases: int
+    accuracy: float
+    low: float | None
+    high: float | None
+    margin: float
+    confidence: float = 0.95
 
 
 @dataclass(frozen=True)

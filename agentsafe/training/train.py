@@ -47,11 +47,11 @@ from agentsafe.training.config import (
     lora_config,
     tell_trackers,
 )
-from agentsafe.training.held_out import HeldOut, measure
+from agentsafe.training.held_out import measure
 from agentsafe.training.memory import estimate
 from agentsafe.training.model_card import model_card
 from agentsafe.training.reference import by_row, digest, weights_digest
-from agentsafe.training.run_card import Card, describe, read_cards
+from agentsafe.training.run_card import Card, HeldOut, describe, read_cards
 from agentsafe.training.tokenize import Trajectory, fitting, trajectories
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from agentsafe import schemas
 from agentsafe.frontier.fits import Settings
 from agentsafe.frontier.frontier import fit_frontier
 from agentsafe.scores.points import score_runs
-from agentsafe.training.held_out import HeldOut
-from agentsafe.training.run_card import Card, training_summary
+from agentsafe.training.run_card import Card, HeldOut, training_summary
 
 CASES = 12
 EFFECTS = {  # of a recipe on (safety, helpfulness)

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsafe.errors import UserError
-from agentsafe.training.held_out import HeldOut
 from agentsafe.training.model_card import model_card
-from agentsafe.training.run_card import Card
+from agentsafe.training.run_card import Card, HeldOut
 from tests.helpers.small_results import HELD_OUT
 
 PARENT = "Qwen/Qwen2.5-7B-Instruct"

@@ -9,10 +9,10 @@ import pytest
 from agentsafe import schemas
 from agentsafe.errors import UserError
 from agentsafe.training.checks import Findings, Named
-from agentsafe.training.held_out import HeldOut
 from agentsafe.training.memory import Estimate
 from agentsafe.training.run_card import (
     Card,
+    HeldOut,
     describe,
     read_cards,
     read_training,
