@@ -59,7 +59,7 @@ docs: $(INSTALLED) ## write the generated pages, build the site into site/, with
 lock: ## refresh requirements.lock: the version of every dependency, from a fresh environment
 	@$(PYTHON) -m venv --clear .lock
 	@.lock/bin/python -m pip install -qq --disable-pip-version-check '.[$(EXTRAS)]'
-	@.lock/bin/python -m pip freeze --exclude agentsafe | sed 's/+[a-z0-9.]*$$//' > requirements.lock
+	@.lock/bin/python -m pip freeze --all --exclude agentsafe --exclude pip | sed 's/+[a-z0-9.]*$$//' > requirements.lock
 	@rm -rf .lock
 
 plan: $(INSTALLED) ## say what a run of CONFIG would do now, why, and in how many hours
