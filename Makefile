@@ -31,7 +31,7 @@ SNAKEMAKE = $(IN_ENVIRONMENT)/snakemake --configfile "$(CONFIG)"
 JOBS = PYTHONPATH=workflow/plugins $(SNAKEMAKE) --logger jobs
 
 # A worker takes whole files, in the order of tests/conftest.py; ARGS="-n 0" needs none.
-IN_PARALLEL = -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+IN_PARALLEL = -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help run test lint docs lock plan status dag accept preflight report clean
 

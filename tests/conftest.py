@@ -25,24 +25,18 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("agentsafe")
 
-#: Reading the whole release takes long: one worker does it, for all who need it.
-RELEASE = {"published_root", "gpt5m", "match"}
 #: Begun first, so that no worker is left with a long file at the end.
 LONG = ("miniature/test_end_to_end", "workflow/", "training/", "inference/", "miniature/")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each file's tests, and all tests of the release, on one worker; long files first."""
+    """Put long files first; a worker takes a whole file (`--dist loadfile`)."""
 
     def place(item: pytest.Item) -> int:
         name = item.path.relative_to(Path(__file__).parent).as_posix()
         return next((n for n, start in enumerate(LONG) if name.startswith(start)), len(LONG))
 
     items.sort(key=place)
-    for item in items:
-        reads = RELEASE & set(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("release" if reads else str(item.path)))
 
 
 @pytest.fixture(scope="session")
