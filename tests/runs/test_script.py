@@ -68,7 +68,9 @@ def test_a_job_that_ends_well_has_no_error_and_none_of_the_time_before(tmp_path)
 def test_a_library_that_computes_gets_the_threads_of_the_job(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
     with job(tmp_path / "log"):
+        assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
         assert os.environ["OMP_NUM_THREADS"] == os.environ["OPENBLAS_NUM_THREADS"] == "1"
         assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
         assert os.environ["HF_HUB_OFFLINE"] == "0"  # whoever says so wants it
