@@ -92,7 +92,7 @@ def svg(drawn: Graph) -> str:
         for column, rule in enumerate(rules)
     }
     width = max(x for x, _ in places.values()) + _WIDTH + _TOP
-    height = _TOP + len(rows) * _ROW - (_ROW - _HEIGHT) + _TOP
+    height = _TOP + len(rows) * _ROW  # below the last row there is room for its own arrows
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" role="img" aria-label="The rules of the workflow">',
