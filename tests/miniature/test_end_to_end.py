@@ -140,7 +140,7 @@ def test_killed_twice_the_same_config_gives_the_same_tables(finished, tmp_path):
     saved = lambda: any(scratch.glob("checkpoint-*/trainer_state.json"))  # noqa: E731
     again.kill(saved, f"results/small/training/{HELP}.json")
     assert not weights.parent.exists()
-    rollouts = f"results/small/rollouts/{SAFE}/0.parquet"
+    rollouts = f"rollouts/{SAFE}/0.parquet"
     journal = results / f"journals/rollouts/{SAFE}/0.jsonl"
     again.kill(
         lambda: journal.is_file() and journal.stat().st_size > 0, f"results/small/{rollouts}"
