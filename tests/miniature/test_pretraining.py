@@ -58,7 +58,7 @@ def loss_of(model, rows, padding):
     import torch
     from torch.nn.functional import cross_entropy
 
-    ids, written, attention = pretraining._padded(rows, padding)
+    ids, written, attention = pretraining._pad(rows, padding)
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=attention).logits
     return cross_entropy(logits[:, :-1][written], ids[:, 1:][written]).item()
