@@ -31,7 +31,7 @@ _NAME_LENGTH = 254  # of a part of a mark's path, see Snakemake's FilePersistenc
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """What Snakemake recorded when a job's outputs were made.
+    """Snakemake's record of the time when a job's outputs were made.
 
     Attributes:
         params: `repr` of each, without names.
@@ -44,7 +44,7 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """Why Snakemake would run a job.
+    """The reason for which Snakemake would run a job.
 
     Attributes:
         missing: outputs that are not there.

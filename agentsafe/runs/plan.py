@@ -66,7 +66,7 @@ class Row(NamedTuple):
 
     @property
     def kept(self) -> bool:
-        """Whether `make accept` may keep its results."""
+        """Return whether `make accept` may keep its results."""
         return _kinds(self.why) <= KEPT
 
 

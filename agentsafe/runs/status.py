@@ -38,7 +38,7 @@ class Played(NamedTuple):
 
 
 class _Row(msgspec.Struct):
-    """What is read of an episode in a journal."""
+    """The part of an episode's journal entry that is read."""
 
     agent_tokens: int = 0
     emulator_tokens: int = 0

@@ -51,7 +51,7 @@ class Batching:
 
     @property
     def plain(self) -> bool:
-        """Whether batches are padded rows, as TRL makes them."""
+        """Return whether batches are padded rows, as TRL makes them."""
         return self.kind == "pairs" and self.max_tokens is None
 
     def pack(

@@ -66,7 +66,7 @@ def bound(body: list[ast.stmt]) -> dict[str, ast.stmt]:
 
 
 def exists(dotted: str) -> bool:
-    """Whether a module of the package, or what it binds, has this full name."""
+    """Return whether a module of the package, or what it binds, has this full name."""
     parts = dotted.split(".")
     for length in range(len(parts), 0, -1):
         module, rest = ".".join(parts[:length]), parts[length:]
@@ -84,7 +84,7 @@ def exists(dotted: str) -> bool:
 
 
 def is_key(section: str, key: str) -> bool:
-    """Whether the config has this key."""
+    """Return whether the config has this key."""
     part = SCHEMA["properties"].get(section, {})
     inner = part.get("additionalProperties")
     entry = inner.get("properties", {}) if isinstance(inner, dict) else {}

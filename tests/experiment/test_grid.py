@@ -1,4 +1,4 @@
-"""What a config asks for: every combination once, each with its parents, and no contradiction."""
+"""Test the grid of a config: each combination once, with its parents, and no contradiction."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What a run leaves follows from its config, for live runs and for the release."""
+"""Test that what a run leaves follows from its config, for live runs and for the release."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Who dominates what, against direct loops and geometry drawn by hand."""
+"""Test dominance against direct loops and geometry drawn by hand."""
 
 import numpy as np
 import polars as pl

@@ -159,7 +159,7 @@ def test_split_of_the_reference(readme):
 
 
 def test_released_runs_hold_exactly_their_test_cases_or_all(match):
-    """Where a run was rolled out on all cases, the training half must not reach its score."""
+    """Check which cases runs have: of one on all cases the training half must not be scored."""
     for (name,), part in match.rollouts.filter(
         pl.col("checkpoint").str.contains("+", literal=True)
     ).group_by("checkpoint"):

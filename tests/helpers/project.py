@@ -73,7 +73,7 @@ class Project:
         return set(self.jobs())
 
     def jobs(self) -> dict[str, int]:
-        """How many jobs of each rule a dry run would run."""
+        """Count the jobs of each rule a dry run would run."""
         done = self.run("--dry-run", "--quiet", "host")
         assert done.returncode == 0, done.stderr
         lines = (done.stdout + done.stderr).splitlines()

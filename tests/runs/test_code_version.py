@@ -222,7 +222,7 @@ def test_an_edit_of_any_function_that_shapes_a_result_changes_the_key(script, mo
 
 
 def is_silent(use: module.Use, named: frozenset[str]) -> bool:
-    """Whether a definition is a silent one, a helper in the module of one, or formats text."""
+    """Return whether a definition is silent, a helper in the module of one, or formats text."""
     beside = {each.rpartition(".")[0] for each in named} | {"_util.format", "_util.jinja"}
     home = use[0].partition(".")[2]
     return f"{home}.{use[1]}" in named or home in beside

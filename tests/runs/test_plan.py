@@ -1,4 +1,4 @@
-"""What would run and why, in a table."""
+"""Test the table of what would run and why, in a table."""
 
 import io
 import sys

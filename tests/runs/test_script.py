@@ -1,4 +1,4 @@
-"""What a job leaves when it ends well, and the one line it ends with when it does not."""
+"""Test what a job leaves when it ends well, and the one line that it fails with."""
 
 import errno
 import os

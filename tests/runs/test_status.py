@@ -1,4 +1,4 @@
-"""How a run stands: jobs by stage, rollouts, pace, what is left, errors."""
+"""Test the state of a run: jobs by stage, rollouts, pace, what is left, errors."""
 
 import json
 import os

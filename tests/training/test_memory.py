@@ -1,4 +1,4 @@
-"""What a run is expected to take, against what real models have and a real step takes."""
+"""Test the estimate of a run against real models' sizes and a real step."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What the trainer makes of a config's words, and the order of pairs by case."""
+"""Test how the trainer reads a config, and the order of pairs by case."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""What runs again after a change: a test for each row of the README's table, and for its claims.
+"""Test what runs again after a change: each row of the documented table, and its claims.
 
 Nothing is computed. The outputs of a small experiment are there, empty, and Snakemake has recorded
 what they were made with; a dry run says what it would make again.
@@ -63,7 +63,7 @@ def edit(project: Project, name: str, change: Callable[[str], str]) -> None:
 
 
 def more_code(text: str) -> str:
-    """What a file says, and something that it does at the end."""
+    """Return a file's text, and something that it does at the end."""
     return f"{text}\nprint('done')\n"
 
 

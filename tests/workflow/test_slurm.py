@@ -58,7 +58,7 @@ def call(*command: str) -> str:
 
 
 def jobs(folder: Path, comment: str, state: str = "") -> list[dict[str, str]]:
-    """What SLURM knows of the jobs of a run that it has a comment on, such as `rule_train`."""
+    """Return what SLURM knows of the jobs with a comment, such as `rule_train`, of a run."""
     lines = call("scontrol", "--oneliner", "--details", "show", "job").splitlines()
     found = [dict(re.findall(r"(\w+)=(\S+)", line)) for line in lines]
     return [
@@ -71,7 +71,7 @@ def jobs(folder: Path, comment: str, state: str = "") -> list[dict[str, str]]:
 
 
 def await_(condition: Callable[[], object], run: subprocess.Popen | None = None):
-    """What a condition gives once it gives something, while a run is alive."""
+    """Return what a condition gives once it gives something, while a run is alive."""
     deadline = time.monotonic() + PATIENCE
     while not (found := condition()):
         assert run is None or run.poll() is None, "the run ended before"
@@ -190,7 +190,7 @@ def restart_controller() -> None:
 
 
 def is_at_it(folder: Path, source: str) -> bool:
-    """Whether a source plays, and some of its episodes have ended."""
+    """Return whether a source is rolled out, and some of its episodes have ended."""
     journal = folder / f"results/small/journals/rollouts/{source}/0.jsonl"
     return journal.exists() and journal.stat().st_size > 0
 
