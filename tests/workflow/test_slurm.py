@@ -163,7 +163,8 @@ def faulty(cluster, counted, tmp_path_factory) -> Faulty:
         seen["beside"] = jobs(counted[0], "rule_count")[0]
         seen["second run"] = project.run("--cores", "1")
         call("scontrol", "update", f"nodename={cluster}", "state=resume")
-        seen["granted"] = await_(partial(both, folder, "RUNNING"), run)
+        seen["granted"] = {}
+        await_(partial(note_granted, folder, seen["granted"]), run)
         faults = {"bold": ["scancel"], "timid": ["scontrol", "requeue"]}
         while faults:
             source = await_(lambda: next(filter(partial(is_at_it, folder), faults), None), run)
@@ -179,6 +180,13 @@ def both(folder: Path, state: str) -> list[dict[str, str]]:
     """The jobs of two sources, once both are in a state."""
     found = jobs(folder, "rule_specialise", state)
     return found if len(found) == 2 else []
+
+
+def note_granted(folder: Path, granted: dict[str, dict[str, str]]) -> bool:
+    """Note jobs of the two sources while they run, which need not be at one time."""
+    for job in jobs(folder, "rule_specialise", "RUNNING"):
+        granted[job["Comment"].rpartition("_")[2]] = job
+    return len(granted) == 2
 
 
 def restart_controller() -> None:
@@ -203,9 +211,8 @@ def test_the_miniature_ends_whatever_goes_wrong(faulty):
 
 
 def test_what_a_profile_asks_for_is_requested_and_granted(faulty):
-    granted = {job["Comment"].rpartition("_")[2]: job for job in faulty.seen["granted"]}
     for source, model in (("bold", "large"), ("timid", "small")):
-        job = granted[source]
+        job = faulty.seen["granted"][source]
         assert job["TresPerJob"] == f"gres:gpu:{model}:1"
         assert job["GRES"].startswith(f"gpu:{model}:1(IDX")
         assert (job["MinMemoryNode"], job["TimeLimit"]) == ("3000M", "01:00:00")
