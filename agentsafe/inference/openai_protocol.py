@@ -53,8 +53,28 @@ class _Choice(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    """A server's token counts, without types: a wrong count makes no answer unusable."""
+
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+    total_tokens: Any = None
+    prompt_tokens_details: Any = None
+    completion_tokens_details: Any = None
+    prompt_cache_hit_tokens: Any = None  # DeepSeek
+    cache_read_input_tokens: Any = None  # Anthropic, and gateways to it
+    cached_tokens: Any = None  # Moonshot
+    reasoning_tokens: Any = None  # SGLang
+
+    def cached(self) -> int:
+        """Return the prompt tokens that came from a cache."""
+        top = self.prompt_cache_hit_tokens, self.cache_read_input_tokens, self.cached_tokens
+        details = _entry(self.prompt_tokens_details, "cached_tokens")
+        return max(_count(each) or 0 for each in (details, *top))
+
+    def reasoning(self) -> int:
+        """Return the tokens of private reasoning."""
+        details = _entry(self.completion_tokens_details, "reasoning_tokens")
+        return max(_count(each) or 0 for each in (details, self.reasoning_tokens))
 
 
 class _Answer(msgspec.Struct):
@@ -111,7 +131,8 @@ def completion(body: bytes, fields: Mapping[str, Any], sampling: Sampling) -> Co
     """Read an answer's body.
 
     A refusal written by the model counts as its text. Where the server does not count tokens,
-    4 characters count as one.
+    4 characters count as one. Reasoning that a server counts beside `completion_tokens` (xAI,
+    Gemini) counts as generated all the same: its `total_tokens` tell.
 
     Args:
         body: of the answer.
@@ -128,7 +149,12 @@ def completion(body: bytes, fields: Mapping[str, Any], sampling: Sampling) -> Co
     choice, usage = answer.choices[0], answer.usage or _Usage()
     text = storable(choice.message.content or choice.message.refusal or "")
     reasoning = storable(choice.message.reasoning_content or choice.message.reasoning or "")
-    prompt_tokens, completion_tokens = usage.prompt_tokens, usage.completion_tokens
+    prompt_tokens, completion_tokens = _count(usage.prompt_tokens), _count(usage.completion_tokens)
+    reasoning_tokens = usage.reasoning()
+    if prompt_tokens is not None and completion_tokens is not None:
+        beside = (_count(usage.total_tokens) or 0) - prompt_tokens - completion_tokens
+        if beside > 0 and reasoning_tokens in (0, beside):
+            completion_tokens, reasoning_tokens = completion_tokens + beside, beside
     if prompt_tokens is None:
         prompt_tokens = _estimate(message["content"] for message in fields["messages"])
     if completion_tokens is None:
@@ -142,6 +168,8 @@ def completion(body: bytes, fields: Mapping[str, Any], sampling: Sampling) -> Co
         prompt_tokens,
         completion_tokens,
         reasoning,
+        cached_tokens=min(usage.cached(), prompt_tokens),
+        reasoning_tokens=min(reasoning_tokens, completion_tokens),
     )
 
 
@@ -202,6 +230,15 @@ def _unpacked(text: str, choices: Sequence[str]) -> str:
     except (ValueError, RecursionError, LookupError, TypeError):
         return text
     return answer if answer in choices else text
+
+
+def _entry(details: Any, name: str) -> Any:
+    return details.get(name) if isinstance(details, dict) else None
+
+
+def _count(value: Any) -> int | None:
+    """Return a plausible number of tokens; None for anything else."""
+    return int(value) if type(value) in (int, float) and 0 <= value < 2**31 else None
 
 
 def _estimate(texts: Iterable[str]) -> int:

@@ -56,6 +56,10 @@ class Completion:
         prompt_tokens: of the prompt.
         completion_tokens: of the answer, its reasoning included.
         reasoning: private reasoning that a server returns apart from the text.
+        cached_tokens: the part of `prompt_tokens` that came from a cache; 0 where a server does not
+            report it.
+        reasoning_tokens: the part of `completion_tokens` that was private reasoning; 0 where a
+            server does not report it.
     """
 
     text: str
@@ -63,17 +67,21 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     reasoning: str = ""
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True)
 class Choice:
     """The probabilities of the given choices, normalised to sum to 1.
 
-    Empty where the prompt leaves no room in the model's context.
+    Empty where the prompt leaves no room in the model's context. `cached_tokens` is the part of
+    `prompt_tokens` that came from a cache.
     """
 
     probabilities: tuple[float, ...]
     prompt_tokens: int
+    cached_tokens: int = 0
 
 
 class ChatModel(Protocol):

@@ -145,8 +145,8 @@ class VllmChat:
         room = min(sampling.max_tokens, self.context - len(prompt))
         if room <= 0:
             return Completion("", "context", len(prompt), 0)
-        output = await self._output(prompt, sampling_arguments(self.name, sampling, room))
-        return completion(self._tokenizer, output, len(prompt), sampling, room)
+        found = await self._output(prompt, sampling_arguments(self.name, sampling, room))
+        return completion(self._tokenizer, found, len(prompt), sampling, room)
 
     async def choose(self, messages: Sequence[Message], choices: Sequence[str]) -> Choice:
         """Return the probability of each choice as the beginning of the next turn.
@@ -158,15 +158,19 @@ class VllmChat:
         prompt = self._prompt(messages)
         if len(prompt) >= self.context:
             return Choice((), len(prompt))
-        output = await self._output(prompt, scoring_arguments(firsts))
-        return Choice(choice_probabilities(output, firsts), len(prompt))
+        found = await self._output(prompt, scoring_arguments(firsts))
+        return Choice(
+            choice_probabilities(found.outputs[0], firsts),
+            len(prompt),
+            cached_tokens=found.num_cached_tokens or 0,
+        )
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
         text = render_prompt(self._tokenizer, messages, self._options)
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 
     async def _output(self, prompt: list[int], arguments: dict[str, Any]):
-        """Run a request in the engine's event loop; return vLLM's `CompletionOutput`."""
+        """Run a request in the engine's event loop; return vLLM's `RequestOutput`."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         running = asyncio.run_coroutine_threadsafe(self._generate(prompt, arguments), self._loop)
@@ -183,7 +187,7 @@ class VllmChat:
         async for output in self._engine.generate(
             tokens, parameters(arguments), next(self._ids), lora_request=self._lora
         ):
-            last = output.outputs[0]
+            last = output
         return last
 
 

@@ -113,12 +113,13 @@ def parameters(arguments: dict[str, Any]):
     return SamplingParams(**arguments | structured, output_kind=RequestOutputKind.FINAL_ONLY)
 
 
-def completion(tokenizer, output, prompt_tokens: int, sampling: Sampling, room: int) -> Completion:
-    """Read a turn from a `CompletionOutput`; its text is decoded as in the other backends.
+def completion(tokenizer, found, prompt_tokens: int, sampling: Sampling, room: int) -> Completion:
+    """Read a turn from a `RequestOutput`; its text is decoded as in the other backends.
 
     Raises:
         RuntimeError: vLLM aborted the turn.
     """
+    output = found.outputs[0]
     tokens, reason = list(output.token_ids), output.finish_reason
     if reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM aborted a turn: {reason}")
@@ -130,7 +131,13 @@ def completion(tokenizer, output, prompt_tokens: int, sampling: Sampling, room: 
         skip_special_tokens=True,
         clean_up_tokenization_spaces=False,
     )
-    return Completion(cut_after(text, sampling.stop), reason, prompt_tokens, len(tokens))
+    return Completion(
+        cut_after(text, sampling.stop),
+        reason,
+        prompt_tokens,
+        len(tokens),
+        cached_tokens=found.num_cached_tokens or 0,
+    )
 
 
 def choice_probabilities(output, tokens: Sequence[int]) -> tuple[float, ...]:

@@ -144,6 +144,65 @@ def test_tokens_that_a_server_does_not_count_are_estimated():
     assert answer.prompt_tokens == math.ceil(sum(len(each["content"]) for each in ASK) / 4)
     assert answer.completion_tokens == 3
     assert read(body("", usage={"completion_tokens": 9})).completion_tokens == 9
+    assert read(body("12345", usage={"completion_tokens": -1})).completion_tokens == 2
+
+
+@pytest.mark.parametrize(
+    "reported",
+    [
+        {"prompt_tokens_details": {"cached_tokens": 1920}},  # OpenAI and vLLM
+        {"prompt_cache_hit_tokens": 1920, "prompt_cache_miss_tokens": 86},  # DeepSeek
+        {"cache_read_input_tokens": 1920, "prompt_tokens_details": None},  # gateways to Anthropic
+        {"cached_tokens": 1920, "prompt_tokens_details": {}},  # Moonshot
+    ],
+)
+def test_the_cached_part_of_a_prompt_is_read(reported):
+    usage = {"prompt_tokens": 2006, "completion_tokens": 300, "total_tokens": 2306}
+    found = read(body(usage=usage | reported))
+    assert (found.prompt_tokens, found.cached_tokens, found.completion_tokens) == (2006, 1920, 300)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completed", "total", "reported", "completion_tokens", "reasoning_tokens"),
+    [
+        # OpenAI counts reasoning in the completion, SGLang on top of the object
+        (75, 1186, 1261, {"completion_tokens_details": {"reasoning_tokens": 1024}}, 1186, 1024),
+        (75, 1186, 1261, {"reasoning_tokens": 1024}, 1186, 1024),
+        # xAI counts it beside the completion, Gemini only in the total
+        (10120, 1499, 14428, {"completion_tokens_details": {"reasoning_tokens": 2809}}, 4308, 2809),
+        (20, 198, 623, {}, 603, 405),
+        (20, 198, 623, {"completion_tokens_details": {"reasoning_tokens": 9}}, 198, 9),
+        (20, 198, None, {}, 198, 0),
+    ],
+)
+def test_private_reasoning_counts_as_generated(
+    prompt, completed, total, reported, completion_tokens, reasoning_tokens
+):
+    usage = {"prompt_tokens": prompt, "completion_tokens": completed, "total_tokens": total}
+    found = read(body(usage=usage | reported))
+    assert (found.completion_tokens, found.reasoning_tokens) == (
+        completion_tokens,
+        reasoning_tokens,
+    )
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+_DETAILS = "total_tokens", "cached_tokens", "reasoning_tokens", "prompt_tokens_details"
+
+
+@given(
+    st.dictionaries(st.sampled_from(_DETAILS), _JSON),
+    st.fixed_dictionaries({"cached_tokens": _JSON}),
+)
+def test_parts_are_never_more_than_the_whole(reported, details):
+    usage = {"prompt_tokens": 5, "completion_tokens": 3, "prompt_tokens_details": details}
+    found = read(body(usage=usage | reported))
+    assert 0 <= found.cached_tokens <= found.prompt_tokens == 5
+    assert 0 <= found.reasoning_tokens <= found.completion_tokens < 2**31
 
 
 def test_text_ends_after_its_first_stop_string():

@@ -132,9 +132,10 @@ def test_others_are_one_line(temperature):
         sampling_arguments("mine", Sampling(temperature), 5)
 
 
-def answered(tokenizer, text, sampling, room=20, end=(), **output):
+def answered(tokenizer, text, sampling, room=20, end=(), cached=None, **output):
     tokens = tokenizer(text)["input_ids"] + list(end)
-    return completion(tokenizer, Output(tokens, **output), 7, sampling, room)
+    found = SimpleNamespace(outputs=[Output(tokens, **output)], num_cached_tokens=cached)
+    return completion(tokenizer, found, 7, sampling, room)
 
 
 def test_a_token_that_ends_a_turn_is_not_in_its_text(tokenizer):
@@ -154,6 +155,10 @@ def test_a_turn_without_an_end_was_cut_at_its_limit_or_the_contexts(tokenizer):
         sampling = Sampling(max_tokens=limit)
         found = answered(tokenizer, "word", sampling, room=4, finish_reason="length")
         assert found == Completion("word", reason, 7, 4)
+
+
+def test_prompt_tokens_from_the_prefix_cache_are_counted(tokenizer):
+    assert answered(tokenizer, "Yes.", Sampling(), cached=6).cached_tokens == 6
 
 
 @pytest.mark.parametrize("reason", ["abort", "error", "repetition", None])
