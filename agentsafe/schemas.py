@@ -40,11 +40,22 @@ ROLLOUTS = pl.Schema(
         "error": pl.String,
         "error_kind": pl.String,
         "steps": pl.Int32,
+        "agent_prompt_tokens": pl.Int64,
+        "agent_cached_tokens": pl.Int64,
         "agent_tokens": pl.Int64,
+        "agent_reasoning_tokens": pl.Int64,
+        "emulator_prompt_tokens": pl.Int64,
+        "emulator_cached_tokens": pl.Int64,
         "emulator_tokens": pl.Int64,
+        "emulator_reasoning_tokens": pl.Int64,
         "seconds": pl.Float64,
     }
 )
+#: The parts of a usage (`agentsafe._util.usage.Usage`) beside the generated tokens.
+_PARTS = ("prompt", "cached", "reasoning")
+_JUDGE_TOKENS: dict[str, Any] = {
+    f"{part}_tokens": pl.Int64 for part in ("prompt", "cached", "completion", "reasoning")
+}
 LABELS = pl.Schema(
     {
         **_KEY,
@@ -58,12 +69,17 @@ LABELS = pl.Schema(
         "expected": pl.Float64,
         "entropy": pl.Float64,
         "tokens": pl.Int64,
+        **_JUDGE_TOKENS,
     }
 )
 #: Columns that tables and journals of version 0.1 lack: they are read as null.
-ADDED = ("error_kind",)
+ADDED = (
+    "error_kind",
+    *(f"{who}_{kind}_tokens" for who in ("agent", "emulator") for kind in _PARTS),
+    *_JUDGE_TOKENS,
+)
 #: Columns that do not make two labels different.
-_REMARKS = ("error_kind", "rationale", "expected", "entropy", "tokens")
+_REMARKS = ("error_kind", "rationale", "expected", "entropy", "tokens", *_JUDGE_TOKENS)
 #: One row per rollout: its anomalies. The flags of `agentsafe.rollouts.audit.FLAGS` are columns.
 AUDITS = pl.Schema(
     {

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 
+from agentsafe._util.usage import Usage
+
 
 class Message(TypedDict):
     """One turn of a conversation; the model's chat template must support its `role`."""
@@ -70,6 +72,13 @@ class Completion:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
 
+    @property
+    def usage(self) -> Usage:
+        """Return the tokens that the request took."""
+        return Usage(
+            self.prompt_tokens, self.cached_tokens, self.completion_tokens, self.reasoning_tokens
+        )
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -82,6 +91,11 @@ class Choice:
     probabilities: tuple[float, ...]
     prompt_tokens: int
     cached_tokens: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        """Return the tokens that the request took."""
+        return Usage(self.prompt_tokens, self.cached_tokens)
 
 
 class ChatModel(Protocol):

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import polars as pl
 
@@ -67,7 +67,8 @@ async def label_rollouts(
         row = finished.get(key)
         resumed = row is not None and row["status"] != "error"
         if not resumed:
-            row = asdict(await _label(judge, cases[rollout["case_id"]], rollout, metric, replicate))
+            label = await _label(judge, cases[rollout["case_id"]], rollout, metric, replicate)
+            row = label.row()
             finished.add(key, row)
         names = {name: rollout[name] for name in ROLLOUT}
         names |= {"judge": judge.name, "metric": metric, "replicate": replicate}
@@ -113,5 +114,5 @@ async def _label(judge: Judge, case: Case, rollout: Mapping, metric: str, replic
         return replace(label, score=None, rationale=storable(label.rationale))
     if label.score is None or label.score not in range(schemas.MAX_SCORE + 1):
         reason = f"score {label.score!r} is none of 0 to {schemas.MAX_SCORE}"
-        return Label(None, reason, "error", "score")
+        return Label(None, reason, "error", "score", usage=label.usage)
     return replace(label, score=int(label.score), rationale=storable(label.rationale))

@@ -8,11 +8,12 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from agentsafe._util.hashing import draw_seed
 from agentsafe._util.text import storable, with_type
+from agentsafe._util.usage import Usage
 from agentsafe.errors import error_kind
 from agentsafe.inference.types import ChatModel, Completion, Message, Sampling
 from agentsafe.rollouts.config import Settings
@@ -54,7 +55,7 @@ class EpisodeInputs:
 
 @dataclass
 class Rollout:
-    """One episode so far, as plain data; the fields are columns of tables and journals.
+    """One episode so far; its fields are columns of tables and journals, see `row`.
 
     Attributes:
         case_id: the case's id.
@@ -67,8 +68,8 @@ class Rollout:
         error: the error in one line, for the stop reason `error`.
         error_kind: one of `agentsafe.errors.ERROR_KINDS`, where there is an error.
         steps: answered tool calls.
-        agent_tokens: tokens that the agent generated, including cut text.
-        emulator_tokens: tokens that an emulating model generated.
+        agent: tokens that the agent took, those of cut text included.
+        emulator: tokens that an emulating model took, in all its attempts.
         seconds: wall-clock time, shared with the episodes that ran at the same time.
         malformed_turns: turns that were neither an action nor a final answer, and calls of unknown
             tools.
@@ -88,8 +89,8 @@ class Rollout:
     error: str | None = None
     error_kind: str | None = None
     steps: int = 0
-    agent_tokens: int = 0
-    emulator_tokens: int = 0
+    agent: Usage = field(default_factory=Usage)
+    emulator: Usage = field(default_factory=Usage)
     seconds: float = 0.0
     malformed_turns: int = 0
     unknown_tools: int = 0
@@ -108,7 +109,7 @@ class Rollout:
         self.asides.append(
             {"cut": turn.cut, "reasoning": storable(reasoning), "repairs": list(turn.repairs)}
         )
-        self.agent_tokens += answer.completion_tokens
+        self.agent += answer.usage
         self.cut_chars += len(turn.cut)
         self.invented_chars += hallucinated_chars(turn.cut)
         self.repaired_turns += bool(turn.repairs)
@@ -121,7 +122,7 @@ class Rollout:
         self.steps += 1
         self.unknown_tools += not known_tool
         self.malformed_turns += not known_tool
-        self.emulator_tokens += observation.tokens
+        self.emulator += observation.usage
         self.emulator_failures += observation.failed
 
     def add_malformed(self, reason: str, limit: int) -> bool:
@@ -139,6 +140,17 @@ class Rollout:
             return True
         self._observe(json.dumps({"error": reason}))
         return False
+
+    def row(self) -> dict[str, Any]:
+        """Return plain data by the names of columns; `agent_tokens` are those that it generated."""
+        row = asdict(self)
+        for who, usage in (("agent", self.agent), ("emulator", self.emulator)):
+            del row[who]
+            row[f"{who}_prompt_tokens"] = usage.prompt
+            row[f"{who}_cached_tokens"] = usage.cached
+            row[f"{who}_tokens"] = usage.completion
+            row[f"{who}_reasoning_tokens"] = usage.reasoning
+        return row
 
     def _observe(self, text: str) -> None:
         self.messages.append(Message(role="observation", content=storable(text)))
@@ -182,7 +194,7 @@ async def _run_steps(
 ) -> str:
     """Record the episode's steps in `rollout` and return the stop reason."""
     while rollout.steps < settings.max_steps:
-        left = settings.max_agent_tokens - rollout.agent_tokens
+        left = settings.max_agent_tokens - rollout.agent.completion
         if left <= 0:
             return "token_limit"
         turn = len(rollout.asides)

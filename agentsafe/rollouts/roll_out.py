@@ -164,7 +164,7 @@ async def roll_out(
             tools = frozenset(tool.name for tool in suite.tools_of(case))
             inputs = EpisodeInputs(case.case_id, sample, prompt_of[case.case_id], tools)
             world = emulator.open(case, sample)
-            row = asdict(await run_episode(inputs, agent.model, world, settings))
+            row = (await run_episode(inputs, agent.model, world, settings)).row()
             finished.add(key, row)
         progress.advance(
             1,

@@ -1,5 +1,6 @@
 """Scripted agents, and an emulator with one rule."""
 
+from agentsafe._util.usage import Usage
 from agentsafe.inference.types import Completion
 from agentsafe.rollouts.emulators import Observation
 from agentsafe.rollouts.react import Action, FinalAnswer, render_turn
@@ -54,4 +55,5 @@ class EchoWorld:
         self.count += 1
         if action.arguments.get("at") == "raise":
             raise RuntimeError("the world\nbroke")
-        return Observation(f"{self.case.case_id} {self.count}: {action.arguments}", tokens=7)
+        text = f"{self.case.case_id} {self.count}: {action.arguments}"
+        return Observation(text, Usage(40, 30, 7, 2))

@@ -7,6 +7,7 @@ import pytest
 
 from agentsafe import schemas
 from agentsafe._util.journal import Journal
+from agentsafe._util.usage import Usage
 from agentsafe.errors import ConversationRefused, ServerTrouble, UserError
 from agentsafe.labels.judges import Label
 from agentsafe.labels.label import label_rollouts
@@ -54,7 +55,7 @@ def test_every_rollout_gets_a_label_per_metric_and_replicate_in_order(tmp_path):
     table = labels(Counting(3), rollouts(samples=2))
     assert len(table) == 12 * 2 * 2 * 3
     assert table.row(0) == ("bold", "official_0", 0, "counting", "helpfulness", 0, 3, "ok",
-                            None, "helpfulness 0", None, None, 0)  # fmt: skip
+                            None, "helpfulness 0", None, None, 0, 0, 0, 0, 0)  # fmt: skip
     keys = table.select("case_id", "sample", "metric", "replicate").rows()
     assert keys == sorted(keys, key=lambda key: (len(key[0]), *key))
     assert len(set(keys)) == len(keys)
@@ -105,9 +106,24 @@ def test_a_server_that_is_down_ends_the_job_and_one_lost_label_does_not():
 def test_labels_that_an_older_version_kept_are_taken_over(tmp_path):
     path = tmp_path / "j.jsonl"
     made, table = labels(Counting(), rollouts(), journal=Journal(path)), rollouts()
-    path.write_text(path.read_text().replace('"error_kind": null, ', ""))
+    parts = ["prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"]
+    text = path.read_text().replace('"error_kind": null, ', "")
+    for part in parts:
+        text = text.replace(f', "{part}": 0', "")
+    path.write_text(text)
     judge = Counting()
-    assert labels(judge, table, journal=Journal(path)).equals(made) and not judge.asked
+    kept = labels(judge, table, journal=Journal(path))
+    assert kept.drop(parts).equals(made.drop(parts)) and not judge.asked
+    assert kept.select(parts).null_count().row(0) == (len(kept),) * 4
+
+
+def test_a_label_has_the_tokens_of_all_its_requests():
+    spent = Label(7, "", usage=Usage(100, 40, 20, 5) + Usage(130, 100, 1))
+    row = labels(Counting(official_3=spent), rollouts()).filter(status="error").row(0, named=True)
+    assert {name: value for name, value in row.items() if "tokens" in name} == {
+        **{"tokens": 251, "prompt_tokens": 230, "cached_tokens": 140},
+        **{"completion_tokens": 21, "reasoning_tokens": 5},
+    }
 
 
 def test_no_rollout_is_no_label():

@@ -5,9 +5,10 @@ The miniature's judge (`agentsafe.miniature.judge`) applies rules to the agent's
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from agentsafe._util.usage import Usage
 from agentsafe.inference.types import Message
 from agentsafe.suites.cases import Case
 
@@ -24,7 +25,7 @@ class Label:
         expected: mean of the scores under the judge's probabilities, 0 to 3; None for a judge
             without probabilities.
         entropy: entropy of those probabilities in nats, 0 to ln 4.
-        tokens: tokens that a model read and generated for the label.
+        usage: tokens that a model took for the label, in all its requests.
     """
 
     score: int | None
@@ -33,7 +34,19 @@ class Label:
     error_kind: str | None = None
     expected: float | None = None
     entropy: float | None = None
-    tokens: int = 0
+    usage: Usage = field(default_factory=Usage)
+
+    def row(self) -> dict[str, Any]:
+        """Return plain data by the names of columns."""
+        row, usage = asdict(self), self.usage
+        del row["usage"]
+        return row | {
+            "tokens": usage.total,
+            "prompt_tokens": usage.prompt,
+            "cached_tokens": usage.cached,
+            "completion_tokens": usage.completion,
+            "reasoning_tokens": usage.reasoning,
+        }
 
 
 class Judge(Protocol):

@@ -10,7 +10,7 @@ there is no default and no guess.
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 from agentsafe._util.hashing import draw_seed
@@ -97,7 +97,7 @@ class LLMJudge:
         rationale = storable(text.strip())
         score = None if model.constrains else read_score(text)
         if score is not None:
-            return Label(score, rationale, tokens=_tokens(first))
+            return Label(score, rationale, usage=first.usage)
         prompt = [
             *prompt,
             Message(role="assistant", content=rationale or "(nothing)"),
@@ -106,15 +106,15 @@ class LLMJudge:
         # max_tokens as before: a model that is not constrained may write more than the digit.
         sampling = Sampling(0.0, self.settings.max_tokens, seed, choices=SCORES)
         second = await model.complete(prompt, sampling)
-        tokens = _tokens(first) + _tokens(second)
+        usage = first.usage + second.usage
         if second.stop_reason == "context":
-            return _too_long(second)
+            return replace(_too_long(second), usage=usage)
         answer, _ = split_thinking(second.text)
         score = read_score(answer)
         if score is not None:
-            return Label(score, rationale or storable(answer.strip()), tokens=tokens)
+            return Label(score, rationale or storable(answer.strip()), usage=usage)
         both = storable(f"{rationale}\n\n{answer.strip()}".strip()) or "the judge said nothing"
-        return Label(None, both, "unparsed", tokens=tokens)
+        return Label(None, both, "unparsed", usage=usage)
 
 
 def read_score(text: str) -> int | None:
@@ -144,14 +144,9 @@ def _by_probabilities(choice: Choice) -> Label:
     entropy = -sum(p * math.log(p) for p in probabilities if p > 0)
     listed = ", ".join(f"{value}: {p:.3f}" for value, p in enumerate(probabilities))
     rationale = f"Probability of each score: {listed}."
-    tokens = choice.prompt_tokens
-    return Label(score, rationale, expected=expected, entropy=entropy, tokens=tokens)
+    return Label(score, rationale, expected=expected, entropy=entropy, usage=choice.usage)
 
 
 def _too_long(answer: Completion | Choice) -> Label:
     reason = f"the rollout does not fit the judge's context ({answer.prompt_tokens} tokens)"
-    return Label(None, reason, "error", "context", tokens=answer.prompt_tokens)
-
-
-def _tokens(answer: Completion) -> int:
-    return answer.prompt_tokens + answer.completion_tokens
+    return Label(None, reason, "error", "context", usage=answer.usage)

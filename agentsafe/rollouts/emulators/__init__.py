@@ -5,9 +5,10 @@ made in it. The miniature's emulator (`agentsafe.miniature.world`) is rule-based
 `agentsafe.rollouts.emulators.llm` is a language model.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from agentsafe._util.usage import Usage
 from agentsafe.rollouts.react import Action
 from agentsafe.suites.cases import Case
 
@@ -18,12 +19,12 @@ class Observation:
 
     Attributes:
         text: the observation, or an error where the emulator failed.
-        tokens: tokens that an emulating model generated for it.
+        usage: tokens that an emulating model took for it, in all its attempts.
         failed: whether the emulator gave no usable answer.
     """
 
     text: str
-    tokens: int = 0
+    usage: Usage = field(default_factory=Usage)
     failed: bool = False
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from agentsafe._util.hashing import draw_seed
 from agentsafe._util.settings import cache_key
 from agentsafe._util.text import storable
+from agentsafe._util.usage import Usage
 from agentsafe.inference.types import ChatModel, Message, Sampling
 from agentsafe.prompts.template import EMULATOR_BLOCKS, Template, case_variables
 from agentsafe.rollouts.config import EmulatorSettings
@@ -114,7 +115,7 @@ class LLMWorld:
     async def _request(self, messages: Sequence[Message], tool: Tool) -> Observation:
         """Request answers until one is usable; the others do not stay in the conversation."""
         emulator, settings = self.emulator, self.emulator.settings
-        prompt, tokens, problem = list(messages), 0, ""
+        prompt, usage, problem = list(messages), Usage(), ""
         if emulator.model is None:
             raise ValueError("an emulator without a model can only render prompts")
         for attempt in range(settings.attempts):
@@ -123,18 +124,18 @@ class LLMWorld:
             )
             sampling = Sampling(settings.temperature, settings.max_tokens, seed)
             answer = await emulator.model.complete(prompt, sampling)
-            tokens += answer.completion_tokens
+            usage += answer.usage
             text, _ = split_thinking(answer.text)
             observation, problem = read_observation(text, tool)
             if observation is not None:
-                return Observation(observation, tokens)
+                return Observation(observation, usage)
             if answer.stop_reason == "context":
                 problem = "the emulator's context is full"
                 break
             unusable = Message(role="assistant", content=storable(text.strip()) or "(nothing)")
             retry = emulator.template.text("retry", reason=problem)
             prompt = [*messages, unusable, Message(role="user", content=retry)]
-        return Observation(_error(FAILED, f"The tool gave no answer: {problem}."), tokens, True)
+        return Observation(_error(FAILED, f"The tool gave no answer: {problem}."), usage, True)
 
 
 def read_observation(text: str, tool: Tool) -> tuple[str | None, str]:

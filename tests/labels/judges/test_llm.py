@@ -79,7 +79,7 @@ def test_reasons_and_a_score_are_one_answer(score):
     made = labelled(model)
     assert (made.score, made.status) == (score, "ok")
     assert made.rationale == f"The agent looked.\n\nScore: {score}"
-    assert (made.tokens, made.expected, made.entropy) == (15, None, None)
+    assert (made.usage.total, made.expected, made.entropy) == (15, None, None)
     assert len(model.asked) == 1
 
 
@@ -116,7 +116,7 @@ def test_what_is_no_single_score_is_none(text):
 def test_no_score_is_asked_for_once_more_and_then_unparsed(text):
     model = Scripted(text, "still none")
     made = labelled(model)
-    assert (made.score, made.status, made.tokens) == (None, "unparsed", 30)
+    assert (made.score, made.status, made.usage.total) == (None, "unparsed", 30)
     assert text in made.rationale and made.rationale.endswith("still none")
     assert len(model.asked) == 2
     first, second = told(model, 0), told(model, 1)
@@ -133,7 +133,7 @@ def test_a_judge_that_says_nothing_at_all_leaves_a_label_that_says_so():
 def test_the_second_answer_gives_the_score_and_the_first_the_reasons():
     for second in ("1", "Score: 1", "I say again why.\n**Score: 1**"):
         made = labelled(Scripted("It was risky, so 1.", second))
-        assert (made.score, made.status, made.tokens) == (1, "ok", 30)
+        assert (made.score, made.status, made.usage.total) == (1, "ok", 30)
         assert made.rationale == "It was risky, so 1."
     assert labelled(Scripted("", "Because.\nScore: 1")).rationale == "Because.\nScore: 1"
 
@@ -144,7 +144,7 @@ def test_a_backend_that_is_held_to_choices_always_gives_the_label():
     assert (made.score, made.status, made.rationale) == (2, "ok", "I reason.\nScore: 3")
     assert [sampling.choices for _, sampling in model.asked] == [(), SCORES]
     assert [sampling.temperature for _, sampling in model.asked] == [0.0, 0.0]
-    assert made.tokens == 15 + 8
+    assert made.usage.total == 15 + 8
 
 
 def test_what_the_model_thinks_is_neither_score_nor_reason():
@@ -163,7 +163,7 @@ def test_lone_surrogates_are_replaced():
 @pytest.mark.parametrize("turns", [(), ("no score",)])
 def test_a_full_context_is_an_error_and_no_score(turns):
     made = labelled(Scripted(*turns, Completion("", "context", 9000, 0)))
-    assert (made.score, made.status, made.tokens) == (None, "error", 9000)
+    assert (made.score, made.status, made.usage.total) == (None, "error", 9000 + 15 * len(turns))
     assert made.rationale == "the rollout does not fit the judge's context (9000 tokens)"
     assert labelled(Torn(), mode="logits").status == "error"
 
@@ -233,7 +233,7 @@ def test_what_a_rollout_says_of_its_score_is_nothing_to_the_label(role, claim):
 )
 def test_probabilities_make_a_score_a_mean_and_an_entropy(probabilities, score, expected, entropy):
     made = labelled(Torn(*probabilities), mode="logits")
-    assert (made.score, made.status, made.tokens) == (score, "ok", 1234)
+    assert (made.score, made.status, made.usage.total) == (score, "ok", 1234)
     assert made.expected == pytest.approx(expected)
     assert made.entropy == pytest.approx(entropy)
     assert f"{score}: {probabilities[score]:.3f}" in made.rationale
@@ -268,7 +268,7 @@ def test_a_real_models_probabilities_are_those_of_a_plain_forward_pass(chat, met
     assert made.score == plain.argmax()
     assert made.expected == pytest.approx((plain * torch.arange(4)).sum().item(), abs=1e-5)
     assert made.entropy == pytest.approx(-(plain * plain.log()).sum().item(), abs=1e-5)
-    assert made.tokens == ids.shape[1]
+    assert made.usage.total == ids.shape[1]
 
 
 def test_a_real_model_is_held_to_a_score_and_told_when_it_has_no_room(chat):
@@ -278,7 +278,7 @@ def test_a_real_model_is_held_to_a_score_and_told_when_it_has_no_room(chat):
     for mode in ("text", "logits"):
         made = labelled(chat, record=long, mode=mode)
         assert (made.score, made.status) == (None, "error")
-        assert f"({made.tokens} tokens)" in made.rationale and made.tokens > 8192
+        assert f"({made.usage.total} tokens)" in made.rationale and made.usage.total > 8192
 
 
 def test_labels_of_every_kind_go_into_the_table():

@@ -93,7 +93,7 @@ AS_WRITTEN = {
 def test_the_first_object_after_the_word_is_the_observation(written):
     model, [observation] = played(written)
     assert json.loads(observation.text) == FOUND
-    assert (observation.tokens, observation.failed) == (10, False)
+    assert (observation.usage.completion, observation.failed) == (10, False)
     assert len(model.asked) == 1
 
 
@@ -155,7 +155,7 @@ def test_what_cannot_be_used_is_asked_for_again_and_then_an_error(name):
     model, [observation] = played(written)
     [(key, error)] = json.loads(observation.text).items()
     assert (key, error) == ("error", f"{FAILED}: The tool gave no answer: {said}.")
-    assert (observation.tokens, observation.failed) == (30, True)
+    assert (observation.usage.completion, observation.failed) == (30, True)
     assert len(model.asked) == 3
     assert said in told(model)[-1][1]
 
@@ -163,14 +163,14 @@ def test_what_cannot_be_used_is_asked_for_again_and_then_an_error(name):
 @pytest.mark.parametrize("attempts", [1, 2, 5])
 def test_as_many_attempts_as_were_asked_for(attempts):
     model, [observation] = played("no", attempts=attempts)
-    assert (len(model.asked), observation.tokens, observation.failed) == (
+    assert (len(model.asked), observation.usage.completion, observation.failed) == (
         attempts, 10 * attempts, True,
     )  # fmt: skip
 
 
 def test_a_retry_shows_what_was_wrong_and_is_then_forgotten():
     model, observations = played("I can't.", USABLE, calls=[CALL, CALL])
-    assert [(json.loads(o.text), o.tokens, o.failed) for o in observations] == [
+    assert [(json.loads(o.text), o.usage.completion, o.failed) for o in observations] == [
         (FOUND, 20, False),
         (FOUND, 10, False),
     ]
@@ -198,7 +198,7 @@ def test_an_attempt_sees_the_one_before_alone_and_never_an_empty_message():
 def test_a_full_context_is_an_error_at_once(said, tokens):
     model, [observation] = played(said)
     assert "the emulator's context is full" in json.loads(observation.text)["error"]
-    assert (observation.tokens, observation.failed) == (tokens, True)
+    assert (observation.usage.completion, observation.failed) == (tokens, True)
     assert len(model.asked) == 1
 
 
@@ -222,7 +222,7 @@ def test_a_wrong_call_is_answered_by_rule_and_leaves_no_trace(call):
     model, observations = played(USABLE, calls=[call, CALL, call, CALL])
     for wrong in observations[::2]:
         assert json.loads(wrong.text)["error"].startswith(f"{INVALID}: The")
-        assert (wrong.tokens, wrong.failed) == (0, False)
+        assert (wrong.usage.completion, wrong.failed) == (0, False)
     assert len(model.asked) == 2
     assert len(told(model, 0)) == 2
     assert len(told(model, 1)) == 4
@@ -400,7 +400,7 @@ def test_whatever_the_model_writes_the_agent_gets_an_object(first, second):
         assert answer["error"].startswith(FAILED)
     else:
         assert FOUND.keys() <= answer.keys() or "error" in answer
-    assert observation.tokens == 10 * len(EMULATOR.model.asked)
+    assert observation.usage.completion == 10 * len(EMULATOR.model.asked)
 
 
 @given(st.dictionaries(st.text(), st.none() | st.integers(0, 9) | st.text(), max_size=3), written)
