@@ -7,10 +7,13 @@ from typing import Any
 
 import msgspec
 
+from agentsafe.inference.metered import MeteredChat
 from agentsafe.inference.types import ChatModel
 from agentsafe.labels.config import JudgeSettings
 from agentsafe.labels.judges import Judge
+from agentsafe.lineage import Lineage
 from agentsafe.models.config import Model
+from agentsafe.models.spending import Budget
 from agentsafe.rollouts.config import EmulatorSettings
 from agentsafe.rollouts.emulators import Emulator
 from agentsafe.rollouts.roll_out import Agent
@@ -35,8 +38,11 @@ class ServedModel:
     service: str | Path | None = None
     threads: int | None = None
 
-    def load(self) -> tuple[ChatModel, str]:
+    def load(self, role: str) -> tuple[ChatModel, str]:
         """Load the model, or connect to its service.
+
+        Args:
+            role: what its requests count as, see `agentsafe._util.usage.Spent`.
 
         Returns:
             The chat model, and a hash of everything that determines its answers.
@@ -50,9 +56,24 @@ class ServedModel:
         if self.service:
             from agentsafe.inference.model_server import ServiceChat
 
-            return ServiceChat(self.name, self.service), identity(model, self.folder)
-        chat = serve(self.name, model, self.folder, threads=self.threads)
-        return chat, identity(model, self.folder)
+            chat: ChatModel = ServiceChat(self.name, self.service)
+        else:
+            chat = serve(self.name, model, self.folder, threads=self.threads)
+        source = Lineage.parse(self.name).source
+        return MeteredChat(chat, role, source, model.price), identity(model, self.folder)
+
+
+def budget(config: Mapping[str, Any], *names: str | None) -> Budget | None:
+    """Return the budget of a run for a job that needs it; None if nothing that it asks has a price.
+
+    Args:
+        config: the checked config.
+        names: of the models that the job asks, in the config's `models`.
+    """
+    priced = any(name in config["models"] and config["models"][name]["price"] for name in names)
+    if config["budget"] is None or not priced:
+        return None
+    return Budget(config["budget"], Path("logs", config["run"]))
 
 
 def agent(served: ServedModel) -> Agent:
@@ -61,7 +82,7 @@ def agent(served: ServedModel) -> Agent:
     Raises:
         UserError: the checkpoint cannot be served.
     """
-    chat, fingerprint = served.load()
+    chat, fingerprint = served.load("agent")
     return Agent(served.name, chat, fingerprint)
 
 
@@ -84,7 +105,7 @@ def emulator(
         return MiniatureEmulator()
     from agentsafe.rollouts.emulators.llm import LLMEmulator
 
-    chat, fingerprint = served.load()
+    chat, fingerprint = served.load("emulator")
     return LLMEmulator(suite, chat, fingerprint, msgspec.convert(section, EmulatorSettings))
 
 
@@ -109,5 +130,5 @@ def judge(
         return RuleJudge(name, settings.replicates)
     from agentsafe.labels.judges.llm import LLMJudge
 
-    chat, fingerprint = served.load()
+    chat, fingerprint = served.load(f"judge {name}")
     return LLMJudge(name, suite, chat, fingerprint, settings)

@@ -78,7 +78,9 @@ def test_a_model_emulates_as_the_config_says(folder):
     assert emulator.settings == expected
     assert emulator.fingerprint
     observation = asyncio.run(emulator.open(SUITE.cases[0], 0).answer(LOOKING))
-    assert observation.failed and observation.tokens == 14  # random weights, twice seven tokens
+    assert (
+        observation.failed and observation.usage.completion == 14
+    )  # random weights, twice seven tokens
     assert FAILED in json.loads(observation.text)["error"]
 
 
@@ -106,13 +108,24 @@ def test_all_roles_of_one_model_share_it_and_its_identity(folder):
     config = checked()
     agent = agent_of(config, folder)
     emulator, judge = emulator_of(config, folder), judge_of(config, folder)
-    assert agent.model is emulator.model is judge.model
+    assert agent.model.chat is emulator.model.chat is judge.model.chat
     assert agent.fingerprint == emulator.fingerprint == judge.fingerprint
     assert agent.fingerprint != fingerprint(folder)  # serving options count, too
     other = agent_of(checked(dtype="bfloat16"), folder)
-    assert other.model is not agent.model and other.fingerprint != agent.fingerprint
+    assert other.model.chat is not agent.model.chat and other.fingerprint != agent.fingerprint
     patient = agent_of(checked(concurrency=9), folder)
     assert patient.fingerprint == agent.fingerprint
+    priced = agent_of(checked(price={"input": 1, "output": 2}), folder)
+    assert priced.fingerprint == agent.fingerprint
+
+
+def test_only_a_job_that_asks_a_model_with_a_price_needs_the_budget():
+    config = checked(price={"input": 1, "output": 2})
+    assert factories.budget(config, "tiny") is None
+    config["budget"] = 9.5
+    assert factories.budget(config, "none", None) is None
+    budget = factories.budget(config, None, "tiny")
+    assert (budget.limit, str(budget.folder)) == (9.5, "logs/test")
 
 
 def test_a_whole_experiment_of_one_model_runs_through(folder):

@@ -67,6 +67,14 @@ def p_value(p: float | None) -> str:
     return number(p, 3) if p >= 0.001 else f"{p:.1e}".replace("-", "\N{MINUS SIGN}")
 
 
+def money(amount: float | None) -> str:
+    """Format an amount of money: cents, and of less than one the first two digits that count."""
+    if amount is None or not math.isfinite(amount):
+        return NONE
+    small = 0 < abs(amount) < 0.1
+    return number(amount, 1 - math.floor(math.log10(abs(amount))) if small else 2)
+
+
 def is_number(text: str) -> bool:
     """Tell whether a cell holds a number as this module formats it, or a dash."""
     return _NUMBER.fullmatch(text) is not None

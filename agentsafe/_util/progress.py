@@ -19,6 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from agentsafe._util.atomic_write import whole_file
+from agentsafe._util.usage import METER, Spent
+
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
@@ -40,6 +43,7 @@ class Report(msgspec.Struct, omit_defaults=True):
         tokens: read and written in this job.
         error, error_kind: the newest error, and one of `errors.ERROR_KINDS`.
         ended: the error ended the job.
+        spent: what the job spent on models, and its earlier runs.
     """
 
     time: float
@@ -51,11 +55,20 @@ class Report(msgspec.Struct, omit_defaults=True):
     error: str | None = None
     error_kind: str | None = None
     ended: bool = False
+    spent: list[Spent] = []
 
 
 def progress_file(log_file: str | Path) -> Path:
     """Return the progress file of a job: beside its log."""
     return Path(log_file).with_suffix(".jsonl")
+
+
+def begin(path: str | Path) -> None:
+    """Start the progress file of a job; of its earlier runs only what they spent stays."""
+    before = newest(path)
+    METER.reset(before.spent if before else ())
+    with suppress(OSError), whole_file(path) as partial:
+        append(partial, Report(time.time(), spent=METER.spent()))
 
 
 def append(path: str | Path, report: Report) -> None:
@@ -69,7 +82,11 @@ def append(path: str | Path, report: Report) -> None:
 
 
 def newest(path: str | Path) -> Report | None:
-    """Read the last line of a progress file, with the newest error; None where there is none."""
+    """Read the last line of a progress file; None where there is none.
+
+    What that line lacks, and the lines before it have, is added: the newest error, that it ended
+    the job, and what the job spent.
+    """
     try:
         with open(path, "rb") as file:
             file.seek(max(file.seek(0, 2) - _TAIL, 0))
@@ -80,14 +97,20 @@ def newest(path: str | Path) -> Report | None:
     for line in lines:
         with suppress(msgspec.DecodeError, UnicodeDecodeError):
             report = msgspec.json.decode(line, type=Report)
-            if last is not None and report.error is None:
-                report.error, report.error_kind = last.error, last.error_kind
-            if last is not None and report.ended:  # keep how far the job came
-                last.time, last.ended = report.time, True
-                last.error, last.error_kind = report.error, report.error_kind
-                continue
-            last = report
+            last = report if last is None else _joined(last, report)
     return last
+
+
+def _joined(last: Report, report: Report) -> Report:
+    """Add a line to those before it."""
+    spent = report.spent or last.spent
+    if report.ended:  # keep how far the job came
+        error = {"error": report.error, "error_kind": report.error_kind, "ended": True}
+        return msgspec.structs.replace(last, time=report.time, spent=spent, **error)
+    if report.error is None or last.ended:
+        report.error, report.error_kind, report.ended = last.error, last.error_kind, last.ended
+    report.spent = spent
+    return report
 
 
 def say(line: str) -> None:
@@ -178,6 +201,7 @@ class Progress:
             return
         seconds = max(time.monotonic() - self._started, 1e-3)
         self._report.time, self._report.rate = time.time(), 60 * self._new / seconds
+        self._report.spent = METER.spent()
         append(self._file, self._report)
 
 

@@ -1,6 +1,13 @@
-"""Count the tokens of requests to language models."""
+"""Count the tokens and the money that requests to language models take.
 
+A process counts its requests in `METER`. `agentsafe._util.progress` writes the counts into the
+job's progress file, from which `agentsafe.models.spending` sums them over the jobs of a run.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+import msgspec
 
 
 @dataclass(frozen=True)
@@ -32,3 +39,59 @@ class Usage:
     def total(self) -> int:
         """Count the tokens read and generated."""
         return self.prompt + self.completion
+
+
+class Spent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What requests of one role to one model took.
+
+    Attributes:
+        role: `agent`, `emulator` or `judge NAME`.
+        model: the entry in the config's `models`, or a source of the miniature.
+        requests: that were answered.
+        usage: their tokens.
+        cost: in the currency of the prices, at the price of the time; None without a price.
+    """
+
+    role: str
+    model: str
+    requests: int = 0
+    usage: Usage = Usage()
+    cost: float | None = None
+
+    @property
+    def key(self) -> tuple[str, str, bool]:
+        """What sums are kept apart by: requests with a price are not added to those without."""
+        return self.role, self.model, self.cost is not None
+
+    def __add__(self, other: "Spent") -> "Spent":
+        """Return the sum of two with the same key."""
+        cost = None if self.cost is None else self.cost + (other.cost or 0.0)
+        requests, usage = self.requests + other.requests, self.usage + other.usage
+        return Spent(self.role, self.model, requests, usage, cost)
+
+
+class Meter:
+    """Sums of what a process spends, by role and model."""
+
+    def __init__(self) -> None:
+        """Start at nothing."""
+        self._sums: dict[tuple[str, str, bool], Spent] = {}
+
+    def reset(self, earlier: Iterable[Spent] = ()) -> None:
+        """Start again at what earlier jobs spent."""
+        self._sums = {}
+        for each in earlier:
+            self.add(each)
+
+    def add(self, spent: Spent) -> None:
+        """Add to the sums."""
+        before = self._sums.get(spent.key)
+        self._sums[spent.key] = spent if before is None else before + spent
+
+    def spent(self) -> list[Spent]:
+        """Return the sums."""
+        return list(self._sums.values())
+
+
+#: What this process spent, and earlier runs of the same job.
+METER = Meter()

@@ -233,6 +233,13 @@ class Experiment:
         Published,
         Meta(description="The parts of the paper's release to read, and where they come from."),
     ] = field(default_factory=Published)
+    budget: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(
+            description="Money for models with a `price`, in the same currency: once a run has "
+            "spent it, no further rollout or label begins; null sets no limit."
+        ),
+    ] = None
     resources: Annotated[
         Resources, Meta(description="Sizes of models, for the memory of cluster jobs.")
     ] = field(default_factory=Resources)

@@ -49,6 +49,7 @@ def check_experiment(config: Mapping) -> None:
     _check_names(config)
     for name in models(config):
         _check_model(name, config["models"][name])
+        _check_price(name, config["models"][name], config["budget"])
     _check_judges(config)
     _check_training(config)
     shards, tested = config["rollouts"]["shards"], config[config["suite"]]["cases"] // 2
@@ -151,6 +152,20 @@ def _check_model(name: str, model: Mapping) -> None:
         raise UserError(
             f"config: 'models.{name}.quantization' is 'int8', which the backend vllm does not do: "
             "write int4 or none, or the backend transformers"
+        )
+
+
+def _check_price(name: str, model: Mapping, budget: float | None) -> None:
+    price = model["price"]
+    for key in ("input", "output"):
+        if price and key not in price:
+            raise UserError(
+                f"config: 'models.{name}.price' lacks {key}: write the price of a million tokens"
+            )
+    if budget is not None and model["backend"] == "openai" and not price:
+        raise UserError(
+            f"config: 'budget' is {budget:g}, but 'models.{name}.price' is missing: write its "
+            "price per million tokens, {input: 0, output: 0} if it is free"
         )
 
 

@@ -16,6 +16,7 @@ from agentsafe._util.text import storable, with_type
 from agentsafe.errors import UserError, error_kind, stop_if_down
 from agentsafe.inference.types import Message
 from agentsafe.labels.judges import Judge, Label
+from agentsafe.models.spending import Budget
 from agentsafe.schemas import ROLLOUT
 from agentsafe.suites.cases import Case, Suite, case_order
 
@@ -26,7 +27,12 @@ _STATUSES = ("ok", "unparsed", "error")
 
 
 async def label_rollouts(
-    judge: Judge, suite: Suite, rollouts: pl.DataFrame, *, journal: Journal | None = None
+    judge: Judge,
+    suite: Suite,
+    rollouts: pl.DataFrame,
+    *,
+    journal: Journal | None = None,
+    budget: Budget | None = None,
 ) -> pl.DataFrame:
     """Score every rollout on every metric of the judge, in each of its replicates.
 
@@ -37,12 +43,14 @@ async def label_rollouts(
             with the status `error`, without a call of the judge.
         journal: records labels as they finish, and provides those of an earlier job. Labels with
             the status `error` are requested again.
+        budget: no label is requested after it is spent; those under way are finished.
 
     Returns:
         Rows of `schemas.LABELS`, one per rollout, metric and replicate, sorted.
 
     Raises:
-        UserError: a rollout's case is not in the suite, a server is down, or the judge raises one.
+        UserError: a rollout's case is not in the suite, a server is down, the budget is
+            spent, or the judge raises one.
     """
     cases = {case.case_id: case for case in suite.cases}
     unknown = rollouts.filter(~pl.col("case_id").is_in(list(cases)))
@@ -67,6 +75,8 @@ async def label_rollouts(
         row = finished.get(key)
         resumed = row is not None and row["status"] != "error"
         if not resumed:
+            if budget is not None and not budget.admits():
+                return
             label = await _label(judge, cases[rollout["case_id"]], rollout, metric, replicate)
             row = label.row()
             finished.add(key, row)
@@ -90,6 +100,8 @@ async def label_rollouts(
         Progress(f"labels by {judge.name}", total) as progress,
     ):
         await at_once(_AT_ONCE, work)
+        if budget is not None:
+            budget.check("labels")
     failed = sum(row["status"] != "ok" for row in rows)
     say(f"labels by {judge.name}: {total}, of which {failed} without a score")
     order = ["checkpoint", *case_order(), "sample", "metric", "replicate"]

@@ -9,6 +9,8 @@ from msgspec import Meta
 from agentsafe._util.settings import NOT_IN_CACHE_KEY, Count, Text
 
 _Variable = Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
+#: Money per million tokens.
+Price = Mapping[Literal["input", "output", "cached"], Annotated[float, Meta(ge=0)]]
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,15 @@ class Model:
             extra_json_schema={"uniqueItems": True},
         ),
     ] = ()
+    price: Annotated[
+        Price,
+        Meta(
+            description="Price per million tokens: `input`, `output` and, where input from the "
+            "server's cache is cheaper, `cached`; empty for a model without a price.",
+            examples=[{"input": 0.25, "output": 2.0, "cached": 0.025}],
+            extra=NOT_IN_CACHE_KEY,
+        ),
+    ] = field(default_factory=dict)
     options: Annotated[
         Mapping[Text, str | int | float | bool],
         Meta(description="Further fields of the body of each request."),

@@ -18,6 +18,7 @@ from agentsafe._util.settings import cache_key
 from agentsafe.errors import stop_if_down
 from agentsafe.inference.types import ChatModel
 from agentsafe.lineage import Lineage
+from agentsafe.models.spending import Budget
 from agentsafe.rollouts.audit import find_anomalies
 from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.emulators import Emulator
@@ -112,6 +113,7 @@ async def roll_out(
     settings: Settings,
     *,
     journal: Journal | None = None,
+    budget: Budget | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Run every case `settings.samples` times, `settings.batch` episodes at once.
 
@@ -123,13 +125,15 @@ async def roll_out(
         settings: limits and sampling of the episodes.
         journal: records episodes as they finish, so that memory does not hold them, and provides
             those of an earlier job. Episodes with the stop reason `error` run again.
+        budget: no episode begins after it is spent; those that have begun are finished.
 
     Returns:
         Rows of `schemas.ROLLOUTS` and of `schemas.AUDITS`, sorted by case and sample. Except for
         `seconds` they do not depend on the episodes that ran at the same time.
 
     Raises:
-        UserError: the prompt's template does not exist or cannot be rendered, or a server is down.
+        UserError: the prompt's template does not exist or cannot be rendered, or a server is down,
+            or the budget is spent.
         Exception: an error that would fail every episode; see
             `agentsafe.rollouts.episode.run_episode`.
     """
@@ -161,6 +165,8 @@ async def roll_out(
         row = finished.get(key)
         resumed = row is not None and row["stop_reason"] != "error"
         if not resumed:
+            if budget is not None and not budget.admits():
+                return
             tools = frozenset(tool.name for tool in suite.tools_of(case))
             inputs = EpisodeInputs(case.case_id, sample, prompt_of[case.case_id], tools)
             world = emulator.open(case, sample)
@@ -178,6 +184,8 @@ async def roll_out(
         with Progress(agent.checkpoint, tally.total) as progress:
             work = (one(case, sample) for case in cases for sample in range(settings.samples))
             await at_once(settings.batch, work)
+        if budget is not None:
+            budget.check("episodes")
         say(str(tally))
         return _tables(agent.checkpoint, map(finished.get, keys.values()))
 

@@ -12,6 +12,7 @@ from types import FrameType
 
 from agentsafe._util import progress
 from agentsafe._util.text import with_type
+from agentsafe._util.usage import METER
 from agentsafe.errors import error_kind
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -48,9 +49,8 @@ def job(
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a log that cannot be written must not hide why
     reports = progress.progress_file(log_file).absolute()
-    reports.unlink(missing_ok=True)
     os.environ[progress.VARIABLE] = str(reports)
-    progress.append(reports, progress.Report(time.time()))
+    progress.begin(reports)
     try:
         yield
     except Exception as error:
@@ -88,7 +88,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _report_end(kind: str, line: str) -> None:
-    report = progress.Report(time.time(), error=line, error_kind=kind, ended=True)
+    report = progress.Report(
+        time.time(), error=line, error_kind=kind, ended=True, spent=METER.spent()
+    )
     progress.append(os.environ[progress.VARIABLE], report)
 
 

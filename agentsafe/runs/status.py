@@ -18,8 +18,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from agentsafe._util.format import duration
+from agentsafe._util.format import duration, money
+from agentsafe._util.usage import Spent
 from agentsafe.errors import UserError
+from agentsafe.models.spending import spent_in, total
 from agentsafe.runs import jobs as inventory
 from agentsafe.runs.jobs import FAILED, RUNNING, STATES, STOPPED, Job, place
 from agentsafe.runs.locks import holder
@@ -171,6 +173,24 @@ def _count(counts: Counter, name: str) -> str:
     return f"{number:,}" if number else "·"
 
 
+def _spending(spent: Sequence[Spent]) -> Table:
+    """Lay out what requests of each role took, with the total of those with a price."""
+    made = Table(box=box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
+    made.add_column("spent on", "all with a price")
+    made.add_column("model", "")
+    counts = ("requests", "prompt", "cached", "completion", "reasoning")
+    for name in counts:
+        made.add_column(name, "", justify="right")
+    priced = any(each.cost is not None for each in spent)
+    made.add_column("cost", money(total(spent) if priced else None), justify="right")
+    for each in spent:
+        usage = each.usage
+        numbers = (each.requests, usage.prompt, usage.cached, usage.completion, usage.reasoning)
+        shown = (f"{number:,}" for number in numbers)
+        made.add_row(each.role, each.model, *shown, money(each.cost))
+    return made
+
+
 def _lines(jobs: list[Job], stands: list[str], now: float) -> Iterator[str]:
     """Yield the lines below the table."""
     running = [job for job, state in zip(jobs, stands, strict=True) if state == RUNNING]
@@ -208,7 +228,10 @@ def main() -> None:
     who = holder()
     stands = inventory.states(jobs, alive=who is not None)
     print(f"A run is active here: {who}." if who else "No run is active here.")
-    Console(width=None if sys.stdout.isatty() else 100).print(_table(by_stage(jobs, stands)))
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(_table(by_stage(jobs, stands)))
+    if spent := spent_in(Path("logs", inventory.run_folder(jobs).name)):
+        console.print(_spending(spent))
     for line in _lines(jobs, stands, time.time()):
         print(line)
 

@@ -28,6 +28,12 @@ def test_shares_and_p_values_never_round_to_a_lie():
     assert fmt.p_value(0.0412) == "0.041"
 
 
+def test_small_amounts_of_money_keep_two_digits():
+    shown = {12345.678: "12,345.68", 0.1: "0.10", 0.0994: "0.099", 0.00042: "0.00042", 0.0: "0.00"}
+    assert {amount: fmt.money(amount) for amount in shown} == shown
+    assert fmt.money(None) == fmt.money(float("nan")) == fmt.NONE
+
+
 def test_what_is_a_number_is_told_from_what_only_begins_like_one():
     numbers = ("–", "−0.86 [−1.04, −0.67]", "+0.10", "<1%", "2.6e−10", "1,296")
     assert all(map(fmt.is_number, numbers))

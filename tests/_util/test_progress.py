@@ -40,6 +40,9 @@ def test_the_error_that_ends_a_job_keeps_how_far_it_came(tmp_path):
     assert (found.done, found.tokens, found.error, found.ended) == (5, 70, "no key", True)
     assert found.time == 2
     assert newest(tmp_path / "none") is None
+    append(path, Report(3.0, "rollouts", 6, 9))  # written while the job was ending
+    found = newest(path)
+    assert (found.done, found.error, found.ended) == (6, "no key", True)
 
 
 def test_only_the_first_process_reports_and_a_notebook_needs_no_file(tmp_path, monkeypatch):

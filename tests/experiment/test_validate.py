@@ -112,6 +112,11 @@ def test_a_contradiction_is_one_line(changes, line):
             "'training.gradient_accumulation_steps' is 7, which 2 GPUs ('training.gpus') cannot "
             "share",
         ),
+        ({"budget": 5}, "'budget' is 5, but 'models.judge.price' is missing: write its price"),
+        (
+            {"models": {"judge": {"model": "j", "backend": "openai", "price": {"input": 1}}}},
+            "'models.judge.price' lacks output: write the price of a million tokens",
+        ),
         ({"rollouts": {"shards": 73}}, "only 72 test cases ('toolemu.cases', halved)"),
     ],
 )

@@ -181,6 +181,11 @@ def answer(body: Mapping[str, Any], completion: Completion) -> Reply:
         message["reasoning_content"] = completion.reasoning
     reason = "stop" if completion.stop_reason == "stop" else "length"
     tokens = completion.prompt_tokens, completion.completion_tokens
+    details = {}
+    if completion.cached_tokens:
+        details["prompt_tokens_details"] = {"cached_tokens": completion.cached_tokens}
+    if completion.reasoning_tokens:
+        details["completion_tokens_details"] = {"reasoning_tokens": completion.reasoning_tokens}
     return Reply(
         200,
         {
@@ -193,6 +198,7 @@ def answer(body: Mapping[str, Any], completion: Completion) -> Reply:
                 "prompt_tokens": tokens[0],
                 "completion_tokens": tokens[1],
                 "total_tokens": sum(tokens),
+                **details,
             },
         },
     )

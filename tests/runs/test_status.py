@@ -12,6 +12,7 @@ import pytest
 
 from agentsafe._util.journal import Journal
 from agentsafe._util.progress import VARIABLE, Progress, Report, append, newest, progress_file
+from agentsafe._util.usage import Spent, Usage
 from agentsafe.runs import jobs as inventory
 from agentsafe.runs import status
 from agentsafe.runs.jobs import DONE, FAILED, MISSING, RUNNING, STOPPED, Job
@@ -147,6 +148,11 @@ def test_the_screen_says_it_all_and_writes_nothing(here):
     jobs = [play("bold"), play("timid"), play("weak")]
     play_all("bold", 4)
     write(jobs[0].output[1])
+    spent = [
+        Spent("agent", "bold", 4, Usage(900, 0, 40)),
+        Spent("judge j", "cloud", 8, Usage(5000, 1000, 640, 500), 1.5),
+    ]
+    reports(jobs[1], spent=spent)
     reports(jobs[1], error="the server is down", error_kind="user", ended=True)
     before = sorted(here.rglob("*"))
     done = subprocess.run(
@@ -160,6 +166,9 @@ def test_the_screen_says_it_all_and_writes_nothing(here):
     cells = [line.split() for line in done.stdout.splitlines()]
     assert "No run is active here." in done.stdout
     assert ["rollouts", "3", "1", "·", "·", "·", "1", "1"] in cells
+    assert ["agent", "bold", "4", "900", "0", "40", "0", "–"] in cells
+    assert ["judge", "j", "cloud", "8", "5,000", "1,000", "640", "500", "1.50"] in cells
+    assert ["all", "with", "a", "price", "1.50"] in cells
     assert "4 episodes, 40 agent tokens, 12 emulator tokens" in done.stdout
     assert f"{jobs[1].log[0]}\n    the server is down" in done.stdout
     assert sorted(here.rglob("*")) == before

@@ -8,6 +8,7 @@ from agentsafe import factories, schemas
 from agentsafe._util.journal import Journal
 from agentsafe.experiment.grid import model_of
 from agentsafe.factories import ServedModel
+from agentsafe.lineage import Lineage
 from agentsafe.models import checkpoint
 from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.roll_out import cases_of, no_rollouts, roll_out
@@ -31,9 +32,10 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
         emulator = factories.emulator(params.emulator, suite, served)
         shard = int(snakemake.wildcards.shard)
         cases = cases_of(suite, lineage, params.cases)[shard :: params.shards]
+        budget = factories.budget(config, Lineage.parse(lineage).source, name)
         settings = msgspec.convert(config["rollouts"], Settings)
         rollouts, audits = asyncio.run(
-            roll_out(agent, suite, cases, emulator, settings, journal=journal)
+            roll_out(agent, suite, cases, emulator, settings, journal=journal, budget=budget)
         )
     schemas.write_table(audits, snakemake.output.audits, schemas.AUDITS)
     schemas.write_table(rollouts, snakemake.output.rollouts, schemas.ROLLOUTS)
