@@ -9,6 +9,7 @@ ERROR_KINDS = {
     "out_of_memory": "the machine or its GPU has too little memory",
     "disk_full": "the disk or the user's quota is full",
     "server": "a server gave no usable answer, after all retries",
+    "timeout": "the episode took longer than `rollouts.max_seconds`",
     "refused": "a server refuses the content of the conversation",
     "context": "the rollout does not fit the judge's context",
     "rollout": "the rollout failed, so there is nothing to label",
@@ -26,6 +27,10 @@ class UserError(Exception):
 
 class ServerTrouble(RuntimeError):
     """A server gave no usable answer after all retries; a later request may succeed."""
+
+
+class OutOfTime(RuntimeError):
+    """An episode took too long; with fewer others beside it, it may not."""
 
 
 class ConversationRefused(RuntimeError):
@@ -50,7 +55,12 @@ def stop_if_down(lost: int, total: int, last: str) -> None:
         )
 
 
-_BY_TYPE = {UserError: "user", ServerTrouble: "server", ConversationRefused: "refused"}
+_BY_TYPE = {
+    UserError: "user",
+    ServerTrouble: "server",
+    OutOfTime: "timeout",
+    ConversationRefused: "refused",
+}
 _BY_NUMBER = {errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full"}
 _BY_WORDS = {  # libraries raise types of their own with these words in common
     "no space left on device": "disk_full",

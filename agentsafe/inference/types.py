@@ -74,7 +74,9 @@ class Completion:
 
     @property
     def usage(self) -> Usage:
-        """Return the tokens that the request took."""
+        """Return the tokens that the request took: none where the prompt did not fit."""
+        if self.stop_reason == "context" and not self.completion_tokens:
+            return Usage()
         return Usage(
             self.prompt_tokens, self.cached_tokens, self.completion_tokens, self.reasoning_tokens
         )
@@ -94,8 +96,8 @@ class Choice:
 
     @property
     def usage(self) -> Usage:
-        """Return the tokens that the request took."""
-        return Usage(self.prompt_tokens, self.cached_tokens)
+        """Return the tokens that the request took: none where the prompt did not fit."""
+        return Usage(self.prompt_tokens, self.cached_tokens) if self.probabilities else Usage()
 
 
 class ChatModel(Protocol):

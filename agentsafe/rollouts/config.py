@@ -46,6 +46,14 @@ class Settings:
     max_agent_tokens: Annotated[
         Count, Meta(description="Tokens of the agent that end a rollout.")
     ] = 400
+    max_seconds: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(
+            description="Wall time of an episode, which it shares with those that run at the same "
+            "time; a longer one becomes an `error` of the kind `timeout`, and null sets no limit.",
+            extra=NOT_IN_CACHE_KEY,
+        ),
+    ] = None
     batch: Annotated[
         Count, Meta(description="Rollouts that run at the same time.", extra=NOT_IN_CACHE_KEY)
     ] = 288

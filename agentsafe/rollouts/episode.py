@@ -4,17 +4,19 @@ The agent gets its prompt, acts, gets an observation, and so on. `run_episode` t
 on the way into the row of a failed rollout.
 """
 
+import asyncio
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from agentsafe._util.hashing import draw_seed
 from agentsafe._util.text import storable, with_type
 from agentsafe._util.usage import Usage
-from agentsafe.errors import error_kind
+from agentsafe.errors import OutOfTime, error_kind
 from agentsafe.inference.types import ChatModel, Completion, Message, Sampling
 from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.emulators import Observation, World
@@ -177,7 +179,8 @@ async def run_episode(
     rollout = Rollout(inputs.case_id, inputs.sample)
     started = time.perf_counter()
     try:
-        rollout.stop_reason = await _run_steps(rollout, inputs, agent, world, settings)
+        async with _time_limit(settings.max_seconds):
+            rollout.stop_reason = await _run_steps(rollout, inputs, agent, world, settings)
     except Exception as error:
         kind = error_kind(error)
         if kind in _ENDS_THE_JOB:
@@ -187,6 +190,21 @@ async def run_episode(
         rollout.stop_reason, rollout.error, rollout.error_kind = "error", text, kind
     rollout.seconds = time.perf_counter() - started
     return rollout
+
+
+@asynccontextmanager
+async def _time_limit(seconds: float | None) -> AsyncIterator[None]:
+    """Cancel the block after so many seconds, if any; a `TimeoutError` inside is another matter."""
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise OutOfTime(
+            f"the episode took more than {seconds:g} s ('rollouts.max_seconds')"
+        ) from None
 
 
 async def _run_steps(

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any, NamedTuple
 
 from rich import box
@@ -21,6 +22,7 @@ from rich.table import Table
 from agentsafe._util import format as fmt
 from agentsafe.errors import UserError
 from agentsafe.experiment.renamed_keys import RENAMED, rename_old_keys
+from agentsafe.experiment.schema import json_schema
 from agentsafe.runs import jobs as inventory
 from agentsafe.runs.jobs import Job, Reason
 
@@ -154,7 +156,8 @@ def changes(params: Mapping[str, str], recorded: Sequence[str]) -> Iterator[str]
     """Yield the settings that changed, as `name old → new`.
 
     A dictionary is compared with the recorded one that is most alike, key by key. What has moved to
-    another param, or into one of its own, is no change.
+    another param, or into one of its own, is no change. Nor is a key that the record lacks, at its
+    default: records have all keys, so that the version before did not know it.
 
     Args:
         params: `repr` of each param by name.
@@ -179,7 +182,7 @@ def changes(params: Mapping[str, str], recorded: Sequence[str]) -> Iterator[str]
         moved = [each for each in pool if each[0] in leaves and _same(each[1], leaves[each[0]])]
         if len(moved) >= len(leaves) > 0:
             pool = [each for each in pool if each not in moved]
-        elif not _take(left, value):
+        elif not _take(left, value) and (name in params or not _is_default(name, value)):
             like = [each for each in left if type(each) is type(value)]
             old = like[0] if len(like) == 1 and name in params else None
             found.append(_change(name, old, value))
@@ -238,6 +241,24 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(_same, a, b))
     return isinstance(a, bool) == isinstance(b, bool) and a == b
+
+
+def _is_default(key: str, value: Any) -> bool:
+    """Tell whether a key of this name has this value as its default, in any section."""
+    return any(_same(value, default) for default in _defaults().get(key.rpartition(".")[2], ()))
+
+
+@cache
+def _defaults() -> dict[str, list[Any]]:
+    """Map the names of all keys of a config to their defaults."""
+    found: dict[str, list[Any]] = {}
+    waiting = [json_schema()]
+    while waiting:
+        part = waiting.pop()
+        for key, inner in part.get("properties", {}).items():
+            found.setdefault(key, []).extend([inner["default"]] if "default" in inner else [])
+            waiting += [inner, inner.get("additionalProperties") or {}]
+    return found
 
 
 def _leaves(value: dict, path: str = "") -> dict[str, Any]:

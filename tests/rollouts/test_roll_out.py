@@ -243,6 +243,34 @@ def test_one_failing_episode_does_not_lose_the_others():
     assert rollouts["error_kind"].to_list() == [None, "defect", None]
 
 
+class Sleeping(Scripted):
+    """An agent whose second turn, in the episode of case 1 only, takes forever."""
+
+    async def complete(self, messages, sampling):
+        answer = await super().complete(messages, sampling)
+        case_1 = any("number 1." in message["content"] for message in messages)
+        if case_1 and messages[-1]["content"].startswith("Observation"):
+            await asyncio.Event().wait()
+        return answer
+
+
+def test_an_episode_that_takes_too_long_is_trouble_and_runs_again(tmp_path):
+    path, settings = tmp_path / "j.jsonl", {"cases": 3, "max_seconds": 0.1}
+    rollouts, _ = play(Sleeping(LOOK, DONE), journal=Journal(path), **settings)
+    assert rollouts["stop_reason"].to_list() == ["final_answer", "error", "final_answer"]
+    assert rollouts["error_kind"].to_list() == [None, "timeout", None]
+    assert rollouts["error"][1].endswith("took more than 0.1 s ('rollouts.max_seconds')")
+    assert (rollouts["steps"][1], rollouts["agent_tokens"][1]) == (1, 10)
+    agent = Scripted(LOOK, DONE)
+    again, _ = play(agent, journal=Journal(path), cases=3, max_seconds=60)
+    assert set(again["stop_reason"]) == {"final_answer"} and len(agent.asked) == 2
+
+
+def test_a_timeout_of_something_else_is_not_the_episodes_own():
+    rollouts, _ = play(FailsOnce(TimeoutError("a lock")), cases=2, max_seconds=60)
+    assert rollouts["error_kind"].to_list() == [None, "defect"]
+
+
 @pytest.mark.parametrize(
     "error",
     [

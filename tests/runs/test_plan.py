@@ -77,6 +77,8 @@ def test_what_was_never_made_has_no_other_reason():
             [{"seed": 0, "k": 0}, {"seed": 1, "j": 0}],
             ["seed 0 → 1, seed 1 → 0"],
         ),
+        ({"s": {"seed": 0, "max_steps": 9}}, [{"seed": 0}], ["max_steps none → 9"]),
+        ({"s": {"seed": 0, "max_steps": 8}}, [{"seed": 0, "steps": 9}], ["steps 9 → none"]),
     ],
 )  # fmt: skip
 def test_settings_that_changed_are_told_by_name(params, recorded, said):
@@ -93,6 +95,8 @@ def test_settings_that_changed_are_told_by_name(params, recorded, said):
         ({"one": {"seed": 0}, "other": {"samples": 2}}, [{"seed": 0, "samples": 2}]),
         ({"s": {"seed": 0}, "samples": 2}, [{"seed": 0, "samples": 2}]),
         ({"s": {"seed": 0, "samples": 2}}, [{"seed": 0}, 2]),
+        ({"s": {"seed": 0, "max_steps": 8}}, [{"seed": 0}]),
+        ({"c": {"m": {"model": "a", "price": {}}}}, [{"m": {"model": "a"}}]),
         ({"a": 1}, [1, "a param that the rule no longer has"]),
         ({"a": 1, "code": "code 34"}, [1, "code 12"]),
         ({"a": 1, "code": "code 34"}, [1]),
