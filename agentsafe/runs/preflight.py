@@ -1,4 +1,4 @@
-"""Check a run before its first expensive job, and estimate its tokens.
+"""Check a run before its first expensive job, and estimate its tokens and their cost.
 
 Every model is requested (a server once, the hub for its small files, a folder for all of them), its
 chat template is tried, and the prompts of all cases are measured against its context. Nothing is
@@ -16,8 +16,10 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from agentsafe._util.format import money
 from agentsafe._util.progress import say
 from agentsafe._util.text import one_line
+from agentsafe._util.usage import Usage
 from agentsafe.errors import UserError
 from agentsafe.experiment import grid
 from agentsafe.inference import chat_template
@@ -26,6 +28,7 @@ from agentsafe.labels.config import JudgeSettings
 from agentsafe.models import hub
 from agentsafe.models.checkpoint import check
 from agentsafe.models.config import Model
+from agentsafe.models.spending import cost, spent_in, total
 from agentsafe.rollouts.config import EmulatorSettings
 from agentsafe.rollouts.react import prompts
 from agentsafe.suites.cases import Suite
@@ -68,9 +71,15 @@ def preflight(config: Mapping[str, Any], suite: Suite) -> None:
         problems += [f"{finding.subject}: {problem}" for problem in finding.problems]
     schema = {"model": pl.String, "role": pl.String, "p50": int, "p90": int, "max": int}
     measured = pl.DataFrame(lengths, schema=schema)
-    with pl.Config(tbl_rows=-1, tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True):
+    estimated = estimate(config, suite, measured)
+    costs = estimated.with_columns(pl.col("cost").map_elements(money, pl.String, skip_nulls=False))
+    with pl.Config(
+        tbl_rows=-1, tbl_cols=-1, tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True
+    ):
         say(f"Tokens of the first prompt, over all cases:\n{measured}")
-        say(f"Tokens of the run, without thinking:\n{estimate(config, suite, measured)}")
+        say(f"Tokens of the run, without thinking:\n{costs}")
+    if line := describe_cost(config, estimated, total(spent_in(Path("logs", config["run"])))):
+        say(line)
     if problems:
         say("Not ready. To fix:\n" + "\n".join(f"- {problem}" for problem in problems))
         raise UserError(f"{len(problems)} problems to fix before this run can start, see above")
@@ -220,9 +229,9 @@ def estimate(config: Mapping[str, Any], suite: Suite, lengths: pl.DataFrame) -> 
         lengths: rows that `check_models` yields.
 
     Returns:
-        One row a stage: `stage, model, episodes, calls, prompt_tokens, generated_tokens`, the
-        prompts counted at each call, as a server without a prefix cache bills them. Thinking is
-        not in it, and can be many times the rest.
+        One row a stage: `stage, model, episodes, calls, prompt_tokens, generated_tokens, cost`,
+        the prompts counted at each call, as a server without a prefix cache bills them. Thinking is
+        not in it, and can be many times the rest. The cost is null for a model without a price.
     """
     cases, samples = len(suite.cases), config["rollouts"]["samples"]
     tested = cases - cases // 2
@@ -261,4 +270,31 @@ def estimate(config: Mapping[str, Any], suite: Suite, lengths: pl.DataFrame) -> 
                 add(f"labels by {name}", judge["model"], f"judge {name}",
                     episodes * judge["replicates"], 1, wrote)  # fmt: skip
     keys = ["stage", "model"]
-    return pl.DataFrame(rows).group_by(keys, maintain_order=True).sum()
+    sums = pl.DataFrame(rows).group_by(keys, maintain_order=True).sum()
+    costs = [
+        cost(
+            Usage(prompt=row["prompt_tokens"], completion=row["generated_tokens"]),
+            config["models"].get(row["model"], {}).get("price", {}),
+        )
+        for row in sums.iter_rows(named=True)
+    ]
+    return sums.with_columns(pl.Series("cost", costs, pl.Float64))
+
+
+def describe_cost(config: Mapping[str, Any], estimated: pl.DataFrame, spent: float) -> str | None:
+    """Say in one line what a run costs and what its budget is; None where no model has a price.
+
+    Args:
+        config: the checked config.
+        estimated: rows of `estimate`.
+        spent: by earlier jobs of the run.
+    """
+    costs = estimated["cost"].drop_nulls()
+    if costs.is_empty():
+        return None
+    line = f"Estimated cost of the whole run, without thinking and caches: {money(costs.sum())}"
+    line += f"; {money(spent)} spent so far" if spent else ""
+    if config["budget"] is None:
+        return f"{line}."
+    short = ", less than the estimate" if config["budget"] < costs.sum() else ""
+    return f"{line}; the budget is {money(config['budget'])}{short}."

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from agentsafe.experiment.check import check
-from agentsafe.runs.preflight import RELEASED, check_models, estimate
+from agentsafe.runs.preflight import RELEASED, check_models, describe_cost, estimate
 from agentsafe.suites.toolemu import take_suite
 from tests.helpers.chat_server import serve
 from tests.helpers.scripted import Scripted
@@ -132,6 +132,25 @@ def test_the_estimate_counts_every_stage(suite, checkpoint, server):
     asked["scores"]["judged_by"] = "own"
     fewer = {row["stage"]: row for row in estimate(asked, suite, lengths).iter_rows(named=True)}
     assert fewer["labels by a"]["calls"] == 2 * 2 * (CASES + CASES // 2)
+
+
+def test_the_estimate_has_the_cost_of_models_with_a_price(suite, checkpoint):
+    asked = config(checkpoint, judge={"price": {"input": 2.0, "cached": 1.0, "output": 10.0}})
+    rows = [{"model": name, "role": role, "p50": 1000, "p90": 1000, "max": 1000}
+            for name, role in (("one", "agent"), ("judge", "judge a"))]  # fmt: skip
+    estimated = estimate(asked, suite, pl.DataFrame(rows))
+    costs = {row["stage"]: row for row in estimated.iter_rows(named=True)}
+    assert costs["rollouts"]["cost"] is costs["emulator"]["cost"] is None
+    labels = costs["labels by a"]
+    total = labels["prompt_tokens"] * 2e-6 + labels["generated_tokens"] * 10e-6
+    assert labels["cost"] == pytest.approx(total) and total > 0
+    assert describe_cost(asked, estimated, 0).endswith(f"caches: {total:.2f}.")
+    asked["budget"] = total / 2
+    line = describe_cost(asked, estimated, 1.5)
+    assert line.endswith(
+        f"; 1.50 spent so far; the budget is {total / 2:.2f}, less than the estimate."
+    )
+    assert describe_cost(asked, estimated.with_columns(cost=None), 0) is None
 
 
 def test_what_the_estimate_stands_on_is_what_was_released(gpt5m):
