@@ -13,6 +13,7 @@ ERROR_KINDS = {
     "refused": "a server refuses the content of the conversation",
     "context": "the rollout does not fit the judge's context",
     "rollout": "the rollout failed, so there is nothing to label",
+    "stale": "a person labelled another text of this rollout",
     "score": "the judge's score is outside 0 to 3",
     "unrecorded": "the published labels do not record a kind",
     "defect": "any other error of a model, an emulator, a judge or agentsafe",

@@ -70,6 +70,7 @@ LABELS = pl.Schema(
         "entropy": pl.Float64,
         "tokens": pl.Int64,
         **_JUDGE_TOKENS,
+        "rater": pl.String,
     }
 )
 #: Columns that tables and journals of version 0.1 lack: they are read as null.
@@ -77,6 +78,7 @@ ADDED = (
     "error_kind",
     *(f"{who}_{kind}_tokens" for who in ("agent", "emulator") for kind in _PARTS),
     *_JUDGE_TOKENS,
+    "rater",
 )
 #: Columns that do not make two labels different.
 _REMARKS = ("error_kind", "rationale", "expected", "entropy", "tokens", *_JUDGE_TOKENS)
@@ -301,6 +303,23 @@ AGREEMENT = pl.Schema(
         "reason": pl.String,
     }
 )
+#: One row per metric, judge that is a model, people's judge, score by people and quantity (see
+#: `agentsafe.labels.calibration`).
+CALIBRATION = pl.Schema(
+    {
+        "metric": pl.String,
+        "judge": pl.String,
+        "people": pl.String,
+        "quantity": pl.String,
+        "score": pl.Int8,
+        "rollouts": pl.Int32,
+        "cases": pl.Int32,
+        "value": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "reason": pl.String,
+    }
+)
 #: Counts of score pairs for every two judges (or replicates) that are compared.
 CONFUSION = pl.Schema(
     {
@@ -357,14 +376,18 @@ def read_table(
     return pl.concat(tables) if tables else pl.DataFrame(schema=wanted)
 
 
-def read_labels(paths: Iterable[str | Path]) -> pl.DataFrame:
+def read_labels(paths: Iterable[str | Path], remarks: Iterable[str] = ()) -> pl.DataFrame:
     """Read the labels of several sets; a label that is in two sets counts once.
 
+    Args:
+        paths: of tables of labels.
+        remarks: columns to read beside those that make labels different.
+
     Returns:
-        The columns of `LABELS` up to `status`, sorted. Two different scores of one rollout by the
+        The columns of `LABELS` without remarks, sorted. Two different scores of one rollout by the
         same judge are both kept, like replicates.
     """
-    columns = [name for name in LABELS if name not in _REMARKS]
+    columns = [name for name in LABELS if name not in _REMARKS or name in remarks]
     return read_table(paths, LABELS, columns).unique().sort(columns)
 
 

@@ -19,6 +19,7 @@ Count = Annotated[int, Meta(ge=1)]
 Seed = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Temperature = Annotated[float, Meta(ge=0, le=10)]
 Name = Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9._-]*$")]
+JudgeName = Annotated[str, Meta(pattern="^[a-z0-9-]+$")]
 Text = Annotated[str, Meta(min_length=1)]
 
 

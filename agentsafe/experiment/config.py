@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from agentsafe._util.settings import Name, Seed, Text
+from agentsafe._util.settings import JudgeName, Name, Seed, Text
 from agentsafe.frontier.config import Verdict as Frontier
 from agentsafe.labels.config import JudgeSettings as Judge
+from agentsafe.labels.config import ToLabel
 from agentsafe.models.config import Model
 from agentsafe.preferences.config import Settings as Preferences
 from agentsafe.rollouts.config import EmulatorSettings as Emulator
@@ -250,13 +251,16 @@ class Experiment:
         field(default_factory=Emulator)
     )
     judges: Annotated[
-        Mapping[Annotated[str, Meta(pattern="^[a-z0-9-]+$")], Judge],
+        Mapping[JudgeName, Judge],
         Meta(
             min_length=1,
             description="The judges that label rollouts, by names of your own; each one's labels "
             "make preference sets.",
         ),
     ] = field(default_factory=lambda: {"rules": Judge()})
+    to_label: Annotated[
+        ToLabel, Meta(description="The sample of rollouts that `make to-label` writes for people.")
+    ] = field(default_factory=ToLabel)
     preferences: Annotated[Preferences, Meta(description="Preference pairs from labels.")] = field(
         default_factory=Preferences
     )

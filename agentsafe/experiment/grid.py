@@ -63,17 +63,56 @@ def prompts(config: Mapping) -> dict[str, str | None]:
     return {key: name and Template(name, key, blocks).digest for key, name, blocks in templates}
 
 
+def people(config: Mapping) -> list[str]:
+    """Return the names of the judges that are people, whose labels come from CSV files."""
+    return [name for name, judge in config["judges"].items() if judge["labels"]]
+
+
 def labels(config: Mapping) -> dict[str, list[str]]:
-    """List the checkpoints that each judge labels: sources, and trained ones by `judged_by`."""
-    scored = lineages(config)
-    own_only = config["scores"]["judged_by"] == "own"
+    """List the checkpoints that each judge labels: sources, and trained ones where they count.
+
+    People label what they choose, which can be any checkpoint.
+    """
+    scored, everything = scored_labels(config), [*sources(config), *map(str, lineages(config))]
+    return {
+        judge: everything if judge in people(config) else scored.get(judge, sources(config))
+        for judge in config["judges"]
+    }
+
+
+def scored_labels(config: Mapping) -> dict[str, list[str]]:
+    """List the checkpoints that each judge's labels score, by `scores.judged_by`.
+
+    A judge whose labels do not count is left out.
+    """
+    judged_by, models = config["scores"]["judged_by"], _without_people(config)
+    if judged_by == "own":
+        judges = list(dict.fromkeys([*models, *training_judges(config)]))
+    else:
+        judges = models if judged_by == "all" else [judged_by]
     return {
         judge: [
             *sources(config),
-            *(str(each) for each in scored if not own_only or each.stages[-1].judge == judge),
+            *(
+                str(lineage)
+                for lineage in lineages(config)
+                if judged_by != "own" or lineage.stages[-1].judge == judge
+            ),
         ]
-        for judge in config["judges"]
+        for judge in judges
     }
+
+
+def training_judges(config: Mapping) -> list[str]:
+    """Return the judges whose preference sets train, by `training.judged_by`."""
+    named = config["training"]["judged_by"]
+    if named is None:
+        return _without_people(config)
+    return [named] if isinstance(named, str) else list(named)
+
+
+def _without_people(config: Mapping) -> list[str]:
+    return [judge for judge in config["judges"] if judge not in people(config)]
 
 
 def lineages(config: Mapping) -> list[Lineage]:
@@ -86,7 +125,7 @@ def lineages(config: Mapping) -> list[Lineage]:
     training = config["training"]
     chosen = sources(config) if training["sources"] is None else training["sources"]
     grid = product(
-        chosen, training["recipes"], training["betas"], config["judges"], training["seeds"]
+        chosen, training["recipes"], training["betas"], training_judges(config), training["seeds"]
     )
     return [
         Lineage(source, tuple(Stage(name, judge, float(beta)) for name in recipe), seed)

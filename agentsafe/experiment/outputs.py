@@ -18,15 +18,42 @@ def parts_of(config: Mapping, checkpoints: Iterable[str]) -> list[str]:
 def rollout_parts(config: Mapping) -> list[str]:
     """List the parts of all rollouts: those that make pairs and those that are scored."""
     if config["suite"] == "published":
-        return [*config["published"]["label_sets"], *config["published"]["result_sets"]]
+        return _sets(config)
     return parts_of(config, _checkpoints(config))
 
 
 def label_parts(config: Mapping) -> list[str]:
     """List the parts of all labels."""
     if config["suite"] == "published":
+        by_people = [f"{judge}/{part}" for judge in grid.people(config) for part in _sets(config)]
+        return [*_sets(config), *by_people]
+    return _labels(config, grid.labels(config))
+
+
+def parts_beside(config: Mapping, part: str) -> list[str]:
+    """List the parts that together have all rollouts that labels of a part may name."""
+    if config["suite"] == "published":
+        return _sets(config)
+    return parts_of(config, [part.rpartition("/")[0]])
+
+
+def is_of_part(config: Mapping, part: str, checkpoint: str) -> bool:
+    """Return whether `parts_beside` must have a checkpoint's rollouts; a released set may."""
+    return config["suite"] == "published" or part.rpartition("/")[0] == checkpoint
+
+
+def checkpoints(config: Mapping) -> list[str] | None:
+    """List the checkpoints that roll out; None for the release, which tells when it is read."""
+    return None if config["suite"] == "published" else _checkpoints(config)
+
+
+def parts_to_label(config: Mapping) -> list[str]:
+    """List the parts of the rollouts of which people label a sample, by `to_label.of`."""
+    if config["to_label"]["of"] == "all":
         return rollout_parts(config)
-    return _labels(config)
+    if config["suite"] == "published":
+        return list(config["published"]["label_sets"])
+    return parts_of(config, grid.sources(config))
 
 
 def scored_rollout_parts(config: Mapping) -> list[str]:
@@ -39,20 +66,22 @@ def scored_rollout_parts(config: Mapping) -> list[str]:
 def scored_label_parts(config: Mapping) -> list[str]:
     """List the parts of the labels that are scored."""
     if config["suite"] == "published":
-        return scored_rollout_parts(config)
-    return _labels(config)
+        sets, judge = scored_rollout_parts(config), config["scores"]["judged_by"]
+        return [f"{judge}/{part}" for part in sets] if judge in grid.people(config) else sets
+    return _labels(config, grid.scored_labels(config))
 
 
 def source_rollout_parts(config: Mapping, judge: str) -> list[str]:
     """List the parts of the source rollouts that a judge labelled, which pairs are made of."""
     if config["suite"] == "published":
-        return [judge]
+        sets = config["published"]["label_sets"]
+        return list(sets) if judge in grid.people(config) else [judge]
     return parts_of(config, grid.sources(config))
 
 
 def source_label_parts(config: Mapping, judge: str) -> list[str]:
     """List the parts of a judge's labels of the source rollouts."""
-    if config["suite"] == "published":
+    if config["suite"] == "published" and judge not in grid.people(config):
         return [judge]
     return [f"{judge}/{part}" for part in source_rollout_parts(config, judge)]
 
@@ -67,7 +96,8 @@ def rollout_sets(config: Mapping) -> list[str]:
 def judges(config: Mapping) -> list[str]:
     """List the judges whose labels make preference sets."""
     if config["suite"] == "published":
-        return list(config["published"]["label_sets"])
+        sets = list(config["published"]["label_sets"])
+        return [*sets, *grid.people(config)] if sets else []
     return list(config["judges"])
 
 
@@ -77,6 +107,7 @@ def figures(config: Mapping) -> list[str]:
         "audit",
         *(["preferences"] if judges(config) else []),
         *(["agreement"] if _has_several_labels(config) else []),
+        *(["calibration"] if grid.people(config) else []),
         *(["training"] if grid.stages(config) else []),
         *(_OF_SCORES if scored_label_parts(config) else []),
     ]
@@ -87,6 +118,7 @@ def results(config: Mapping) -> list[str]:
     return [
         *(["import_report.parquet"] if config["suite"] == "published" else []),
         *(["agreement.parquet", "confusion.parquet"] if _has_several_labels(config) else []),
+        *(["calibration.parquet"] if grid.people(config) else []),
         *(_SCORED if scored_label_parts(config) else []),
     ]
 
@@ -97,6 +129,8 @@ _SCORED = ("points.parquet", "frontier.json", "dominance.parquet", "persistence.
 
 def _has_several_labels(config: Mapping) -> bool:
     """Return whether a rollout can have several labels of a metric: by judges, or by replicates."""
+    if grid.people(config):  # one of whom may label what another did
+        return True
     if config["suite"] == "published":  # in a result set both judges labelled the sources
         published = config["published"]
         return bool(published["result_sets"]) or len(published["label_sets"]) > 1
@@ -108,9 +142,11 @@ def _checkpoints(config: Mapping) -> list[str]:
     return [*grid.sources(config), *map(str, grid.lineages(config))]
 
 
-def _labels(config: Mapping) -> list[str]:
+def _sets(config: Mapping) -> list[str]:
+    return [*config["published"]["label_sets"], *config["published"]["result_sets"]]
+
+
+def _labels(config: Mapping, labelled: Mapping[str, list[str]]) -> list[str]:
     return [
-        f"{judge}/{part}"
-        for judge, checkpoints in grid.labels(config).items()
-        for part in parts_of(config, checkpoints)
+        f"{judge}/{part}" for judge, names in labelled.items() for part in parts_of(config, names)
     ]

@@ -5,8 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agentsafe.errors import UserError
+from agentsafe.experiment import outputs
 from agentsafe.experiment.check import check
-from agentsafe.experiment.grid import model_of, models, sources
+from agentsafe.experiment.grid import (
+    model_of,
+    models,
+    people,
+    scored_labels,
+    sources,
+    training_judges,
+)
+from agentsafe.labels.human import read_human_labels
 from agentsafe.published import existing_set_folder, fetched
 from agentsafe.training.config import per_process
 
@@ -41,6 +50,7 @@ def check_experiment(config: Mapping) -> None:
     Raises:
         UserError: keys contradict each other; the line names both, and the fix.
     """
+    _check_people(config)
     if config["suite"] == "published":
         published = config["published"]
         if not published["label_sets"] + published["result_sets"]:
@@ -69,6 +79,8 @@ def check_files(config: Mapping) -> None:
     Raises:
         UserError: a file or folder that the user named is missing; the line says what to do.
     """
+    for name in people(config):
+        _check_labels(config, name)
     if config["suite"] == "published":
         _check_release(config["published"])
     elif config["suite"] == "toolemu":
@@ -100,7 +112,11 @@ def is_local_release(root: str | Path) -> bool:
 def _check_names(config: Mapping) -> None:
     """Check that all names are those of models, and that the suite has the models it needs."""
     named = [("emulator.model", config["emulator"]["model"])]
-    named += [(f"judges.{name}.model", judge["model"]) for name, judge in config["judges"].items()]
+    named += [
+        (f"judges.{name}.model", judge["model"])
+        for name, judge in config["judges"].items()
+        if not judge["labels"]
+    ]
     if config["suite"] == "miniature":
         if config["sources"] is not None:
             raise UserError(
@@ -169,9 +185,59 @@ def _check_price(name: str, model: Mapping, budget: float | None) -> None:
         )
 
 
+def _check_people(config: Mapping) -> None:
+    """Check that people are apart from models, and that named judges are there and can count."""
+    judges, persons = config["judges"], people(config)
+    released = [*config["published"]["label_sets"]] if config["suite"] == "published" else []
+    for name in persons:
+        if judges[name]["model"] is not None:
+            raise UserError(
+                f"config: 'judges.{name}' has a 'model' and 'labels', which are of people: make "
+                "two judges of it"
+            )
+        if name in released:
+            raise UserError(
+                f"config: 'judges.{name}' has the name of a judge in the release: rename it"
+            )
+    judged_by = config["scores"]["judged_by"]
+    if judged_by not in ("all", "own"):
+        _known(judged_by, "scores.judged_by", [*judges, "all", "own"], "judges")
+    if config["suite"] == "published":
+        return
+    training = training_judges(config)
+    for name in training:
+        _known(name, "training.judged_by", [*judges], "judges")
+    for key, named in (("training", training), ("scores", scored_labels(config))):
+        if not named:
+            raise UserError(
+                f"config: all judges are people, and they only count where you name them: write "
+                f"'{key}.judged_by: {persons[0]}'"
+            )
+    if judged_by == "own" and {*persons} & {*training} and {*training} - {*persons}:
+        raise UserError(
+            "config: 'scores.judged_by' is own, which would average the few cases that people "
+            "label with all cases of a model: write all, or the name of a judge"
+        )
+
+
+def _check_labels(config: Mapping, name: str) -> None:
+    """Check the files with the labels of people, as far as they can be without the rollouts."""
+    judge = config["judges"][name]
+    labels = read_human_labels(judge["labels"], judge["metrics"], outputs.checkpoints(config))
+    rated = [(*label.rollout, label.metric) for label in labels]
+    consistency = config["preferences"]["consistency"]
+    if consistency != "none" and len(rated) == len({*rated}):
+        raise UserError(
+            f"config: 'preferences.consistency' is {consistency!r}, but in 'judges.{name}.labels' "
+            "no rollout has two raters, so there is nothing to compare: write none"
+        )
+
+
 def _check_judges(config: Mapping) -> None:
     consistency = config["preferences"]["consistency"]
     for name, judge in config["judges"].items():
+        if judge["labels"]:
+            continue
         key = f"judges.{name}"
         for metric in ("safety", "helpfulness"):
             if metric not in judge["metrics"]:

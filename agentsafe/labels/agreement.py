@@ -1,10 +1,12 @@
 """Measure the agreement of judges with each other, and of each judge with itself.
 
-Two judges are compared on the rollouts that both labelled ok, each by its first replicate: the
-lowest number it has of the metric. A judge with several replicates is compared with itself over
-all of them. With more than two judges, one more alpha is over all of them. Of m labels of a rollout
-every pair counts, with weight 1 / (m - 1) as in alpha's definition: the weight of a rollout is its
-number of labels. Labels without a partner are counted and reported.
+Two judges are compared on the rollouts that both labelled ok, a model by its first replicate: the
+lowest number it has of the metric. People count by all of their raters, the k of a rollout with
+weight 1 / k each: another judge meets a random one of them. A judge with several replicates or
+raters is compared with itself over all of them. With more than two judges, one more alpha is over
+all of them. Of m judges of a rollout every pair counts, with weight 1 / (m - 1) as in alpha's
+definition: the weight of a rollout is its number of judges. Labels without a partner are counted
+and reported.
 
 Kappa is Cohen's with quadratic weights; of more than two replicates it is that of their pairs'
 pooled table. Alpha is Krippendorff's for ordinal scores. Intervals come from `stats.bootstrap`:
@@ -31,8 +33,8 @@ def measure_agreement(
     """Measure the agreement of raters on each metric, with bootstrap intervals over cases.
 
     Args:
-        labels: rows of `schemas.LABELS`, of any judges and metrics; columns after `status` may be
-            missing. A duplicate label counts once.
+        labels: rows of `schemas.LABELS`, of any judges and metrics; `rater` and columns after
+            `status` may be missing. A duplicate label counts once.
         resamples: number of bootstrap resamples.
         seed: of the bootstrap.
         confidence: coverage of the intervals, such as 0.95.
@@ -52,7 +54,7 @@ def measure_agreement(
         scored = _scored(part)
         failed = {name: len(part.filter(status=name)) for name in ("unparsed", "error")}
         counts = {
-            "raters": part["rater"].n_unique(),
+            "raters": part["side"].n_unique(),
             "rollouts": scored.select(ROLLOUT).n_unique(),
             "cases": scored["case_id"].n_unique(),
             "unmatched": len(part) - len(scored) - sum(failed.values()),
@@ -71,7 +73,8 @@ def confusion(labels: pl.DataFrame) -> pl.DataFrame:
 
     Returns:
         Rows of `CONFUSION`, 16 per comparison of `measure_agreement` except that of all judges. Of
-        two replicates a is the earlier; of more, `count` is of all pairs of labels of a rollout.
+        two replicates a is the earlier; of more, or of several people, `count` is of all pairs of
+        labels of a rollout.
     """
     scores = {name: CONFUSION[name] for name in ("score_a", "score_b")}
     cells = pl.DataFrame([*product(_SCORES, _SCORES)], scores, orient="row")
@@ -153,22 +156,25 @@ def _beyond_chance(found: np.ndarray, chance: np.ndarray, distance: np.ndarray) 
 
 
 def _comparisons(labels: pl.DataFrame) -> Iterator[tuple[dict[str, str], pl.DataFrame]]:
-    """Yield each comparison and its labels, with the `rater` of each: a judge or a replicate."""
-    labels = labels.select(*ROLLOUT, "judge", "metric", "replicate", "score", "status").unique()
+    """Yield each comparison and its labels, with the `side` of each: a judge or a replicate."""
+    person = pl.col("rater").is_not_null() if "rater" in labels.columns else pl.lit(False)
+    columns = (*ROLLOUT, "judge", "metric", "replicate", "score", "status")
+    labels = labels.select(*columns, person=person).unique()
     metrics = labels["metric"].unique().sort().to_list()
     metrics.sort(key=(*schemas.METRICS, *metrics).index)
     for metric in metrics:
         part = labels.filter(pl.col("metric") == metric)
         judges = part["judge"].unique().sort().to_list()
         lowest = pl.col("replicate").min().over("judge")
-        first = part.filter(pl.col("replicate") == lowest).with_columns(rater="judge")
+        counted = pl.col("person") | (pl.col("replicate") == lowest)
+        first = part.filter(counted).with_columns(side="judge")
         for pair in combinations(judges, 2):
             yield _key(metric, *pair), first.filter(pl.col("judge").is_in(pair))
         if len(judges) > 2:
             yield _key(metric, ALL, ALL), first
         for judge in judges:
-            own = part.filter(pl.col("judge") == judge).with_columns(rater="replicate")
-            if own["rater"].n_unique() > 1:
+            own = part.filter(pl.col("judge") == judge).with_columns(side="replicate")
+            if own["side"].n_unique() > 1:
                 yield _key(metric, judge, judge), own
 
 
@@ -177,19 +183,21 @@ def _key(metric: str, judge_a: str, judge_b: str) -> dict[str, str]:
 
 
 def _scored(labels: pl.DataFrame) -> pl.DataFrame:
-    """Keep labels with a partner on their rollout, each the only score of its rater there."""
+    """Keep labels of rollouts with two sides, each the only score of its replicate there."""
     ok = labels.filter(pl.col("status") == "ok")
-    single = ok.filter(pl.len().over(*ROLLOUT, "rater") == 1)
-    return single.filter(pl.len().over(ROLLOUT) > 1)
+    single = ok.filter(pl.len().over(*ROLLOUT, "side", "replicate") == 1)
+    return single.filter(pl.col("side").n_unique().over(ROLLOUT) > 1)
 
 
 def _pairs(scored: pl.DataFrame) -> pl.DataFrame:
     """List every pair of labels of a rollout: `case_id, score_a, score_b, weight`, sorted."""
-    weight = 1 / (pl.len().over(ROLLOUT) - 1)
-    one = scored.select(*ROLLOUT, "rater", score_a="score", weight=weight)
-    other = scored.select(*ROLLOUT, other="rater", score_b="score")
-    pairs = one.join(other, on=ROLLOUT).filter(pl.col("rater") < pl.col("other"))
-    return pairs.select("case_id", "score_a", "score_b", "weight").sort(pl.all())
+    share = 1 / pl.len().over(*ROLLOUT, "side")  # of a side, by each of its labels
+    others = pl.col("side").n_unique().over(ROLLOUT) - 1
+    one = scored.select(*ROLLOUT, "side", score_a="score", weight=share / others)
+    other = scored.select(*ROLLOUT, other="side", score_b="score", share=share)
+    pairs = one.join(other, on=ROLLOUT).filter(pl.col("side") < pl.col("other"))
+    weighted = pairs.with_columns(weight=pl.col("weight") * pl.col("share"))
+    return weighted.select("case_id", "score_a", "score_b", "weight").sort(pl.all())
 
 
 def _tables(pairs: pl.DataFrame) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Settings of a judge: an entry of the config's `judges`."""
+"""Settings of judges, entries of the config's `judges`, and of the rollouts for people to label."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -6,6 +6,10 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from agentsafe._util.settings import IN_TABLE_KEY, Count, Name, Seed, Temperature, Text
+
+_Metrics = Annotated[
+    tuple[Literal["safety", "helpfulness", "helpfulness_safe"], ...], Meta(min_length=1)
+]
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,16 @@ class JudgeSettings:
             extra=IN_TABLE_KEY,
         ),
     ] = None
+    labels: Annotated[
+        Text | Annotated[tuple[Text, ...], Meta(min_length=1)] | None,
+        Meta(
+            description="CSV files with the labels of people, who are then this judge; a model and "
+            "its settings have no effect.",
+            extra=IN_TABLE_KEY,
+        ),
+    ] = None
     metrics: Annotated[
-        Annotated[
-            tuple[Literal["safety", "helpfulness", "helpfulness_safe"], ...], Meta(min_length=1)
-        ],
+        _Metrics,
         Meta(
             description="Scores of each rollout; `helpfulness` ignores safety, `helpfulness_safe` "
             "weighs it.",
@@ -56,3 +66,32 @@ class JudgeSettings:
         Meta(description="The package's template, or the path of your own.", extra=IN_TABLE_KEY),
     ] = "judge"
     seed: Annotated[Seed, Meta(description="Seed of the sampling.")] = 0
+
+
+@dataclass(frozen=True)
+class ToLabel:
+    """Settings of the sample of rollouts that `make to-label` writes for people to label."""
+
+    rollouts: Annotated[Count, Meta(description="Rollouts in the sample.")] = 60
+    of: Annotated[
+        Literal["sources", "all"],
+        Meta(
+            description="Rollouts to sample: those of the `sources`, which make pairs, or `all`, "
+            "also those of trained checkpoints on their test cases."
+        ),
+    ] = "sources"
+    metrics: Annotated[
+        _Metrics,
+        Meta(
+            description="Scores to ask for of each rollout.",
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = ("safety", "helpfulness")
+    prompt: Annotated[
+        Text,
+        Meta(
+            description="The judges' template whose block `system` is the rubric on the page; the "
+            "package's, or the path of your own."
+        ),
+    ] = "judge"
+    seed: Annotated[Seed, Meta(description="Seed of the sample and of its order.")] = 0

@@ -19,6 +19,7 @@ class ReportInputs:
         dominance: rows of `schemas.DOMINANCE`.
         persistence: rows of `schemas.PERSISTENCE`.
         agreement: rows of `schemas.AGREEMENT`; None where no rollout has two labels of a metric.
+        calibration: rows of `schemas.CALIBRATION`; None where no judge is people.
         preferences: rows of `schemas.PREFERENCE_SUMMARY`.
         training: the result of `training.run_card.training_summary`; None where nothing is trained.
         audit: rows of `schemas.AUDIT_SUMMARY`.
@@ -32,6 +33,7 @@ class ReportInputs:
     dominance: pl.DataFrame | None = None
     persistence: pl.DataFrame | None = None
     agreement: pl.DataFrame | None = None
+    calibration: pl.DataFrame | None = None
     preferences: pl.DataFrame | None = None
     training: pl.DataFrame | None = None
     audit: pl.DataFrame | None = None

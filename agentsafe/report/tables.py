@@ -37,6 +37,9 @@ CAPTIONS = {
     "replicates: Cohen's kappa with quadratic weights, Krippendorff's alpha for ordinal scores, "
     "the share of equal scores, and the second's mean score minus the first's. Left out are labels "
     "without a score, and unmatched ones: alone on their rollout, or two of one judge that differ.",
+    "calibration": "Calibration of judges on people: the mean score of a judge over the rollouts "
+    "that people gave each score; expected: the mean over its probabilities of the four scores. "
+    "The raters of a rollout share its weight.",
     "training": "DPO runs: their pairs, those dropped for their length, steps, tokens and time, "
     "the loss, reward margin and reward accuracy of the last step, and the share of held-out pairs "
     "in which the chosen side gained on the rejected one.",
@@ -66,6 +69,8 @@ _HEADS = {
     "alpha": "Krippendorff's alpha",
     "exact": "equal scores",
     "unscored": "without a score",
+    "people_score": "people's score",
+    "mean": "judge's mean",
     "invented_observation_share": "hallucinated observation",
     "invented_chars_share": "hallucinated characters",
     "held_out_pairs": "held-out pairs",
@@ -103,6 +108,8 @@ def make_tables(inputs: ReportInputs) -> dict[str, pl.DataFrame]:
         made["persistence"] = inputs.persistence.rename(renamed)
     if inputs.agreement is not None:
         made["agreement"] = _agreement(inputs.agreement)
+    if inputs.calibration is not None:
+        made["calibration"] = _calibration(inputs.calibration)
     if inputs.training is not None:
         made["training"] = inputs.training.drop("notes")
     if inputs.audit is not None:
@@ -214,6 +221,14 @@ def _agreement(found: pl.DataFrame) -> pl.DataFrame:
     reason = pl.col("reason").drop_nulls().first()
     table = named.group_by(key, maintain_order=True).agg(*numbers, firsts, reason)
     return table.select(*key, *counts, *_with_interval(*STATISTICS), *left_out, "reason")
+
+
+def _calibration(found: pl.DataFrame) -> pl.DataFrame:
+    """Put the score of people first, and the mean of the judge with its interval."""
+    renamed = {"score": "people_score", "value": "mean", "low": "mean_low", "high": "mean_high"}
+    key = ["metric", "people", "judge", "quantity", "people_score"]
+    table = found.rename(renamed)
+    return table.select(*key, "rollouts", "cases", *_with_interval("mean"), "reason")
 
 
 def _of_document(document: dict) -> dict[str, pl.DataFrame]:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from agentsafe._util.settings import NOT_IN_CACHE_KEY, Seed
+from agentsafe._util.settings import NOT_IN_CACHE_KEY, JudgeName, Seed
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,11 @@ class Settings(Bootstrap):
     """Settings of scores."""
 
     judged_by: Annotated[
-        Literal["all", "own"],
+        JudgeName,
         Meta(
-            description="Judges that label a trained checkpoint: `all`, or, as in the paper's main "
-            "result, only the one whose labels trained it (`own`).",
+            description="Judges that label a trained checkpoint and score it: `all` except people, "
+            "or, as in the paper's main result, only the one whose labels trained it (`own`), or "
+            "one judge by name.",
             extra=NOT_IN_CACHE_KEY,
         ),
     ] = "all"

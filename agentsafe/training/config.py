@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from agentsafe._util.settings import NOT_IN_CACHE_KEY, Count, Name, Seed
+from agentsafe._util.settings import NOT_IN_CACHE_KEY, Count, JudgeName, Name, Seed
 from agentsafe.errors import UserError
 from agentsafe.models.loading import half_precision
 from agentsafe.preferences.config import Objective
@@ -67,6 +67,13 @@ class Grid:
             description="Source checkpoints to train; null trains all of them.",
             extra=NOT_IN_CACHE_KEY,
             extra_json_schema={"uniqueItems": True},
+        ),
+    ] = None
+    judged_by: Annotated[
+        JudgeName | Annotated[tuple[JudgeName, ...], Meta(min_length=1)] | None,
+        Meta(
+            description="Judges whose preference sets train; null takes all judges except people.",
+            extra=NOT_IN_CACHE_KEY,
         ),
     ] = None
     recipes: Annotated[

@@ -244,7 +244,7 @@ def test_a_seed_is_one_that_tables_and_generators_take(path):
 
 def test_every_section_with_chance_has_its_seed():
     assert {path[0] for path in SEEDS} == {
-        *("miniature", "rollouts", "emulator", "preferences", "training", "scores")
+        *("miniature", "rollouts", "emulator", "to_label", "preferences", "training", "scores")
     }
 
 
@@ -260,7 +260,7 @@ def test_every_section_with_chance_has_its_seed():
         (
             {"run": "x", "seed": 2},
             "unknown key 'seed': did you mean 'miniature.seed' or 'rollouts.seed' or "
-            "'emulator.seed' or 'preferences.seed' or 'scores.seed'?",
+            "'emulator.seed' or 'to_label.seed' or 'preferences.seed' or 'scores.seed'?",
         ),
         (
             {"run": "x", "scores": {"min_gap": 2}},

@@ -174,3 +174,46 @@ def test_parents_are_asked_once_unless_what_counts_depends_on_the_pair():
     ]:
         config = check({"run": "x", "training": asked})
         assert (grid.reference_settings(config) is not None) == once
+
+
+def people(**changes) -> dict:
+    """A miniature with a judge by rules and people, who label a sample."""
+    return check(
+        {
+            "run": "x",
+            "judges": {"rules": {}, "human": {"labels": "labels.csv"}},
+            "training": {"sources": ["bold"], "recipes": [["safe"]], "seeds": [0]},
+            "miniature": {"sources": {"bold": {"reckless": 1}}},
+        }
+        | changes
+    )
+
+
+def trained_by(config) -> list[str]:
+    return [str(lineage) for lineage in grid.lineages(config)]
+
+
+def test_people_train_and_score_only_where_they_are_named():
+    asked = people()
+    assert grid.people(asked) == ["human"]
+    assert grid.models(asked) == []
+    assert trained_by(asked) == ["bold+safe.rules.b0.1.s0"]
+    everything = ["bold", "bold+safe.rules.b0.1.s0"]
+    assert grid.labels(asked) == {"rules": everything, "human": everything}
+    assert grid.scored_labels(asked) == {"rules": everything}
+    for named in ("human", ["human"]):
+        asked["training"]["judged_by"] = named
+        assert trained_by(asked) == ["bold+safe.human.b0.1.s0"]
+    asked["training"]["judged_by"] = ["rules", "human"]
+    assert len(trained_by(asked)) == 2
+
+
+def test_scores_by_people_alone_need_no_other_label_of_trained_checkpoints():
+    asked = people(scores={"judged_by": "human"})
+    everything = ["bold", "bold+safe.rules.b0.1.s0"]
+    assert grid.labels(asked) == {"rules": ["bold"], "human": everything}
+    assert grid.scored_labels(asked) == {"human": everything}
+    asked["scores"]["judged_by"] = "own"
+    asked["training"]["judged_by"] = "human"
+    trained = ["bold", "bold+safe.human.b0.1.s0"]
+    assert grid.scored_labels(asked) == {"rules": ["bold"], "human": trained}

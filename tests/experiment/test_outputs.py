@@ -74,3 +74,41 @@ def test_a_figure_is_asked_for_where_there_is_something_to_draw(asked, has, lack
     assert ("points.parquet" in results) == ("frontier" in figures)
     assert ("agreement.parquet" in results) == ("agreement" in figures)
     assert ("import_report.parquet" in results) == (asked["suite"] == "published")
+
+
+def test_people_are_in_the_agreement_and_the_calibration():
+    one = {"training": {"recipes": [["safe"]], "betas": [0.1], "seeds": [0]}}
+    one |= {"miniature": {"sources": {"bold": {"reckless": 1}}}}
+    asked = config(judges={"a": {}, "human": {"labels": "x.csv"}}, **one)
+    trained = "bold+safe.a.b0.1.s0"
+    assert set(outputs.label_parts(asked)) == {
+        f"{judge}/{name}/0" for judge in ("a", "human") for name in ("bold", trained)
+    }
+    assert outputs.scored_label_parts(asked) == ["a/bold/0", f"a/{trained}/0"]
+    assert outputs.judges(asked) == ["a", "human"]
+    assert {"agreement", "calibration"} <= set(outputs.figures(asked))
+    assert {"agreement.parquet", "calibration.parquet"} <= set(outputs.results(asked))
+    assert outputs.parts_beside(asked, f"{trained}/0") == [f"{trained}/0"]
+    assert outputs.checkpoints(asked) == ["bold", trained]
+    assert outputs.is_of_part(asked, f"{trained}/0", trained)
+    assert not outputs.is_of_part(asked, f"{trained}/0", "bold")
+    assert outputs.parts_to_label(asked) == ["bold/0"]
+    asked["to_label"]["of"] = "all"
+    assert outputs.parts_to_label(asked) == ["bold/0", f"{trained}/0"]
+
+
+def test_people_can_label_the_release():
+    sets = ["gpt5m", "match_eval_results"]
+    asked = published(["gpt5m"], ["match_eval_results"])
+    asked["judges"] = config(judges={"human": {"labels": "x.csv"}})["judges"]
+    by_people = [f"human/{name}" for name in sets]
+    assert outputs.label_parts(asked) == [*sets, *by_people]
+    assert outputs.parts_beside(asked, "gpt5m") == sets
+    assert outputs.checkpoints(asked) is None and outputs.is_of_part(asked, "gpt5m", "any")
+    assert outputs.scored_label_parts(asked) == ["match_eval_results"]
+    assert outputs.judges(asked) == ["gpt5m", "human"]
+    assert outputs.source_rollout_parts(asked, "human") == ["gpt5m"]
+    assert outputs.source_label_parts(asked, "human") == ["human/gpt5m"]
+    assert outputs.parts_to_label(asked) == ["gpt5m"]
+    asked["scores"]["judged_by"] = "human"
+    assert outputs.scored_label_parts(asked) == ["human/match_eval_results"]

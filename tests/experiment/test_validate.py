@@ -4,7 +4,7 @@ import pytest
 
 from agentsafe.errors import UserError
 from agentsafe.experiment.check import check
-from agentsafe.experiment.validate import check_experiment
+from agentsafe.experiment.validate import check_experiment, check_files
 from tests.helpers.config import llms
 
 
@@ -131,3 +131,84 @@ def test_what_does_not_matter_to_the_suite_is_not_checked():
     asked = {"run": "x", "suite": "published", "training": {"sources": ["bald"]}}
     asked["preferences"] = {"consistency": "exact"}  # released judges have replicates
     check_experiment(check(asked))
+
+
+HUMAN = {"labels": "labels.csv"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"models": {"m": {"model": "x"}}, "judges": {"human": HUMAN | {"model": "m"}}},
+            "config: 'judges.human' has a 'model' and 'labels', which are of people: make two",
+        ),
+        (
+            {"judges": {"human": HUMAN}},
+            "config: all judges are people, and they only count where you name them: write "
+            "'training.judged_by: human'",
+        ),
+        (
+            {"judges": {"human": HUMAN}, "training": {"judged_by": "human"}},
+            "write 'scores.judged_by: human'",
+        ),
+        (
+            {"judges": {"rules": {}, "human": HUMAN}, "training": {"judged_by": ["humans"]}},
+            "config: 'training.judged_by' holds 'humans', which is not in 'judges': did you mean "
+            "'human'?",
+        ),
+        (
+            {"scores": {"judged_by": "al"}},
+            "config: 'scores.judged_by' holds 'al', which is not in 'judges': did you mean 'all'?",
+        ),
+        (
+            {
+                "judges": {"rules": {}, "human": HUMAN},
+                "training": {"judged_by": ["rules", "human"]},
+                "scores": {"judged_by": "own"},
+            },
+            "config: 'scores.judged_by' is own, which would average the few cases that people",
+        ),
+        (
+            {"suite": "published", "judges": {"gpt5m": HUMAN}},
+            "config: 'judges.gpt5m' has the name of a judge in the release: rename it",
+        ),
+    ],
+)
+def test_people_are_apart_from_models_and_count_where_they_are_named(changes, line):
+    with pytest.raises(UserError) as error:
+        check_experiment(check({"run": "x"} | changes))
+    assert line in str(error.value)
+
+
+def test_people_need_no_model_and_may_score_one_metric():
+    asked = llms(judges={"human": HUMAN | {"metrics": ["safety"]}, "one": {"model": "judge"}})
+    check_experiment(asked)
+
+
+@pytest.mark.parametrize(
+    ("row", "preferences", "line"),
+    [
+        ("bold,official_0,0,safety,2,ann", {}, None),
+        ("bald,official_0,0,safety,2,ann", {}, "labels.csv:2: the run has no checkpoint 'bald'"),
+        (
+            "bold,official_0,0,safety,2,ann",
+            {"consistency": "exact"},
+            "in 'judges.human.labels' no rollout has two raters",
+        ),
+        (None, {}, "labels.csv: no such file"),
+    ],
+)
+def test_labels_of_people_are_checked_before_a_run_starts(tmp_path, row, preferences, line):
+    path = tmp_path / "labels.csv"
+    if row is not None:
+        path.write_text(f"checkpoint,case_id,sample,metric,score,rater\n{row}\n")
+    judges = {"rules": {"replicates": 2}, "human": {"labels": [str(path)]}}
+    asked = check({"run": "x", "judges": judges, "preferences": preferences})
+    check_experiment(asked)
+    if line is None:
+        check_files(asked)
+        return
+    with pytest.raises(UserError) as error:
+        check_files(asked)
+    assert line in str(error.value)

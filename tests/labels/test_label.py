@@ -55,7 +55,7 @@ def test_every_rollout_gets_a_label_per_metric_and_replicate_in_order(tmp_path):
     table = labels(Counting(3), rollouts(samples=2))
     assert len(table) == 12 * 2 * 2 * 3
     assert table.row(0) == ("bold", "official_0", 0, "counting", "helpfulness", 0, 3, "ok",
-                            None, "helpfulness 0", None, None, 0, 0, 0, 0, 0)  # fmt: skip
+                            None, "helpfulness 0", None, None, 0, 0, 0, 0, 0, None)  # fmt: skip
     keys = table.select("case_id", "sample", "metric", "replicate").rows()
     assert keys == sorted(keys, key=lambda key: (len(key[0]), *key))
     assert len(set(keys)) == len(keys)

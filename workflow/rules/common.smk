@@ -34,6 +34,7 @@ SUITE = config["suite"]
 CASES = config[SUITE]["cases"]
 OBJECTIVES = grid.objectives(config)
 JUDGES = outputs.judges(config)
+PEOPLE = grid.people(config)
 FIGURES = outputs.figures(config)
 FOUND = outputs.results(config)
 
@@ -67,6 +68,7 @@ BACKEND_MODULES = {
 wildcard_constraints:
     set="|".join(RELEASED_SETS) or "none",
     judge="|".join(JUDGES) or "none",
+    people="|".join(PEOPLE) or "none",
     objective="safe|help|both",
     source="|".join(map(re.escape, MINIATURE["sources"])),
     model="|".join(map(re.escape, MODELS)) or "none",

@@ -2,6 +2,7 @@
 # wildcards. What a cluster is asked for follows from the config, grows with each attempt, and is
 # overridden by a profile's set-resources; names of partitions and of GPUs are a profile's alone.
 
+from agentsafe.labels.human import labels_key, read_human_labels
 from agentsafe.lineage import Lineage
 from agentsafe.models import hub
 from agentsafe.models.config import Model
@@ -106,6 +107,22 @@ def get_judge(wildcards):
 def get_judge_model(wildcards):
     """Return the checkpoint of the model that judges; nothing where rules do."""
     return get_checkpoint(get_judge(wildcards)["model"])
+
+
+def get_label_files(wildcards):
+    """Return the files with the labels of people who are a judge."""
+    files = config["judges"][wildcards.people]["labels"]
+    return [files] if isinstance(files, str) else files
+
+
+def get_labels_key(wildcards):
+    """Return what the table of a part depends on: the people's labels of its checkpoints."""
+    files, metrics = get_label_files(wildcards), config["judges"][wildcards.people]["metrics"]
+    labels = read_human_labels(files, metrics, outputs.checkpoints(config))
+    part = wildcards.table
+    return labels_key(
+        label for label in labels if outputs.is_of_part(config, part, label.checkpoint)
+    )
 
 
 def is_shared(name):

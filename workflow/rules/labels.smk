@@ -13,6 +13,8 @@ rule label_rollouts:
         f"{LOGS}/label_rollouts/{{judge}}/{{lineage}}/{{shard}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/label_rollouts/{{judge}}/{{lineage}}/{{shard}}.tsv"
+    wildcard_constraints:
+        judge="|".join(set(config["judges"]) - set(PEOPLE)) or "none",
     conda:
         "../envs/agentsafe.yaml"
     threads: THREADS
@@ -31,6 +33,31 @@ rule label_rollouts:
         "Judging the rollouts of {wildcards.lineage} by {wildcards.judge}"
     script:
         "../scripts/label_rollouts.py"
+
+
+rule import_labels:
+    input:
+        labels=ancient(get_label_files),
+        rollouts=f"{RESULTS}/rollouts/{{table}}.parquet",
+        known=lambda wildcards: get_tables(
+            "rollouts", outputs.parts_beside(config, wildcards.table)
+        ),
+    output:
+        f"{RESULTS}/labels/{{people}}/{{table}}.parquet",
+    log:
+        f"{LOGS}/import_labels/{{people}}/{{table}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/import_labels/{{people}}/{{table}}.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    params:
+        code=get_code("import_labels"),
+        key=get_labels_key,
+        metrics=lambda wildcards: config["judges"][wildcards.people]["metrics"],
+    message:
+        "Importing the labels of {wildcards.table} by {wildcards.people}"
+    script:
+        "../scripts/import_labels.py"
 
 
 rule measure_agreement:
@@ -52,3 +79,23 @@ rule measure_agreement:
         "Measuring the agreement of judges"
     script:
         "../scripts/measure_agreement.py"
+
+
+rule measure_calibration:
+    input:
+        get_tables("labels", outputs.label_parts(config)),
+    output:
+        f"{RESULTS}/calibration.parquet",
+    log:
+        f"{LOGS}/measure_calibration.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/measure_calibration.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    params:
+        code=get_code("measure_calibration"),
+        settings={name: SCORING[name] for name in ("resamples", "seed", "confidence")},
+    message:
+        "Measuring the calibration of judges"
+    script:
+        "../scripts/measure_calibration.py"

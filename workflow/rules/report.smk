@@ -132,6 +132,26 @@ rule plot_agreement:
         "../scripts/plot_agreement.py"
 
 
+rule plot_calibration:
+    input:
+        f"{RESULTS}/calibration.parquet",
+    output:
+        report(get_figures(["calibration"]), category="Data", caption="../report/calibration.rst"),
+        charts=get_figures(["calibration"], ["json"]),
+    log:
+        f"{LOGS}/plot_calibration.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plot_calibration.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    params:
+        code=get_code("plot_calibration"),
+    message:
+        "Drawing the calibration of judges"
+    script:
+        "../scripts/plot_calibration.py"
+
+
 rule write_tables:
     input:
         points=f"{RESULTS}/points.parquet",
@@ -139,6 +159,7 @@ rule write_tables:
         persistence=f"{RESULTS}/persistence.parquet",
         audit=f"{RESULTS}/audit.parquet",
         agreement=get_found("agreement.parquet"),
+        calibration=get_found("calibration.parquet"),
         cards=get_training("json"),
         training=get_training("parquet"),
     output:
@@ -162,6 +183,7 @@ rule write_report:
         audit=f"{RESULTS}/audit.parquet",
         import_report=get_found("import_report.parquet"),
         agreement=get_found("agreement.parquet"),
+        calibration=get_found("calibration.parquet"),
         summaries=get_preference_sets(".summary"),
         points=get_found("points.parquet"),
         document=get_found("frontier.json"),

@@ -35,6 +35,7 @@ with job(snakemake.log[0]):
         dominance=optional(files.dominance, schemas.DOMINANCE),
         persistence=optional(files.persistence, schemas.PERSISTENCE),
         agreement=optional(files.agreement, schemas.AGREEMENT),
+        calibration=optional(files.calibration, schemas.CALIBRATION),
         preferences=optional(files.summaries, schemas.PREFERENCE_SUMMARY),
         training=read_training(files.cards, files.training),
         audit=schemas.read_table(files.audit, schemas.AUDIT_SUMMARY),

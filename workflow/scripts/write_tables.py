@@ -16,6 +16,7 @@ with job(snakemake.log[0]):
         points=schemas.read_table(files.points, schemas.POINTS),
         persistence=schemas.read_table(files.persistence, schemas.PERSISTENCE),
         agreement=schemas.read_table(files.agreement, schemas.AGREEMENT),
+        calibration=schemas.read_table(files.calibration, schemas.CALIBRATION),
         training=read_training(files.cards, files.training),
         audit=schemas.read_table(files.audit, schemas.AUDIT_SUMMARY),
     )

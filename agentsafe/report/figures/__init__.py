@@ -5,6 +5,7 @@ Each function maps tables to an Altair chart. Without data the chart is a senten
 
 from agentsafe.report.figures.agreement import plot_agreement
 from agentsafe.report.figures.audit import plot_audit
+from agentsafe.report.figures.calibration import plot_calibration
 from agentsafe.report.figures.format_validity import plot_format_validity
 from agentsafe.report.figures.frontier import plot_frontier
 from agentsafe.report.figures.paths import plot_paths
@@ -15,6 +16,7 @@ from agentsafe.report.figures.training import plot_training
 __all__ = [
     "plot_agreement",
     "plot_audit",
+    "plot_calibration",
     "plot_format_validity",
     "plot_frontier",
     "plot_paths",
