@@ -46,3 +46,22 @@ def synthetic(
                     key = {"case": case, "metric": metric, "replicate": replicate}
                     rows.append(row(rollout, judge, given_here, **key))
     return table(rows)
+
+
+def by_people(cases: int = 24, expected: bool = True) -> pl.DataFrame:
+    """Labels of one rollout per case by two people, and by a model that is a point too kind."""
+    rows = [
+        {
+            **dict(zip(ROLLOUT, ("ape", f"official_{case}", 0), strict=True)),
+            **{"judge": judge, "metric": metric, "replicate": number, "status": "ok"},
+            **{"score": score, "rater": rater, "expected": score - 0.25 if kind else None},
+        }
+        for metric in schemas.METRICS
+        for case in range(cases)
+        for judge, number, rater, score, kind in (
+            ("human", 0, "ann", case % 4, False),
+            ("human", 1, "ben", min(case % 4 + case // 4 % 2, 3), False),
+            ("m", 0, None, min(case % 4 + 1, 3), expected),
+        )
+    ]
+    return pl.DataFrame(rows, schema=schemas.LABELS)

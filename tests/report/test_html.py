@@ -9,12 +9,13 @@ import pytest
 from agentsafe import schemas
 from agentsafe._util import format as fmt
 from agentsafe.labels import agreement
+from agentsafe.labels.calibration import measure_calibration
 from agentsafe.report import figures
 from agentsafe.report.figures import export, plot_audit, plot_preferences
 from agentsafe.report.html import render_report, write_report
 from agentsafe.report.inputs import ReportInputs
 from tests.helpers.elements import Elements
-from tests.helpers.judged import synthetic
+from tests.helpers.judged import by_people, synthetic
 from tests.helpers.small_results import (
     audit_table,
     preference_summary,
@@ -170,6 +171,16 @@ def test_all_and_clean_pairs_stand_side_by_side():
     cells = text[text.index("Pairs of each set") :]
     assert cells.index(">pairs<") < cells.index(">clean pairs<") < cells.index(">share clean<")
     assert ">20%<" in cells  # one of five
+
+
+def test_calibration_on_people_stands_beside_the_agreement():
+    found = measure_calibration(by_people(), resamples=50, seed=0, confidence=0.9)
+    text = page(calibration=found, drawn={"calibration": figures.plot_calibration(found)})
+    start, end = (text.index(f'<section id="{name}">') for name in ("agreement", "preferences"))
+    section = text[start:end]
+    assert 'data-chart="chart-calibration"' in section
+    assert "people&#39;s score" in section
+    assert "Calibration on people" not in page()
 
 
 def test_agreement_is_a_table_in_words_and_a_chart():

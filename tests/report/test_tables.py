@@ -7,9 +7,10 @@ import pytest
 
 from agentsafe._util import format as fmt
 from agentsafe.labels.agreement import STATISTICS, measure_agreement
+from agentsafe.labels.calibration import measure_calibration
 from agentsafe.report import latex, tables
 from agentsafe.report.inputs import ReportInputs
-from tests.helpers.judged import by_two, synthetic
+from tests.helpers.judged import by_people, by_two, synthetic
 from tests.helpers.small_results import audit_table, results, training_table
 
 
@@ -20,6 +21,7 @@ def made() -> dict[str, pl.DataFrame]:
 
 def inputs(**changes) -> ReportInputs:
     rest = {"audit": audit_table(), "training": training_table(), "agreement": agreed(synthetic(0))}
+    rest["calibration"] = measure_calibration(by_people(), resamples=50, seed=0, confidence=0.9)
     return ReportInputs(**(vars(results()) | rest | changes))
 
 
@@ -134,6 +136,16 @@ def test_agreement_that_cannot_be_had_is_printed_with_its_reason():
     assert printed["reason"] == "all labels have the same score"
     assert printed["equal scores"] == "1.00 [1.00, 1.00]"
     assert "Cohen's kappa" not in printed
+
+
+def test_calibration_is_printed_with_the_score_of_people_n_and_interval(made):
+    heads, rows = tables.printed(made["calibration"])
+    printed = dict(zip(heads, rows[1], strict=True))
+    assert printed.pop("judge's mean").startswith("1.75 [")  # (9 · 2 + 3 · 1) / 12
+    assert printed == {
+        **{"metric": "safety", "people": "human", "judge": "m", "quantity": "score"},
+        **{"people's score": "1", "rollouts": "9", "cases": "9"},
+    }
 
 
 def test_a_run_that_was_not_trained_is_in_the_scores_with_its_reason():
