@@ -60,7 +60,7 @@ def _warn(line: str) -> None:
 def allowed(schema: dict) -> str:
     """Describe the values that a schema allows, such as `a whole number >= 2`."""
     if "enum" in schema:
-        return f"one of {', '.join(schema['enum'])}"
+        return f"one of {', '.join(each or 'null' for each in schema['enum'])}"
     types = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
     bounds = " and ".join(f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema)
     words = {
@@ -77,11 +77,15 @@ def _allowed_object(schema: dict) -> str:
     if "properties" in schema:
         return f"a section with the keys {', '.join(schema['properties'])}"
     some = "a map that is not empty" if schema.get("minProperties") else "a map"
+    if "propertyNames" not in schema:
+        return some
     names, values = allowed(schema["propertyNames"]), allowed(schema["additionalProperties"])
     return f"{some}, from {names} to {values}"
 
 
 def _allowed_list(schema: dict) -> str:
+    if "items" not in schema:
+        return "a list"
     if "enum" not in schema["items"]:
         some = "a list that is not empty" if schema.get("minItems") else "a list"
         once = ", none twice" if schema.get("uniqueItems") else ""

@@ -16,6 +16,8 @@ _TYPES = {
     int: "integer",
     float: "number",
     bool: "boolean",
+    list: "array",  # of anything
+    dict: "object",
     type(None): "null",
 }
 #: Keywords of JSON schema for constraints of `Meta`; those of lengths depend on the type.
@@ -90,6 +92,8 @@ def _union(parts: list[dict[str, Any]]) -> dict[str, Any]:
     made: dict[str, Any] = {"type": types}
     for part in parts:
         made |= {name: value for name, value in part.items() if name != "type"}
+    if "enum" in made and "null" in types:
+        made["enum"] = [*made["enum"], None]
     return made
 
 

@@ -1,8 +1,10 @@
 """Check that the keys of a config fit each other, and that the files it names exist."""
 
 import difflib
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from agentsafe.errors import UserError
 from agentsafe.experiment import outputs
@@ -160,6 +162,7 @@ def _check_model(name: str, model: Mapping) -> None:
                     f"config: 'models.{name}.{key}' is {model[key]!r}, but with the backend openai "
                     "the server decides that: leave it out"
                 )
+        _check_options(name, model)
     if model["service"] and model["backend"] == "openai":
         raise UserError(
             f"config: 'models.{name}.service' is true, but its backend is openai: leave service out"
@@ -231,6 +234,58 @@ def _check_labels(config: Mapping, name: str) -> None:
             f"config: 'preferences.consistency' is {consistency!r}, but in 'judges.{name}.labels' "
             "no rollout has two raters, so there is nothing to compare: write none"
         )
+
+
+#: Fields of a request that other keys of the config decide; the three in `omit` can be left to
+#: `options` there.
+_OURS = {
+    **dict.fromkeys(("model", "messages", "n", "stream"), "the workflow sets it itself"),
+    "temperature": "set rollouts.temperature and its like",
+    "seed": "set rollouts.seed and its like",
+    "stop": "the agent's format decides it",
+    **dict.fromkeys(("tools", "functions"), "no tool is really called"),
+    **dict.fromkeys(
+        ("max_tokens", "max_completion_tokens"),
+        "set rollouts.max_turn_tokens and its like, or max_tokens_field",
+    ),
+    **dict.fromkeys(("response_format", "structured_outputs"), "set structured"),
+}
+
+
+def _check_options(name: str, model: Mapping) -> None:
+    """Check that further fields of a request are JSON, and none is one of ours."""
+    key = f"models.{name}.options"
+    for field, value in model["options"].items():
+        if field in _OURS and field not in model["omit"]:
+            raise UserError(f"config: '{key}.{field}' is given, but {_OURS[field]}: leave it out")
+        if problem := _not_json(value, f"{key}.{field}"):
+            raise UserError(f"config: {problem}")
+    template = model["options"].get("chat_template_kwargs", {})
+    if not isinstance(template, dict):
+        raise UserError(f"config: '{key}.chat_template_kwargs' must be a map")
+    if model["thinking"] is not None and "enable_thinking" in template:
+        raise UserError(
+            f"config: 'models.{name}.thinking' and '{key}.chat_template_kwargs.enable_thinking' "
+            "are both given: leave one out"
+        )
+
+
+def _not_json(value: Any, key: str) -> str | None:
+    """Name the part of a value that JSON cannot hold; None if there is none."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            if not isinstance(name, str):
+                return f"'{key}' has the key {name!r}, which must be text: put it in quotes"
+            if problem := _not_json(each, f"{key}.{name}"):
+                return problem
+        return None
+    if isinstance(value, list):
+        return next(filter(None, (_not_json(each, key) for each in value)), None)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"'{key}' is {value}, which is no number that JSON can hold"
+    if value is None or isinstance(value, str | int | float):
+        return None
+    return f"'{key}' is {value!r}, which JSON cannot hold: put it in quotes"
 
 
 def _check_judges(config: Mapping) -> None:

@@ -6,7 +6,7 @@ prevents that.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +31,35 @@ _EPISODE = (
 )
 
 
+#: Special tokens of the families of chat models, for a server whose tokenizer is not at hand. Some
+#: markup that is none, such as `<s>` in HTML, is among them: broken up it reads the same.
+_FAMILIES = (
+    r'<[|\uff5c][\w▁:."/-]{1,40}[|\uff5c]?>',  # ChatML, Llama 3, harmony, DeepSeek
+    r'<[\w▁:."/-]{1,40}[|\uff5c]>',  # Gemma 4, which closes with `|>` what `<|` opens
+    r"<</?SYS>>|</?s>|<(?:unk|pad|bos|eos|sep|cls|mask|[se]op|eo[ha])>",  # Llama 2, Mistral, GLM
+    r"<(?:start|end)_of_(?:turn|image|audio)>|</?role>",  # Gemma, Ling
+    r"<(?:[A-Z]+_TOKEN|SPECIAL_\d+|extra_id_\d+|reserved_\d+|seed:\w+|mask:\d+)>",
+    r"<\[\w{2,5}▁of▁sentence\]>",  # Seed
+    r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|ARGS|CALL_ID"
+    r"|THINK|MODEL_SETTINGS|IMG|IMG_BREAK|IMG_END|PREFIX|MIDDLE|SUFFIX|[gs]?MASK|BOS|EOS|EOT|PAD"
+    r"|UNK|CLS|SEP|start_header_id|end_header_id)\]",  # Mistral, GLM, Kimi
+    r"\[\|\w{1,40}\|\]|\]~!?b[\[\]]|\[e~\[",  # EXAONE, MiniMax
+)
+
+
 def escape_special_tokens(
-    tokenizer: "PreTrainedTokenizerBase", messages: Messages
+    tokenizer: "PreTrainedTokenizerBase | None", messages: Messages
 ) -> list[Message]:
-    """Break up every special token of the tokenizer in the content of the messages.
+    """Break up every special token in the content of the messages.
 
     A zero-width space goes between its first two characters, so the text looks the same.
+
+    Args:
+        tokenizer: its special tokens are broken up; None, for a model on a server, stands for the
+            spellings of all known families.
+        messages: the conversation.
     """
-    pattern = _special_tokens(tokenizer)
+    pattern = _KNOWN if tokenizer is None else _special_tokens(tokenizer)
     if pattern is None:
         return [Message(role=each["role"], content=each["content"]) for each in messages]
     return [
@@ -52,12 +73,20 @@ def _special_tokens(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern | None:
     """Compile a pattern of all texts that the tokenizer encodes as a special token."""
     added = tokenizer.added_tokens_decoder.values()
     texts = {str(token) for token in added if token.special} | {*tokenizer.all_special_tokens}
-    longest_first = sorted((text for text in texts if len(text) > 1), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+    return _firsts(map(re.escape, sorted(text for text in texts if len(text) > 1)))
 
 
-def _broken_up(token: re.Match) -> str:
-    return f"{token[0][0]}\N{ZERO WIDTH SPACE}{token[0][1:]}"
+def _firsts(patterns: Iterable[str]) -> re.Pattern | None:
+    """Compile a pattern of the first characters of tokens, which may overlap."""
+    either = "|".join(patterns)
+    return re.compile(f"(?={either}).", re.DOTALL) if either else None
+
+
+def _broken_up(first: re.Match) -> str:
+    return f"{first[0]}\N{ZERO WIDTH SPACE}"
+
+
+_KNOWN = _firsts(_FAMILIES)
 
 
 def thinking_options(thinking: bool | None) -> dict[str, bool]:

@@ -1,31 +1,40 @@
 """Use a model on any server that speaks OpenAI's protocol, through the `openai` client.
 
-A request that failed for a passing reason (a busy server, a lost connection, an incomplete answer)
-is retried with growing pauses. A problem that every other request would meet, such as a wrong key,
-is a `UserError`. The key never appears in an error or a log, even where a server repeats it.
+A request that failed for a passing reason (a busy server, a lost connection, an answer that the
+model did not give) is retried with growing pauses. A request that is refused with room for a
+shorter answer, or for the name of its limit, is sent again at once with that changed. A problem
+that every other request would meet, such as a wrong key, is a `UserError`; one with a
+conversation's content is that conversation's own. The key never appears in an error or a log, even
+where a server repeats it.
 
-Not covered: the length of prompts, as there is no tokenizer here. The server reports a prompt that
-is too long, whatever `Model.context` is.
+There is no tokenizer here: whether a prompt fits, the server tells. `Model.context` is held against
+the tokens that it counts.
 """
 
 import asyncio
+import json
 import logging
 import os
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from agentsafe.errors import ConversationRefused, ServerTrouble, UserError
 from agentsafe.inference.openai_protocol import (
+    NoAnswer,
     completion,
+    context_in,
+    estimate,
     is_address,
-    out_of_tokens,
+    limit_field,
     request_fields,
     requested_pause,
 )
+from agentsafe.inference.openai_refusals import Refusal, error_in, read_refusal
+from agentsafe.inference.stop_strings import cut_after
 from agentsafe.inference.types import Completion, Message, Sampling
 from agentsafe.models.config import Model
 
@@ -42,9 +51,9 @@ log = logging.getLogger(__name__)
 _OPENAI = "https://api.openai.com/v1"
 _LONGEST_PAUSE = 60.0  # seconds, unless the server requests more
 _TRANSIENT = 408, 409, 425, 429  # and 500 and above
-
-#: Error codes of a server that refuses the content of a conversation.
-_CONTENT = {"content_filter", "content_policy_violation", "invalid_prompt"}
+_PROBE_TOKENS = 16
+#: Either name of an answer's most tokens, and the other one.
+_LIMIT_FIELDS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,10 @@ class _Failure:
 
     reason: str
     requested_pause: float = 0.0
+
+
+class _SettingsRefused(UserError):
+    """The server refuses a request, and it would refuse a harmless text with these settings too."""
 
 
 def load(name: str, model: Model) -> "ApiChat":
@@ -111,57 +124,127 @@ class ApiChat:
         self._pending = 0
         self._client: openai.AsyncOpenAI | None = None
         self._slots: asyncio.Semaphore | None = None
+        self._limit_field = limit_field(url, model)
+        self._refused_fields: set[str] = set()
+        self._longest_answer: int | None = None  # of the model, where a refusal told it
+        self._served_context: int | None = None
+        self._asked_context = False
+        self._accepted: set[frozenset[str]] = set()  # settings with which a request succeeded
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Generate the model's next turn after `messages`, as `sampling` says.
 
         Where the server does not count tokens, 4 characters count as one. The server may ignore
-        the seed.
+        the seed. Where prompt and answer do not fit the context, the answer is as long as fits.
 
         Raises:
             UserError: the server refuses the request for a reason that holds for all others.
             ServerTrouble: no usable answer after all retries.
             ConversationRefused: the server refuses the content of the conversation.
         """
-        return await self._complete(messages, sampling, self.model.retries)
+        async with self._connection() as client:
+            return await self._complete(client, messages, sampling, self.model.retries)
 
-    async def check(self) -> None:
-        """Send one small request before a job sends thousands.
+    async def check(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        """Send a request of a run before its jobs send thousands.
+
+        Args:
+            messages: a real prompt of the run, in its roles.
+            sampling: of the run.
+
+        Returns:
+            The answer.
 
         Raises:
-            UserError: the server cannot be used with this config.
+            UserError: the server cannot be used with this config; the line names the key.
+            ConversationRefused: the server refuses the content of the conversation.
         """
-        question = "Is one less than two? Answer with yes or no."
-        choices = ("yes", "no") if self.constrains else ()
-        sampling = Sampling(max_tokens=16, choices=choices)
-        try:
-            answer = await self._complete([Message(role="user", content=question)], sampling, 1)
-        except ServerTrouble as trouble:
-            raise UserError(f"{trouble}; start the server, or fix its address") from None
-        if choices and answer.stop_reason == "stop" and answer.text not in choices:
+        async with self._connection() as client:
+            try:
+                answer = await self._complete(
+                    client, messages, sampling, min(self.model.retries, 1)
+                )
+            except ServerTrouble as trouble:
+                raise UserError(str(trouble)) from None
+            except _SettingsRefused as refusal:
+                raise UserError(
+                    await self._diagnosed(client, refusal, messages, sampling)
+                ) from None
+        structured = sampling.choices and self.constrains
+        if structured and answer.stop_reason == "stop" and answer.text not in sampling.choices:
             raise UserError(
                 f"models.{self.name}.structured: {self._host} does not restrict answers with "
                 f"'{self.model.structured}': set another value, or none"
             )
+        return answer
+
+    async def context(self) -> int | None:
+        """Return the tokens of prompt and answer together: the config's or the server's, if known.
+
+        The smaller counts where both are known.
+        """
+        async with self._connection() as client:
+            served = await self._served(client)
+        return min(filter(None, (self.model.context, served)), default=None)
 
     async def _complete(
-        self, messages: Sequence[Message], sampling: Sampling, retries: int
+        self,
+        client: openai.AsyncOpenAI,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        retries: int,
     ) -> Completion:
-        fields = request_fields(self.url, self.model, messages, sampling)
-        async with self._connection() as client:
-            for attempt in range(retries + 1):
-                found = await self._try(client, fields, sampling)
-                if isinstance(found, Completion):
-                    return found
-                failure = found
-                if attempt < retries:
-                    pause = self._pause(attempt, failure.requested_pause)
-                    log.info("models.%s: %s; retry in %.1f s", self.name, failure.reason, pause)
-                    await asyncio.sleep(pause)
+        """Send a request until it has an answer; one that is asked again differently is no retry.
+
+        Each different request has less room for the answer, no stop string or the limit's other
+        name, so that there are few of them.
+        """
+        asked, attempt = sampling, 0
+        if self._longest_answer is not None:
+            asked = replace(asked, max_tokens=min(asked.max_tokens, self._longest_answer))
+        longest = asked.max_tokens
+        while True:
+            found = await self._try(client, messages, asked, first=asked.max_tokens == longest)
+            if isinstance(found, Sampling):
+                asked = found
+                continue
+            if isinstance(found, Completion):
+                shorter = self._beyond_context(found, asked)
+                if shorter is None:
+                    return self._ended(found, asked, sampling)
+                asked = shorter
+                continue
+            if attempt == retries:
+                break
+            pause = self._pause(attempt, found.requested_pause)
+            log.info("models.%s: %s; retry in %.1f s", self.name, found.reason, pause)
+            await asyncio.sleep(pause)
+            attempt += 1
         raise ServerTrouble(
             f"models.{self.name}: no usable answer from {self._host} in {retries + 1} tries; "
-            f"the last error: {failure.reason}"
+            f"the last error: {found.reason}"
         )
+
+    def _beyond_context(self, answer: Completion, asked: Sampling) -> Sampling | None:
+        """Return the shorter request that an answer beyond `Model.context` should have been."""
+        if self.model.context is None:
+            return None
+        left = self.model.context - answer.prompt_tokens
+        fits = answer.completion_tokens <= left or left >= asked.max_tokens
+        return None if fits or left <= 0 else replace(asked, max_tokens=left)
+
+    def _ended(self, answer: Completion, asked: Sampling, sampling: Sampling) -> Completion:
+        """Tell an answer that the context cut from one that reached the requested length."""
+        if self.model.context is not None and answer.prompt_tokens >= self.model.context:
+            return replace(answer, text="", stop_reason="context", completion_tokens=0)
+        if any(stop in answer.text for stop in sampling.stop):  # it was not sent
+            answer = replace(answer, text=cut_after(answer.text, sampling.stop), stop_reason="stop")
+        longest = min(sampling.max_tokens, self._longest_answer or sampling.max_tokens)
+        used = answer.prompt_tokens + answer.completion_tokens
+        full = self._served_context is not None and used >= self._served_context
+        if answer.stop_reason == "length" and (asked.max_tokens < longest or full):
+            return replace(answer, stop_reason="context")
+        return answer
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[openai.AsyncOpenAI]:
@@ -191,8 +274,19 @@ class ApiChat:
                 await client.close()
 
     async def _try(
-        self, client: openai.AsyncOpenAI, fields: Mapping[str, Any], sampling: Sampling
-    ) -> Completion | _Failure:
+        self,
+        client: openai.AsyncOpenAI,
+        messages: Sequence[Message],
+        asked: Sampling,
+        *,
+        first: bool,
+    ) -> Completion | Sampling | _Failure:
+        """Send a request once; return its answer, the request to send instead, or the failure.
+
+        `first` is true where the request's answer may still be as long as it should be.
+        """
+        field = self._limit_field
+        fields = request_fields(self.model, messages, asked, field)
         refusal = None
         try:
             # The client's own timeout starts again with every byte it receives.
@@ -204,45 +298,186 @@ class ApiChat:
             return _Failure(f"no answer within {self.model.timeout:g} s")
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            return _Failure(self._line(f"connection lost ({type(cause).__name__}: {cause})"))
+            lost = self._line(f"connection lost ({type(cause).__name__}: {cause})")
+            return _Failure(f"{lost}; start the server, or fix its address")
         if refusal is not None:  # raised in the handler, an error would carry the client's with it
-            return self._refused(refusal, fields, sampling)
+            status, body = refusal.status_code, _json(refusal.response.content)
+            pause = requested_pause(refusal.response.headers)
+            return await self._refused(client, fields, asked, (status, body, pause), first=first)
         try:
-            return completion(raw.content, fields, sampling)
-        except ValueError:
-            return _Failure(self._line(f"the answer is not a chat completion ({raw.text})"))
-
-    def _refused(
-        self, refusal: openai.APIStatusError, fields: Mapping[str, Any], sampling: Sampling
-    ) -> Completion | _Failure:
-        """Map an answer of status 400 or above to a completion, a failed try or an error."""
-        status = refusal.status_code
-        body = refusal.body if isinstance(refusal.body, Mapping) else {}
-        message = str(body.get("message") or body.get("detail") or refusal.body)
-        codes = [str(body.get("code")), str(body.get("type"))]
-        if status in (400, 413, 422):
-            found = out_of_tokens(codes, message, fields, sampling)
+            answer = completion(raw.content, fields, asked)
+        except ConversationRefused as filtered:
+            raise self._content_refused(str(filtered)) from None
+        except NoAnswer as failure:
+            if failure.only_reasoning and "stop" in fields:  # which may have acted inside it
+                return replace(asked, stop=())
+            found = error_in(_json(raw.content))
             if found is not None:
-                return found
-        out_of_quota = "insufficient_quota" in codes
-        reason = self._line(f"status {status} ({message})")
-        if (status in _TRANSIENT or status >= 500) and not out_of_quota:
-            return _Failure(reason, requested_pause(refusal.response.headers))
-        if _CONTENT.intersection(codes):
-            raise ConversationRefused(
-                f"models.{self.name}: {self._host} refuses this text: {reason}"
-            )
-        if out_of_quota:
+                return await self._refused(client, fields, asked, (*found, 0.0), first=first)
+            return _Failure(self._line(str(failure)))
+        self._accepted.add(_settings(fields))
+        return answer
+
+    async def _refused(
+        self,
+        client: openai.AsyncOpenAI,
+        fields: Mapping[str, Any],
+        asked: Sampling,
+        refusal: tuple[int, Any, float],
+        *,
+        first: bool,
+    ) -> Completion | Sampling | _Failure:
+        """Read an error: its status, its body and the pause that the server requests."""
+        status, body, pause = refusal
+        field = next(name for name in _LIMIT_FIELDS if name in fields)
+        found = read_refusal(status, body, fields[field], field)
+        prompt_tokens = estimate(fields["messages"])
+        reason = self._line(f"status {status} ({found.message})")
+        if found.room is not None:  # without what the request had on top, for a structured answer
+            found = replace(found, room=found.room - fields[field] + asked.max_tokens)
+        if found.kind == "spent":
+            return Completion("", "length", prompt_tokens, asked.max_tokens)
+        if found.kind == "context":
+            shorter = await self._shorter(client, found, asked, prompt_tokens, first=first)
+            return shorter or Completion("", "context", prompt_tokens, 0)
+        if found.kind == "output" and found.room and found.room < asked.max_tokens:
+            self._longest_answer = min(found.room, self._longest_answer or found.room)
+            log.info("models.%s: answers have at most %d tokens", self.name, found.room)
+            return replace(asked, max_tokens=found.room)
+        if found.kind == "field":
+            self._refused_fields.add(field)
+            other = _LIMIT_FIELDS[field]
+            if other not in self._refused_fields:
+                self._limit_field = other
+                return asked
+        if found.kind == "content":
+            raise self._content_refused(reason)
+        if (status in _TRANSIENT or status >= 500) and found.kind != "quota":
+            return _Failure(reason, pause)
+        if status in (400, 413, 422) and await self._takes(client, fields):
+            raise self._content_refused(reason)
+        raise self._unusable(status, found, reason)
+
+    def _content_refused(self, reason: str) -> ConversationRefused:
+        text = f"models.{self.name}: {self._host} refuses this conversation: {self._line(reason)}"
+        return ConversationRefused(text)
+
+    def _unusable(self, status: int, refusal: Refusal, reason: str) -> UserError:
+        """Build the error for a refusal that all other requests would meet."""
+        kind = UserError
+        if refusal.kind == "quota":
             fix = "the account needs credit"
         elif status in (401, 403):
             fix = f"check models.{self.name}.api_key_env and the key in that variable"
         elif status == 404:
             fix = f"check models.{self.name}.model and the server's address"
         else:
+            kind = _SettingsRefused
             fix = f"check omit, options, structured and thinking of models.{self.name}"
-        raise UserError(
-            f"models.{self.name}: {self._host} refuses {self.model.model}: {reason}; {fix}"
+        return kind(f"models.{self.name}: {self._host} refuses {self.model.model}: {reason}; {fix}")
+
+    async def _shorter(
+        self,
+        client: openai.AsyncOpenAI,
+        refusal: Refusal,
+        asked: Sampling,
+        prompt_tokens: int,
+        *,
+        first: bool,
+    ) -> Sampling | None:
+        """Return the request with the room that is left for its answer; None if there is none.
+
+        The room is the one that the server names; else what its context leaves beside an estimate
+        of the prompt, or half of what was refused if that is less. A server that refuses the room
+        it named gets half of it, too, so that the requests have an end.
+        """
+        half = asked.max_tokens // 2
+        room = refusal.room
+        if room is None:
+            context = refusal.limit or self.model.context or await self._served(client)
+            left = half if context is None else context - prompt_tokens
+            room = min(left, half) if left > 0 else half
+        elif not first:
+            room = min(room, half)
+        return replace(asked, max_tokens=room) if 0 < room < asked.max_tokens else None
+
+    async def _served(self, client: openai.AsyncOpenAI) -> int | None:
+        """Request the model's context from the server, once."""
+        if not self._asked_context:
+            try:
+                async with asyncio.timeout(min(10.0, self.model.timeout)):
+                    raw = await client.models.with_raw_response.list()
+            except (openai.APIError, TimeoutError):
+                return None
+            self._served_context = context_in(_json(raw.content), self.model.model)
+            self._asked_context = True
+        return self._served_context
+
+    async def _takes(self, client: openai.AsyncOpenAI, fields: Mapping[str, Any]) -> bool:
+        """Tell whether the server takes the settings of a request, with a harmless text."""
+        if _settings(fields) in self._accepted:
+            return True
+        messages = [{**message, "content": "Hello."} for message in fields["messages"]]
+        limit = {name: _PROBE_TOKENS for name in _LIMIT_FIELDS if name in fields}
+        return await self._accepts(client, {**fields, "messages": messages, **limit})
+
+    async def _accepts(self, client: openai.AsyncOpenAI, fields: Mapping[str, Any]) -> bool:
+        """Tell whether the server answers a request with status 200."""
+        try:
+            async with asyncio.timeout(self.model.timeout):
+                raw = await client.chat.completions.with_raw_response.create(**fields)
+        except (openai.APIError, TimeoutError):
+            return False
+        if error_in(_json(raw.content)) is not None:
+            return False
+        self._accepted.add(_settings(fields))
+        return True
+
+    async def _diagnosed(
+        self,
+        client: openai.AsyncOpenAI,
+        refusal: UserError,
+        messages: Sequence[Message],
+        sampling: Sampling,
+    ) -> str:
+        """Find the settings that a server refuses, by leaving them out; return the line to show."""
+        sampling = replace(sampling, max_tokens=min(_PROBE_TOKENS, sampling.max_tokens))
+        fields = request_fields(self.model, messages, sampling, self._limit_field)
+        fixes = self._fixes(fields)
+        left_out = set(fixes)
+        if not await self._accepts(client, _without(fields, left_out)):
+            return str(refusal)
+        for each in fixes:
+            if await self._accepts(client, _without(fields, left_out - {each})):
+                left_out.remove(each)
+        named = [fix for each, fix in fixes.items() if each in left_out]
+        return (
+            f"{str(refusal).rpartition('; ')[0]}; {' and '.join(named)}" if named else str(refusal)
         )
+
+    def _fixes(self, fields: Mapping[str, Any]) -> dict[str, str]:
+        """Map what a request could do without to the change of the config that leaves it out."""
+        key = f"models.{self.name}"
+        fixes = {
+            name: f"add {name} to {key}.omit"
+            for name in ("stop", "temperature", "seed")
+            if name in fields
+        }
+        if any(message["role"] == "system" for message in fields["messages"]):
+            fixes["system"] = (
+                "use a template without a system message (rollouts.prompt, emulator.prompt or "
+                "judges.*.prompt)"
+            )
+        for name in {"response_format", "structured_outputs"} & {*fields, *fields["extra_body"]}:
+            fixes[name] = f"set {key}.structured to another value, or none"
+        fixes |= {
+            name: f"change or remove {key}.options.{name}"
+            for name in self.model.options
+            if name in fields["extra_body"]
+        }
+        if self.model.thinking is not None:
+            fixes["chat_template_kwargs"] = f"remove {key}.thinking"
+        return fixes
 
     def _pause(self, attempt: int, requested: float) -> float:
         """Choose the seconds until the next try: at least `requested`, with random jitter."""
@@ -254,3 +489,31 @@ class ApiChat:
         if self._key:
             text = text.replace(self._key, "[key]")
         return " ".join(text.split())[:300]
+
+
+def _json(body: bytes) -> Any:
+    """Read a body as JSON, or as text where it is none."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return body.decode(errors="replace")
+
+
+def _settings(fields: Mapping[str, Any]) -> frozenset[str]:
+    """Return what two requests share whose refusal has one cause, if it is not their content."""
+    roles = {f"role {message['role']}" for message in fields["messages"]}
+    return frozenset({*fields, *fields["extra_body"], *roles})
+
+
+def _without(fields: Mapping[str, Any], left_out: Collection[str]) -> dict[str, Any]:
+    """Leave fields out of a request; `system` stands for the role, whose text the user says."""
+    extra = {name: value for name, value in fields["extra_body"].items() if name not in left_out}
+    made = {name: value for name, value in fields.items() if name not in left_out}
+    if "system" in left_out:
+        roles = [message["role"] for message in fields["messages"]]
+        told = [each["content"] for each in fields["messages"] if each["role"] == "system"]
+        others = [dict(each) for each in fields["messages"] if each["role"] != "system"]
+        if "system" in roles and others:
+            others[0]["content"] = "\n\n".join([*told, others[0]["content"]])
+        made["messages"] = others or [{"role": "user", "content": "\n\n".join(told)}]
+    return made | {"extra_body": extra}

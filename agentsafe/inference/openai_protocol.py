@@ -1,14 +1,14 @@
 """Build requests of OpenAI's chat protocol and read the answers that its servers give.
 
-Nothing here opens a connection; `agentsafe.inference.openai` does. Not covered: streamed answers,
-tools, images, and content in parts.
+Nothing here opens a connection; `agentsafe.inference.openai` does. What an answer's fields say
+together decides whether the model answered, was silent, was cut or did not answer at all: the table
+is in docs/how-to/model.md. Not covered: streamed answers, tools and images.
 """
 
 import json
 import math
-import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -16,6 +16,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from agentsafe._util.text import storable
+from agentsafe.errors import ConversationRefused
+from agentsafe.inference.chat_template import escape_special_tokens
+from agentsafe.inference.openai_refusals import is_content_reason
 from agentsafe.inference.stop_strings import cut_after
 from agentsafe.inference.types import Completion, Message, Sampling
 from agentsafe.models.config import Model
@@ -28,28 +31,77 @@ _JSON_TOKENS = 16
 
 _LONGEST_REQUESTED_PAUSE = 600.0  # seconds
 
-#: Errors of servers for a prompt, or prompt and answer, beyond the context: OpenAI, vLLM, SGLang,
-#: llama.cpp, TGI, LM Studio, Gemini and services in front of them.
-_TOO_LONG = re.compile(
-    r"context[ _-]?(length|size|window|limit)|max(imum)? (context|model|prompt|input) length"
-    r"|(prompt|input)\b.{0,40}\btoo long|`max_new_tokens` must be <="
-    r"|reduce the length of|input tokens? (count )?.{0,20}exceeds?",
-    re.IGNORECASE,
+#: Keys under which servers list a model's context: vLLM and SGLang; OpenRouter, Together and
+#: Fireworks; Groq; Mistral and LM Studio; llama.cpp; GitHub.
+_CONTEXT_KEYS = {
+    *("max_model_len", "context_length", "max_context_length", "loaded_context_length"),
+    *("context_window", "n_ctx", "max_context_window_tokens", "max_context_tokens"),
+}
+
+#: The reasons for which servers end an answer, in lower case; any other is a failure.
+_ENDS = dict.fromkeys(
+    (
+        "stop",
+        "eos",
+        "eos_token",
+        "stop_token",
+        "stop_sequence",
+        "end",
+        "end_turn",
+        "complete",
+        "completed",
+        "tool_calls",
+        "function_call",
+    ),
+    "stop",
+) | dict.fromkeys(("length", "max_tokens", "max_output_tokens", "max_completion_tokens"), "length")
+_ENDS |= dict.fromkeys(
+    ("model_length", "model_context_window_exceeded", "context_length_exceeded"), "context"
 )
-#: OpenAI's error where a model uses up its tokens for reasoning and writes no text.
-_ALL_REASONING = "Could not finish the message because max_tokens"
+#: Tokens that end a turn and leave no text.
+_END_TOKENS = 2
+#: More characters than one token of a prompt has in any language, from that many characters on.
+_MOST_PER_TOKEN, _LONG = 7, 2000
+
+
+class NoAnswer(ValueError):
+    """A body that holds no answer of the model; its text is the reason, and the fix if known.
+
+    Attributes:
+        only_reasoning: there is private reasoning, which a stop string may have ended.
+    """
+
+    def __init__(self, reason: str, *, only_reasoning: bool = False):
+        """Keep the reason, without line breaks at its ends."""
+        super().__init__(reason)
+        self.only_reasoning = only_reasoning
 
 
 class _Content(msgspec.Struct):
-    content: str | None = None
+    content: str | list[Any] | None = None
     refusal: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+
+    def texts(self) -> tuple[str | None, str]:
+        """Return the text, None where there is none, and the private reasoning."""
+        said = self.content
+        thoughts = [self.reasoning_content or self.reasoning]
+        if isinstance(said, list):
+            parts = [part for part in said if isinstance(part, dict)]
+            texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+            said = "".join(texts) if texts else None
+            thoughts += [part.get("thinking") for part in parts]
+        return said or self.refusal or said, "\n\n".join(filter(None, map(_flat, thoughts)))
 
 
 class _Choice(msgspec.Struct):
     message: _Content
     finish_reason: str | None = None
+    stop_reason: Any = None  # vLLM: the stop string that ended the answer
+    matched_stop: Any = None  # SGLang, likewise
 
 
 class _Usage(msgspec.Struct):
@@ -96,18 +148,34 @@ def is_address(url: str) -> bool:
     return parts.scheme in ("http", "https") and bool(host) and plain
 
 
-def request_fields(
-    url: str, model: Model, messages: Sequence[Message], sampling: Sampling
-) -> dict[str, Any]:
-    """Build the arguments of the client's `chat.completions.create` for the server at `url`.
+def limit_field(url: str, model: Model) -> str:
+    """Return the name under which the server at `url` gets the most tokens of an answer."""
+    if model.max_tokens_field is not None:
+        return model.max_tokens_field
+    new = f".{urlsplit(url).hostname}".endswith(_NEW_LIMIT)
+    return "max_completion_tokens" if new else "max_tokens"
 
-    Servers get the last 31 bits of the seed, the most that all of them accept.
+
+def request_fields(
+    model: Model, messages: Sequence[Message], sampling: Sampling, limit: str = "max_tokens"
+) -> dict[str, Any]:
+    """Build the arguments of the client's `chat.completions.create`.
+
+    Servers get the last 31 bits of the seed, the most that all of them accept. Special tokens in
+    the messages are broken up, as they could forge turns.
+
+    Args:
+        model: its entry in the config.
+        messages: the conversation.
+        sampling: of the answer.
+        limit: name of the field for the most tokens of the answer.
     """
     room = sampling.max_tokens
     fields: dict[str, Any] = {"temperature": sampling.temperature, "seed": sampling.seed % 2**31}
     extra: dict[str, Any] = dict(model.options)
     if model.thinking is not None:
-        extra["chat_template_kwargs"] = {"enable_thinking": model.thinking}
+        template = extra.get("chat_template_kwargs") or {}
+        extra["chat_template_kwargs"] = {**template, "enable_thinking": model.thinking}
     if sampling.choices and model.structured == "choice":
         extra["structured_outputs"] = {"choice": list(sampling.choices)}
     elif sampling.choices and model.structured == "json_schema":
@@ -115,12 +183,12 @@ def request_fields(
         room += _JSON_TOKENS
     elif sampling.stop:  # a restricted answer ends by itself
         fields["stop"] = list(sampling.stop)
-    limit = "max_tokens"
-    if f".{urlsplit(url).hostname}".endswith(_NEW_LIMIT):
-        limit = "max_completion_tokens"
     return {
         "model": model.model,
-        "messages": [{**message, "content": storable(message["content"])} for message in messages],
+        "messages": [
+            {**message, "content": storable(message["content"])}
+            for message in escape_special_tokens(None, messages)
+        ],
         **{name: value for name, value in fields.items() if name not in model.omit},
         limit: room,
         "extra_body": extra,
@@ -140,31 +208,35 @@ def completion(body: bytes, fields: Mapping[str, Any], sampling: Sampling) -> Co
         sampling: of the request.
 
     Raises:
-        ValueError: the body is not a chat completion.
+        NoAnswer: the body holds no answer of the model, or one to a prompt that the server cut.
+        ConversationRefused: the server filtered the answer's content.
     """
     try:
         answer = msgspec.convert(json.loads(body), _Answer)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise ValueError(str(error)) from None
+    except (ValueError, RecursionError):
+        shown = " ".join(body.decode(errors="replace").split())
+        raise NoAnswer(f"the answer is not a chat completion ({shown[:200]})") from None
     choice, usage = answer.choices[0], answer.usage or _Usage()
-    text = storable(choice.message.content or choice.message.refusal or "")
-    reasoning = storable(choice.message.reasoning_content or choice.message.reasoning or "")
+    said, reasoning = choice.message.texts()
+    text, reasoning = storable(said or ""), storable(reasoning)
     prompt_tokens, completion_tokens = _count(usage.prompt_tokens), _count(usage.completion_tokens)
     reasoning_tokens = usage.reasoning()
     if prompt_tokens is not None and completion_tokens is not None:
         beside = (_count(usage.total_tokens) or 0) - prompt_tokens - completion_tokens
         if beside > 0 and reasoning_tokens in (0, beside):
             completion_tokens, reasoning_tokens = completion_tokens + beside, beside
-    if prompt_tokens is None:
-        prompt_tokens = _estimate(message["content"] for message in fields["messages"])
-    if completion_tokens is None:
-        completion_tokens = _estimate([text, reasoning])
+    _check_prompt(fields["messages"], usage)
+    end = _end(choice, said is None, reasoning)
+    if not text.strip() and end == "stop":
+        _check_silence(choice, completion_tokens, reasoning_tokens, sampling)
+    prompt_tokens = prompt_tokens or estimate(fields["messages"])  # some servers send zeros
+    completion_tokens = completion_tokens or _estimate([text, reasoning])
     if "response_format" in fields:
         text = _unpacked(text, sampling.choices)
     ended = any(stop in text for stop in sampling.stop)
     return Completion(
         cut_after(text, sampling.stop),
-        "length" if choice.finish_reason == "length" and not ended else "stop",
+        "stop" if ended else end,
         prompt_tokens,
         completion_tokens,
         reasoning,
@@ -173,24 +245,108 @@ def completion(body: bytes, fields: Mapping[str, Any], sampling: Sampling) -> Co
     )
 
 
-def out_of_tokens(
-    codes: Sequence[str], message: str, fields: Mapping[str, Any], sampling: Sampling
-) -> Completion | None:
-    """Read a refusal for lack of tokens or context as an empty completion; None for any other.
+def _end(choice: _Choice, silent: bool, reasoning: str) -> str:
+    """Return why an answer ended: `stop`, `length` or `context`.
+
+    Raises:
+        NoAnswer: the server failed, or put the answer where it is not the model's text.
+        ConversationRefused: the server filtered the answer's content.
+    """
+    named = choice.finish_reason or ""
+    if is_content_reason(named):
+        raise ConversationRefused(f"its answer ends with finish_reason '{named}'")
+    if choice.message.tool_calls or choice.message.function_call:
+        raise NoAnswer(
+            "the answer is in tool_calls, although no request offers tools: start the server "
+            "without its tool-call parser (vLLM: without --enable-auto-tool-choice)"
+        )
+    end = _ENDS.get(named.lower() or "stop")
+    if end is None:
+        raise NoAnswer(f"the server broke off the answer (finish_reason '{named}')")
+    text = (choice.message.texts()[0] or "").strip()
+    if text or end != "stop":
+        return end
+    if reasoning:
+        raise NoAnswer(
+            "the answer is only in reasoning_content: start the server without its reasoning "
+            "parser or with the right one (vLLM: --reasoning-parser), or switch thinking off "
+            "(thinking: false)",
+            only_reasoning=True,
+        )
+    if silent or not named:
+        raise NoAnswer(f"the answer has no content (finish_reason {named or None!r})")
+    return end
+
+
+def _check_silence(
+    choice: _Choice, tokens: int | None, reasoning_tokens: int, sampling: Sampling
+) -> None:
+    """Check that an empty text is what the model wrote: an end token or a stop string at once.
+
+    Raises:
+        NoAnswer: it generated nothing at all, or more than it takes to end.
+    """
+    named = choice.stop_reason, choice.matched_stop
+    if tokens is None or any(each in sampling.stop for each in named):
+        return
+    if tokens == 0:
+        raise NoAnswer("the answer is empty, and the server generated no token for it")
+    if reasoning_tokens or tokens > _END_TOKENS + max(map(len, sampling.stop), default=0):
+        raise NoAnswer(
+            f"the answer is empty, although the server generated {tokens} tokens for it: a parser "
+            "of the server may have removed them, or switch thinking off (thinking: false)",
+            only_reasoning=bool(reasoning_tokens),
+        )
+
+
+def _check_prompt(messages: Sequence[Message], usage: _Usage) -> None:
+    """Check that the server read the whole prompt.
+
+    Raises:
+        NoAnswer: it counts so few tokens that it must have cut the prompt without saying so.
+    """
+    read = _count(usage.prompt_tokens)
+    if not read:  # it does not count
+        return
+    read += _count(usage.cache_read_input_tokens) or 0  # Anthropic counts these apart
+    chars = sum(len(message["content"]) for message in messages)
+    if chars >= _LONG and chars > _MOST_PER_TOKEN * read:
+        raise NoAnswer(
+            f"the server read {read:,} tokens of a prompt of {chars:,} characters, so it cut the "
+            "prompt silently: raise its context (Ollama: num_ctx), or lower the prompt's length"
+        )
+
+
+def context_in(models: Any, name: str) -> int | None:
+    """Read a model's context from the answer of `/v1/models`.
 
     Args:
-        codes: the error's `code` and `type`.
-        message: the error's text.
-        fields: of the request (`request_fields`).
-        sampling: of the request.
+        models: the answer as plain data.
+        name: of the model; a server's only model counts under any name.
+
+    Returns:
+        Tokens of prompt and answer together, or None where the server does not tell. Of several
+        numbers it is the smallest.
     """
-    if message.startswith(_ALL_REASONING):
-        prompt_tokens = _estimate(each["content"] for each in fields["messages"])
-        return Completion("", "length", prompt_tokens, sampling.max_tokens)
-    # Later characters may repeat the prompt, which may mention contexts itself.
-    if _TOO_LONG.search(" ".join([*codes, message[:500]])):
-        return Completion("", "context", 0, 0)
-    return None
+    listed = models.get("data") if isinstance(models, Mapping) else None
+    entries = [each for each in listed if isinstance(each, Mapping)] if listed else []
+    named = [each for each in entries if each.get("id") == name]
+    chosen = named or (entries if len(entries) == 1 else [])
+    found = [value for each in chosen for value in _contexts(each)]
+    return min(found, default=None)
+
+
+def _contexts(entry: Mapping[str, Any], depth: int = 4) -> Iterator[int]:
+    for key, value in entry.items():
+        if isinstance(value, Mapping) and depth:
+            yield from _contexts(value, depth - 1)
+        elif key in _CONTEXT_KEYS and type(value) is int and value > 0:
+            yield value
+
+
+def estimate(messages: Sequence[Message]) -> int:
+    """Estimate the tokens of a prompt: 4 characters count as one."""
+    return _estimate(message["content"] for message in messages)
 
 
 def requested_pause(headers: Mapping[str, str]) -> float:
@@ -230,6 +386,13 @@ def _unpacked(text: str, choices: Sequence[str]) -> str:
     except (ValueError, RecursionError, LookupError, TypeError):
         return text
     return answer if answer in choices else text
+
+
+def _flat(thought: Any) -> str:
+    """Return the text of private reasoning, which Mistral sends as a list of parts."""
+    if isinstance(thought, list):
+        return "".join(_flat(part.get("text")) for part in thought if isinstance(part, dict))
+    return thought if isinstance(thought, str) else ""
 
 
 def _entry(details: Any, name: str) -> Any:

@@ -139,7 +139,19 @@ class Model:
             extra=NOT_IN_CACHE_KEY,
         ),
     ] = field(default_factory=dict)
+    max_tokens_field: Annotated[
+        Literal["max_tokens", "max_completion_tokens"] | None,
+        Meta(
+            description="Field of a request that limits its answer; null takes "
+            "`max_completion_tokens` at OpenAI and Azure, `max_tokens` elsewhere, and the other "
+            "where the server refuses that.",
+            extra=NOT_IN_CACHE_KEY,
+        ),
+    ] = None
     options: Annotated[
-        Mapping[Text, str | int | float | bool],
-        Meta(description="Further fields of the body of each request."),
+        Mapping[Text, str | int | float | bool | list | dict],
+        Meta(
+            description="Further fields of the body of each request, such as "
+            "`thinking: {type: disabled}`."
+        ),
     ] = field(default_factory=dict)

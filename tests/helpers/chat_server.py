@@ -59,9 +59,21 @@ FAULTS: dict[str, Reply | str] = {
     "trickle": "trickle",  # a byte now and then, for 4 seconds
 }
 
+
+def said(content: Any = None, finish_reason: str | None = "stop", **message: Any) -> Reply:
+    """Make an answer with these fields of a message; `usage` is that of the answer."""
+    usage = message.pop("usage", {"prompt_tokens": 5, "completion_tokens": 7})
+    choice = {"index": 0, "message": {"role": "assistant", "content": content, **message}}
+    return Reply(200, {"choices": [choice | {"finish_reason": finish_reason}], "usage": usage})
+
+
 #: Chooses the fault, if any, of a try from the request's identity and the number of the try (from
 #: 0), so that it does not depend on the order of the requests.
 Plan = Callable[[str, int], "Reply | str | None"]
+
+
+#: Chooses the answer to a request by its body; None leaves it to the plan and the model.
+Rule = Callable[[Mapping[str, Any]], Reply | None]
 
 
 def shares(seed: int, **share: float) -> Plan:
@@ -106,13 +118,17 @@ class ChatServer:
 
     Attributes:
         url: its base URL.
+        listed: what `/v1/models` tells of the model beside its name.
         requests: for completions, in the order in which they came; only those with the right key.
         most_at_once: requests that were in hand at the same time, at most. One no longer is when
             its answer begins: else the client's next would count beside it.
     """
 
-    def __init__(self, model: ChatModel | None, name: str, key: str | None, faults: Plan):
-        self.model, self.name, self.key, self.faults = model, name, key, faults
+    def __init__(
+        self, model: ChatModel | None, name: str, key: str | None, faults: Plan, rule: Rule
+    ):
+        self.model, self.name, self.key, self.faults, self.rule = model, name, key, faults, rule
+        self.listed: dict[str, Any] = {}
         self.url = ""
         self.requests: list[Request] = []
         self.most_at_once = 0
@@ -129,7 +145,7 @@ class ChatServer:
         with self._lock:
             attempt = self._tries[identity]
             self._tries[identity] += 1
-            fault = self.faults(identity, attempt)
+            fault = self.rule(body) or self.faults(identity, attempt)
             request = Request(identity, attempt, body, dict(headers), time.monotonic(), fault)
             self.requests.append(request)
             self._at_once += 1
@@ -211,7 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self._admits():
             known = self.path == "/v1/models"
-            models = [{"id": self.server.chat.name, "object": "model"}]
+            chat = self.server.chat
+            models = [{"id": chat.name, "object": "model", **chat.listed}]
             self._send(Reply(200, {"object": "list", "data": models}) if known else self._unknown())
 
     def do_POST(self):
@@ -330,6 +347,7 @@ def serve(
     name: str = "tiny",
     key: str | None = None,
     faults: Plan = lambda identity, attempt: None,
+    rule: Rule = lambda body: None,
 ) -> Iterator[ChatServer]:
     """Serve a model until the block ends.
 
@@ -338,8 +356,9 @@ def serve(
         name: of the model, to clients.
         key: that clients must show. Who shows another is told which, as some servers do.
         faults: what goes wrong: `shares`, `first`, `always` or a function of one's own.
+        rule: what the server refuses, by a request's body.
     """
-    chat = ChatServer(model, name, key, faults)
+    chat = ChatServer(model, name, key, faults, rule)
     server = _Server(chat)
     chat.url = f"http://127.0.0.1:{server.server_port}/v1"
     threads = [

@@ -11,12 +11,12 @@ from collections import Counter
 
 import pytest
 
-from agentsafe.errors import ServerTrouble, UserError
+from agentsafe.errors import ConversationRefused, ServerTrouble, UserError
 from agentsafe.inference.types import Completion, Sampling
 from agentsafe.models.config import Model
 from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.roll_out import Agent, roll_out
-from tests.helpers.chat_server import Reply, always, first, refusal, serve, shares
+from tests.helpers.chat_server import Reply, always, first, refusal, said, serve, shares
 from tests.helpers.scripted import DONE, LOOK, Echo, Scripted, small_suite
 from tests.helpers.tiny_model import write_tiny_checkpoint
 
@@ -67,6 +67,15 @@ def ask(chat, *texts, sampling=Sampling()):  # noqa: B008 - it is frozen
         return await asyncio.gather(*(chat.complete(user(text), sampling) for text in texts))
 
     return asyncio.run(all_at_once())
+
+
+CHOICES = ("yes", "no")
+
+
+def check(chat, *messages, **sampling):
+    """Send a request as the preflight does."""
+    asked = list(messages) or user("Is one less than two?")
+    return asyncio.run(chat.check(asked, Sampling(**{"max_tokens": 16, **sampling})))
 
 
 def refused(chat, *, sampling=Sampling()):  # noqa: B008
@@ -148,7 +157,7 @@ def test_nobody_listens(chat):
     with pytest.raises(ServerTrouble, match=r"connection lost \(ConnectError"):
         ask(talker, "hello")
     with pytest.raises(UserError, match=r"^models\.judge: [^\n]* start the server"):
-        asyncio.run(talker.check())
+        check(talker)
 
 
 @pytest.mark.parametrize("header", [{"retry_after": "1"}, {"retry_after_ms": "400"}])
@@ -187,7 +196,8 @@ def test_what_no_other_request_would_escape_stops_at_once_with_a_line(chat, faul
         line = refused(chat(server))
     assert re.match(rf"models\.judge: 127\.0\.0\.1:\d+ refuses tiny: .*{words}", line)
     assert len(line) < 500
-    assert len(server.requests) == 1
+    settings = re.search("status (400|422)", line) is not None
+    assert len(server.requests) == 1 + settings  # with a harmless text
 
 
 def test_a_wrong_key_and_a_wrong_model_stop_with_a_line(chat):
@@ -262,22 +272,23 @@ def test_a_server_keeps_to_choices(chat, structured):
         sampling = Sampling(max_tokens=1, choices=("safe", "not so safe"))
         assert ask(talker, "hello", sampling=sampling)[0].text == "not so safe"
         assert ask(talker, "hello")[0].text == "You said: hello"
-        asyncio.run(talker.check())
+        check(talker)
+        assert check(talker, choices=CHOICES).text == "no"
         assert not chat(server).constrains
-        asyncio.run(chat(server).check())
+        check(chat(server))
 
 
 def test_a_check_finds_what_would_break_a_run(chat):
     with serve(Scripted("Yes, it is.")) as server:
         with pytest.raises(UserError, match=r"^models\.judge\.structured: .* restrict answers"):
-            asyncio.run(chat(server, structured="choice").check())
-        asyncio.run(chat(server).check())
+            check(chat(server, structured="choice"), choices=CHOICES)
+        check(chat(server))
     with serve(Scripted("Yes"), key="another") as server, pytest.raises(UserError, match="401"):
-        asyncio.run(chat(server).check())
+        check(chat(server))
     with serve(Scripted("I think", stop_reason="length")) as server:  # a model that reasons
-        asyncio.run(chat(server, structured="choice").check())
+        check(chat(server, structured="choice"), choices=CHOICES)
     with serve(faults=always("broken")) as server, pytest.raises(UserError, match="in 2 tries"):
-        asyncio.run(chat(server, retries=50).check())
+        check(chat(server, retries=50))
 
 
 def test_reasoning_comes_apart_from_the_text(chat):
@@ -295,14 +306,179 @@ def test_a_stop_string_that_a_server_does_not_take_cuts_all_the_same(chat):
         assert deaf[0].text == f"{LOOK}\nObservation:"
 
 
-def test_a_prompt_that_does_not_fit_is_said_to_be_so_and_the_rollout_goes_on(chat):
-    suite = small_suite(2)
+def test_a_prompt_that_leaves_no_room_is_said_to_be_so(chat):
     with serve(faults=always("overlong")) as server:
-        assert ask(chat(server), "hello") == [Completion("", "context", 0, 0)]
-        rollouts, _ = asyncio.run(
-            roll_out(Agent("bold", chat(server)), suite, suite.cases, Echo(), Settings(samples=1))
+        [found] = ask(chat(server), "hello")
+    assert (found.text, found.stop_reason, found.completion_tokens) == ("", "context", 0)
+    limits = [request.body["max_tokens"] for request in server.requests]
+    assert limits == [512, 6, 3, 1]  # of the 8 tokens that it names
+
+
+class Small(Parrot):
+    """A model with a context of 8,192 tokens, of which the prompt takes 4,905."""
+
+    async def complete(self, messages, sampling):
+        reason = "length" if "long" in messages[-1]["content"] else "stop"
+        written = sampling.max_tokens if reason == "length" else 7
+        return Completion("a " * written, reason, 4905, written)
+
+
+VLLM = (
+    "This model's maximum context length is 8192 tokens. However, you requested {total} tokens "
+    "(4905 in the messages, {wanted} in the completion)."
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "listed", "fields", "limits"),
+    [
+        (VLLM, {}, {}, [4096, 3287]),
+        ("Please reduce the length of the messages or completion.", {}, {}, [4096, 2048]),
+        ("The context window is exceeded.", {"max_model_len": 3100}, {}, [4096, 2048]),
+        ("The context window is exceeded.", {"max_model_len": 2000}, {}, [4096, 1375]),
+        ("The context window is exceeded.", {}, {"context": 8192}, [4096, 2048]),
+    ],
+)
+def test_a_shorter_answer_is_requested_where_the_context_has_no_room(
+    chat, words, listed, fields, limits
+):
+    def rule(body):
+        wanted = body["max_tokens"]
+        too_long = refusal(400, words.format(wanted=wanted, total=wanted + 4905))
+        return too_long if wanted > 8192 - 4905 else None
+
+    with serve(Small(), rule=rule) as server:
+        server.listed = listed
+        talker = chat(server, **fields)
+        [short] = ask(talker, "short")
+        [long] = ask(talker, "long " * 500, sampling=Sampling(max_tokens=4096))
+    assert short.stop_reason == "stop"
+    assert (long.stop_reason, long.completion_tokens) == ("context", limits[-1])
+    assert [request.body["max_tokens"] for request in server.requests][1:] == limits
+
+
+def test_a_server_that_refuses_the_room_it_named_is_not_asked_for_ever(chat):
+    def rule(body):
+        wanted = body["max_tokens"]
+        return refusal(400, VLLM.format(wanted=wanted, total=wanted + 8193 - wanted))
+
+    with serve(rule=rule) as server:
+        [found] = ask(chat(server), "hello", sampling=Sampling(max_tokens=4096))
+    assert found.stop_reason == "context"
+    assert len(server.requests) < 15
+
+
+def test_the_configs_context_holds_for_servers_too(chat):
+    sampling = Sampling(max_tokens=64)
+    with serve(Small()) as server:
+        limits = []
+        for context in (9000, 4905 + 40, 4905, 1000):
+            talker = chat(server, context=context)
+            [found] = ask(talker, "long", sampling=sampling)
+            limits.append((found.stop_reason, found.completion_tokens))
+            assert asyncio.run(talker.context()) == context
+        assert limits == [("length", 64), ("context", 40), ("context", 0), ("context", 0)]
+        server.listed = {"max_model_len": 4905 + 64}
+        talker = chat(server)
+        assert asyncio.run(talker.context()) == 4969
+        assert ask(talker, "long", sampling=sampling)[0].stop_reason == "context"
+
+
+def test_the_longest_answer_of_a_model_is_learnt(chat):
+    def rule(body):
+        most = f"the valid range of max_tokens is [1, {40}]"
+        return (
+            refusal(400, f"Invalid max_tokens value, {most}") if body["max_tokens"] > 40 else None
         )
-    assert set(rollouts["stop_reason"]) == {"context_overflow"}
+
+    with serve(Small(), rule=rule) as server:
+        talker = chat(server)
+        for _ in range(2):
+            [found] = ask(talker, "long")
+            assert (found.stop_reason, found.completion_tokens) == ("length", 40)
+    assert [request.body["max_tokens"] for request in server.requests] == [512, 40, 40]
+
+
+@pytest.mark.parametrize("old", ["max_tokens", "max_completion_tokens"])
+def test_a_server_that_takes_the_other_name_of_the_limit_loses_no_request(chat, old):
+    def rule(body):
+        return refusal(400, f"Unsupported parameter: '{old}'") if old in body else None
+
+    with serve(Parrot(), rule=rule) as server:
+        talker = chat(server, max_tokens_field=old)
+        assert len(ask(talker, *map(str, range(9)))) == 9
+        asked = len(server.requests)
+        ask(talker, "hello")
+    assert len(server.requests) == asked + 1
+    assert old not in server.requests[-1].body
+    with serve(
+        faults=always(refusal(400, "Unsupported: max_tokens, max_completion_tokens"))
+    ) as server:
+        assert "check omit" in refused(chat(server))
+
+
+HELD = (
+    said(None),
+    said(None, reasoning_content="Action: Look"),
+    said("", usage={"prompt_tokens": 5, "completion_tokens": 90}),
+    said("Action: Look", "tool_calls", tool_calls=[{"id": "0"}]),
+    said("Thought: I", "abort"),
+    said("", "error"),
+    said(None, "network_error"),
+    said("Thought: I", "error", error={"message": "upstream", "code": 502}),
+)
+
+
+@pytest.mark.parametrize("fault", HELD)
+def test_what_is_no_answer_is_asked_again(chat, fault):
+    with serve(Parrot(), faults=first(fault)) as server:
+        assert ask(chat(server), "hello")[0].text == "You said: hello"
+    with serve(faults=always(fault)) as server, pytest.raises(ServerTrouble, match="in 2 tries"):
+        ask(chat(server, retries=1), "hello")
+
+
+def test_a_stop_string_that_ended_the_reasoning_is_not_sent_again(chat):
+    def rule(body):
+        thought = said(None, reasoning_content="Then\nObservation:")
+        return thought if "stop" in body else None
+
+    sampling = Sampling(stop=("\nObservation:",))
+    with serve(Scripted(f"{LOOK}\nObservation: a door\n"), rule=rule) as server:
+        [found] = ask(chat(server), "Look", sampling=sampling)
+    assert found.text == f"{LOOK}\nObservation:"
+    assert found.stop_reason == "stop"
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        refusal(400, "Your prompt was flagged", "invalid_prompt"),
+        refusal(400, "Content Exists Risk"),
+        refusal(451, "Unavailable"),
+        said("Thought: I", "content_filter"),
+        said(None, "content_filter"),
+        Reply(200, {"error": {"message": "Input was flagged", "code": 403}}),
+    ],
+)
+def test_a_text_that_a_server_will_not_answer_is_that_requests_own(chat, fault):
+    with serve(faults=always(fault)) as server:
+        with pytest.raises(ConversationRefused, match=r"models\.judge: .* refuses this conver"):
+            ask(chat(server), "anything")
+        assert len(server.requests) == 1
+
+
+def test_an_unexplained_refusal_is_the_conversations_own_where_the_settings_are_taken(chat):
+    def rule(body):
+        return refusal(400, "Bad request") if "b0mb" in str(body["messages"]) else None
+
+    with serve(Parrot(), rule=rule) as server:
+        talker = chat(server)
+        for _ in range(2):
+            with pytest.raises(ConversationRefused, match=r"status 400 \(Bad request\)"):
+                ask(talker, "b0mb")
+    assert len(server.requests) == 3  # a harmless text once
+    assert server.requests[1].body["messages"] == [{"role": "user", "content": "Hello."}]
 
 
 def test_episodes_through_a_server_are_those_of_the_model_itself(chat):
@@ -339,15 +515,6 @@ def test_a_server_that_stays_away_ends_the_job_in_one_line(chat):
     ):
         talker = chat(server, retries=0)
         asyncio.run(roll_out(Agent("bold", talker), suite, suite.cases, Echo(), Settings()))
-
-
-def test_a_text_that_a_server_will_not_answer_is_that_requests_own(chat):
-    refused = refusal(400, "Your prompt was flagged", "invalid_prompt")
-    with (
-        serve(faults=always(refused)) as server,
-        pytest.raises(openai.ConversationRefused, match=r"models\.judge: .* refuses this text"),
-    ):
-        ask(chat(server), "anything")
 
 
 def test_one_object_serves_many_loops_and_leaves_nothing_open(chat):
