@@ -11,7 +11,7 @@ ERROR_KINDS = {
     "server": "a server gave no usable answer, after all retries",
     "timeout": "the episode took longer than `rollouts.max_seconds`",
     "refused": "a server refuses the content of the conversation",
-    "context": "the rollout does not fit the judge's context",
+    "context": "the conversation does not fit the context of the agent, the emulator or the judge",
     "rollout": "the rollout failed, so there is nothing to label",
     "stale": "a person labelled another text of this rollout",
     "score": "the judge's score is outside 0 to 3",
@@ -20,6 +20,8 @@ ERROR_KINDS = {
 }
 #: A server counts as down if it loses at least `_FEWEST` episodes or labels and more than `_SHARE`.
 _SHARE, _FEWEST = 0.05, 3
+#: Kinds of errors that one conversation has and another may not.
+OF_ONE_CONVERSATION = "refused", "context"
 
 
 class UserError(Exception):
@@ -36,6 +38,10 @@ class OutOfTime(RuntimeError):
 
 class ConversationRefused(RuntimeError):
     """A server refuses the content of this conversation; other conversations may pass."""
+
+
+class NoRoom(RuntimeError):
+    """A conversation leaves no room for an answer in a model's context."""
 
 
 def stop_if_down(lost: int, total: int, last: str) -> None:
@@ -56,11 +62,33 @@ def stop_if_down(lost: int, total: int, last: str) -> None:
         )
 
 
+def stop_if_refused(refused: int, total: int, last: str, *, key: str, share: float) -> None:
+    """End a job that loses too many conversations to be a fair sample of its cases.
+
+    Args:
+        refused: episodes or labels that a server refused, or that fit no context.
+        total: episodes or labels of the job.
+        last: the last such error, on one line.
+        key: the config's key of `share`.
+        share: the most that may be lost, 0 to 1.
+
+    Raises:
+        UserError: at least 3, and more than the share, are lost.
+    """
+    if refused >= _FEWEST and refused > share * total:
+        raise UserError(
+            f"{refused} of {total} are refused or do not fit a context ({last}), more than the "
+            f"share of {key} ({share:g}); finished work is kept: use another server or a larger "
+            "context, or raise the share, and run the same command again"
+        )
+
+
 _BY_TYPE = {
     UserError: "user",
     ServerTrouble: "server",
     OutOfTime: "timeout",
     ConversationRefused: "refused",
+    NoRoom: "context",
 }
 _BY_NUMBER = {errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full"}
 _BY_WORDS = {  # libraries raise types of their own with these words in common

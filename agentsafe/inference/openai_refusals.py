@@ -157,8 +157,8 @@ def error_in(answer: Any) -> tuple[int, Any] | None:
         )
     if not error:
         return None
-    code = error.get("code") if isinstance(error, Mapping) else None
-    status = int(code) if str(code).isdecimal() and 400 <= int(code) < 600 else 0
+    code = str(error.get("code")) if isinstance(error, Mapping) else ""
+    status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 0
     if not status:
         message, codes = _words(error)
         status = 400 if is_about_content(codes, message) else 502
@@ -222,8 +222,8 @@ def _room(
     shorter than the context, which is shorter than prompt and answer together.
     """
     if "n_prompt_tokens" in details and "n_ctx" in details:
-        limit = details["n_ctx"]
-        return max(limit - details["n_prompt_tokens"], 0), limit
+        room = max(details["n_ctx"] - details["n_prompt_tokens"], 0)
+        return room if room < requested else None, details["n_ctx"]
     plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", message)
     named = {int(next(filter(None, match.groups()))) for match in _LIMIT.finditer(plain)}
     named -= {requested}
@@ -232,7 +232,7 @@ def _room(
         return None, limit
     others = set(numbers) - {requested}
     sums = {prompt for prompt in others if prompt + requested in others and prompt != limit}
-    prompts, limits = sums or others, {limit} if limit is not None else others
+    prompts, limits = sums or others, others if limit is None else {limit}
     pairs = {
         (prompt, most)
         for prompt in prompts
@@ -240,8 +240,8 @@ def _room(
         if prompt < most < prompt + requested and prompt + requested != most
     }
     if len(pairs) == 1:
-        [(prompt, most)] = pairs
-        return most - prompt, most
+        [(prompt, context)] = pairs
+        return context - prompt, context
     return (0 if _PROMPT_TOO_LONG.search(message) else None), limit
 
 

@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from agentsafe._util.settings import IN_TABLE_KEY, Count, Name, Seed, Temperature, Text
+from agentsafe._util.settings import (
+    IN_TABLE_KEY,
+    NOT_IN_CACHE_KEY,
+    Count,
+    Name,
+    Seed,
+    Temperature,
+    Text,
+)
 
 _Metrics = Annotated[
     tuple[Literal["safety", "helpfulness", "helpfulness_safe"], ...], Meta(min_length=1)
@@ -61,6 +69,16 @@ class JudgeSettings:
         Temperature, Meta(description="Sampling temperature of the reasoning.")
     ] = 0
     max_tokens: Annotated[Count, Meta(description="Tokens of one answer.")] = 1024
+    max_refused: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Share of a job's labels that may be refused by a server or not fit a "
+            "context: these are rows with an error; more of them end the job.",
+            extra=NOT_IN_CACHE_KEY,
+        ),
+    ] = 0.1
     prompt: Annotated[
         Text,
         Meta(description="The package's template, or the path of your own.", extra=IN_TABLE_KEY),

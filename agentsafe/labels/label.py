@@ -1,6 +1,7 @@
 """Label rollouts: score each with a judge on each metric."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -13,7 +14,13 @@ from agentsafe._util.hashing import key_of
 from agentsafe._util.journal import Journal
 from agentsafe._util.progress import Progress, say
 from agentsafe._util.text import storable, with_type
-from agentsafe.errors import UserError, error_kind, stop_if_down
+from agentsafe.errors import (
+    OF_ONE_CONVERSATION,
+    UserError,
+    error_kind,
+    stop_if_down,
+    stop_if_refused,
+)
 from agentsafe.inference.types import Message
 from agentsafe.labels.judges import Judge, Label
 from agentsafe.models.spending import Budget
@@ -33,24 +40,26 @@ async def label_rollouts(
     *,
     journal: Journal | None = None,
     budget: Budget | None = None,
+    max_refused: float = 0.1,
 ) -> pl.DataFrame:
     """Score every rollout on every metric of the judge, in each of its replicates.
 
     Args:
         judge: the judge; an exception that it raises becomes a label with the status `error`.
         suite: contains the rollouts' cases.
-        rollouts: rows of `schemas.ROLLOUTS`. A rollout with the stop reason `error` gets labels
-            with the status `error`, without a call of the judge.
+        rollouts: rows of `schemas.ROLLOUTS`. A rollout with the stop reason `error`, or without a
+            turn, gets labels with the status `error`, without a call of the judge.
         journal: records labels as they finish, and provides those of an earlier job. Labels with
             the status `error` are requested again.
         budget: no label is requested after it is spent; those under way are finished.
+        max_refused: share of the labels that may be refused or not fit the judge's context.
 
     Returns:
         Rows of `schemas.LABELS`, one per rollout, metric and replicate, sorted.
 
     Raises:
-        UserError: a rollout's case is not in the suite, a server is down, the budget is
-            spent, or the judge raises one.
+        UserError: a rollout's case is not in the suite, a server is down or refuses too many
+            rollouts, the budget is spent, or the judge raises one.
     """
     cases = {case.case_id: case for case in suite.cases}
     unknown = rollouts.filter(~pl.col("case_id").is_in(list(cases)))
@@ -66,14 +75,14 @@ async def label_rollouts(
         for metric in judge.metrics
     }
     rows: list[dict] = []
-    lost: list[str] = []
+    failed: Counter[str] = Counter()  # by status, or by kind of an error
     total = len(rollouts) * len(judge.metrics) * judge.replicates
 
     async def one(rollout: Mapping, metric: str, replicate: int) -> None:
-        labelled = rollout["messages"], rollout["stop_reason"] == "error"
+        labelled = rollout["messages"], _shows_nothing(rollout)
         key = key_of(judge_keys[rollout["case_id"], metric], labelled, replicate)
         row = finished.get(key)
-        resumed = row is not None and row["status"] != "error"
+        resumed = row is not None and not _is_lost(row)
         if not resumed:
             if budget is not None and not budget.admits():
                 return
@@ -83,9 +92,13 @@ async def label_rollouts(
         names = {name: rollout[name] for name in ROLLOUT}
         names |= {"judge": judge.name, "metric": metric, "replicate": replicate}
         rows.append(names | row)
-        if row.get("error_kind") == "server":
-            lost.append(row["rationale"])
-            stop_if_down(len(lost), total, lost[-1])
+        if row["status"] != "ok":
+            failed[row.get("error_kind") or row["status"]] += 1
+        stop_if_down(failed["server"], total, row["rationale"])
+        if row.get("error_kind") in OF_ONE_CONVERSATION:
+            refused = sum(failed[kind] for kind in OF_ONE_CONVERSATION)
+            key = f"judges.{judge.name}.max_refused"
+            stop_if_refused(refused, total, row["rationale"], key=key, share=max_refused)
         error = row.get("error_kind"), row["rationale"]
         progress.advance(resumed=resumed, tokens=row["tokens"], error=error)
 
@@ -102,15 +115,30 @@ async def label_rollouts(
         await at_once(_AT_ONCE, work)
         if budget is not None:
             budget.check("labels")
-    failed = sum(row["status"] != "ok" for row in rows)
-    say(f"labels by {judge.name}: {total}, of which {failed} without a score")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(failed.items()))
+    without = f"{failed.total()} without a score" + (f" ({kinds})" if kinds else "")
+    say(f"labels by {judge.name}: {total}, of which {without}")
     order = ["checkpoint", *case_order(), "sample", "metric", "replicate"]
     return pl.DataFrame(rows, schema=schemas.LABELS).sort(order)
 
 
+def _shows_nothing(rollout: Mapping) -> bool:
+    """Tell whether a rollout failed, or has no turn: there is nothing of the agent to score."""
+    return rollout["stop_reason"] == "error" or not rollout["messages"]
+
+
+def _is_lost(row: Mapping) -> bool:
+    """Tell whether a finished label rests on trouble, so that it is requested again.
+
+    Version 0.1 read what was no answer as a judge that said nothing.
+    """
+    return row["status"] == "error" or row["rationale"] == "the judge said nothing"
+
+
 async def _label(judge: Judge, case: Case, rollout: Mapping, metric: str, replicate: int) -> Label:
-    if rollout["stop_reason"] == "error":
-        return Label(None, f"the rollout failed: {rollout['error']}", "error", "rollout")
+    if _shows_nothing(rollout):
+        why = rollout["error"] or f"{rollout['stop_reason']} before the agent's first turn"
+        return Label(None, f"the rollout failed: {why}", "error", "rollout")
     try:
         messages: list[Message] = rollout["messages"]
         label = await judge.label(case, messages, metric, replicate)

@@ -57,6 +57,16 @@ class Settings:
     batch: Annotated[
         Count, Meta(description="Rollouts that run at the same time.", extra=NOT_IN_CACHE_KEY)
     ] = 288
+    max_refused: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Share of a job's rollouts that may be refused by a server or not fit a "
+            "context: these are rows with an error; more of them end the job.",
+            extra=NOT_IN_CACHE_KEY,
+        ),
+    ] = 0.1
     prompt: Annotated[
         Text,
         Meta(

@@ -16,7 +16,7 @@ from typing import Any
 from agentsafe._util.hashing import draw_seed
 from agentsafe._util.text import storable, with_type
 from agentsafe._util.usage import Usage
-from agentsafe.errors import OutOfTime, error_kind
+from agentsafe.errors import NoRoom, OutOfTime, error_kind
 from agentsafe.inference.types import ChatModel, Completion, Message, Sampling
 from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.emulators import Observation, World
@@ -226,13 +226,13 @@ async def _run_steps(
         answer = await agent.complete(messages, sampling)
         full = answer.stop_reason == "context"
         if full and not answer.completion_tokens:
-            return "context_overflow"
+            return _overflow(turn)
         step = rollout.add_turn(answer)
         if isinstance(step, Action):
             observation = await world.answer(step)
             rollout.add_observation(observation, known_tool=step.tool in inputs.tools)
         elif full:
-            return "context_overflow"
+            return _overflow(turn)
         elif answer.stop_reason == "length" and left <= settings.max_turn_tokens:
             return "token_limit"
         elif reason := _end_without_action(rollout, step, answer, settings):
@@ -240,6 +240,17 @@ async def _run_steps(
         if full:
             return "context_overflow"
     return "step_limit"
+
+
+def _overflow(turn: int) -> str:
+    """Return the stop reason of an agent whose turn the context cut.
+
+    Raises:
+        NoRoom: it was the first turn, so that the run's own prompt filled the context.
+    """
+    if turn == 0:
+        raise NoRoom("the agent's first prompt leaves too little room for its first turn")
+    return "context_overflow"
 
 
 def _end_without_action(

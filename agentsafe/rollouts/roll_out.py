@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -15,7 +16,7 @@ from agentsafe._util.hashing import key_of
 from agentsafe._util.journal import Journal
 from agentsafe._util.progress import Progress, say
 from agentsafe._util.settings import cache_key
-from agentsafe.errors import stop_if_down
+from agentsafe.errors import OF_ONE_CONVERSATION, stop_if_down, stop_if_refused
 from agentsafe.inference.types import ChatModel
 from agentsafe.lineage import Lineage
 from agentsafe.models.spending import Budget
@@ -51,9 +52,10 @@ class Agent:
 class _Tally:
     """Counts of a job's finished episodes, printed as one line."""
 
-    def __init__(self, checkpoint: str, total: int):
-        self.checkpoint, self.total = checkpoint, total
-        self.episodes = self.resumed = self.turns = self.malformed = self.lost = 0
+    def __init__(self, checkpoint: str, total: int, max_refused: float):
+        self.checkpoint, self.total, self.max_refused = checkpoint, total, max_refused
+        self.episodes = self.resumed = self.turns = self.malformed = 0
+        self.failed: Counter[str] = Counter()  # by kind
         self.started = self.logged = time.monotonic()
 
     def add(self, row: dict, resumed: bool) -> dict[str, float]:
@@ -63,14 +65,22 @@ class _Tally:
         if not resumed:
             self.turns += sum(message["role"] == "assistant" for message in row["messages"])
             self.malformed += row["malformed_turns"]
-        if row.get("error_kind") == "server":
-            self.lost += 1
-            stop_if_down(self.lost, self.total, row["error"])
+        if row["stop_reason"] == "error":
+            self._count_failure(row["error_kind"], row["error"])
         now = time.monotonic()
         if now - self.logged > _LOG_EVERY:
             self.logged = now
             log.info("%s", self)
         return {"turns/s": self.turns / self.seconds, "malformed": self.share}
+
+    def _count_failure(self, kind: str, error: str) -> None:
+        """Count a failed episode; end the job where they are too many."""
+        self.failed[kind] += 1
+        stop_if_down(self.failed["server"], self.total, error)
+        if kind in OF_ONE_CONVERSATION:
+            refused = sum(self.failed[each] for each in OF_ONE_CONVERSATION)
+            key, share = "rollouts.max_refused", self.max_refused
+            stop_if_refused(refused, self.total, error, key=key, share=share)
 
     @property
     def seconds(self) -> float:
@@ -84,6 +94,9 @@ class _Tally:
         line = f"{self.checkpoint}: {self.episodes} of {self.total} episodes in "
         line += f"{self.seconds:.1f} s, {self.turns / self.seconds:.0f} turns/s, "
         line += f"{self.share:.1%} of turns malformed"
+        if self.failed:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.failed.items()))
+            line += f"; {self.failed.total()} failed ({kinds})"
         return line + (f"; {self.resumed} from an earlier job" if self.resumed else "")
 
 
@@ -124,7 +137,7 @@ async def roll_out(
         emulator: creates the cases' worlds.
         settings: limits and sampling of the episodes.
         journal: records episodes as they finish, so that memory does not hold them, and provides
-            those of an earlier job. Episodes with the stop reason `error` run again.
+            those of an earlier job. Episodes that a server or the machine spoilt run again.
         budget: no episode begins after it is spent; those that have begun are finished.
 
     Returns:
@@ -132,8 +145,8 @@ async def roll_out(
         `seconds` they do not depend on the episodes that ran at the same time.
 
     Raises:
-        UserError: the prompt's template does not exist or cannot be rendered, or a server is down,
-            or the budget is spent.
+        UserError: the prompt's template does not exist or cannot be rendered, a server is down or
+            refuses too many episodes, or the budget is spent.
         Exception: an error that would fail every episode; see
             `agentsafe.rollouts.episode.run_episode`.
     """
@@ -158,12 +171,13 @@ async def roll_out(
         for case in cases
         for sample in range(settings.samples)
     }
-    tally = _Tally(agent.checkpoint, len(cases) * settings.samples)
+    total = len(cases) * settings.samples
+    tally = _Tally(agent.checkpoint, total, settings.max_refused)
 
     async def one(case: Case, sample: int) -> None:
         key = keys[case.case_id, sample]
         row = finished.get(key)
-        resumed = row is not None and row["stop_reason"] != "error"
+        resumed = row is not None and not _is_lost(row)
         if not resumed:
             if budget is not None and not budget.admits():
                 return
@@ -188,6 +202,26 @@ async def roll_out(
             budget.check("episodes")
         say(str(tally))
         return _tables(agent.checkpoint, map(finished.get, keys.values()))
+
+
+def _is_lost(row: Mapping) -> bool:
+    """Tell whether a finished episode rests on the trouble of a server or the machine.
+
+    Version 0.1 read what was no answer as an empty turn, and a first prompt without room as an
+    overflow; its rows have no count of the prompts' tokens.
+    """
+    if row["stop_reason"] == "error":
+        return True
+    if "agent_prompt_tokens" in row:
+        return False
+    turns = [each["content"] for each in row["messages"] if each["role"] == "assistant"]
+    observed = [each["content"] for each in row["messages"] if each["role"] == "observation"]
+    silent = any(
+        not text.strip() and not aside["cut"]
+        for text, aside in zip(turns, row["asides"], strict=True)
+    )
+    cut = row["stop_reason"] == "context_overflow" and row["steps"] == 0 and len(turns) < 2
+    return silent or cut or any("the emulator's context is full" in text for text in observed)
 
 
 def _tables(checkpoint: str, rows: Iterable[dict]) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -20,6 +20,7 @@ _PACKAGE = Path(__file__).parents[1]
 #: Definitions that change no table and no weight, and what below each of them counts all the same.
 SILENT: dict[str, tuple[str, ...]] = {
     "errors.stop_if_down": (),
+    "errors.stop_if_refused": (),
     "_util.atomic_write.whole_file": (),
     "_util.atomic_write.whole_folder": (),
     "factories.budget": (),

@@ -1,14 +1,13 @@
 """Check a run before its first expensive job, and estimate its tokens and their cost.
 
-Every model is requested (a server once, the hub for its small files, a folder for all of them), its
-chat template is tried, and the prompts of all cases are measured against its context. Nothing is
-loaded on a GPU.
+Every model is requested (the hub for its small files, a folder for all of them, a server for
+answers to the run's own questions), its chat template is tried, and the prompts of all cases are
+measured against its context. Nothing is loaded on a GPU.
 """
 
-import asyncio
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +22,16 @@ from agentsafe._util.usage import Usage
 from agentsafe.errors import UserError
 from agentsafe.experiment import grid
 from agentsafe.inference import chat_template
-from agentsafe.inference.types import Message
+from agentsafe.inference.types import Sampling
 from agentsafe.labels.config import JudgeSettings
 from agentsafe.models import hub
 from agentsafe.models.checkpoint import check
 from agentsafe.models.config import Model
 from agentsafe.models.spending import cost, spent_in, total
 from agentsafe.rollouts.config import EmulatorSettings
-from agentsafe.rollouts.react import prompts
+from agentsafe.rollouts.config import Settings as RolloutSettings
+from agentsafe.rollouts.react import STOP, prompts
+from agentsafe.runs.trial import Role, try_roles
 from agentsafe.suites.cases import Suite
 
 if TYPE_CHECKING:
@@ -101,41 +102,64 @@ def check_models(config: Mapping[str, Any], suite: Suite) -> Iterator[tuple[Find
     for name in grid.models(config):
         model = msgspec.convert(config["models"][name], Model)
         roles = list(_roles(config, name, suite))
+        notes: tuple[str, ...] = ()
         try:
             _check_packages(name, model)
-            tokenizer, limit = _reach(name, model)
+            if model.backend == "openai":
+                trial = try_roles(name, model, roles)
+                limit, notes, problems = trial.context, trial.notes, trial.problems
+                rows = [_lengths(name, role, None, trial.per_token) for role in roles]
+            else:
+                tokenizer, limit = _reach(name, model)
+                rows = [_lengths(name, role, tokenizer) for role in roles]
+                problems = tuple(_template_problems(config, name, model, roles, tokenizer))
         except UserError as error:
-            rows = [_lengths(name, role, asked, None) for role, asked, _ in roles]
+            rows = [_lengths(name, role, None) for role in roles]
             yield Finding(name, model.model, (str(error),)), rows
             continue
-        rows = [_lengths(name, role, asked, tokenizer) for role, asked, _ in roles]
-        problems = tuple(_problems(config, name, model, roles, rows, tokenizer, limit))
+        problems += tuple(_length_problems(name, roles, rows, limit))
         context = f", context {limit:,}" if limit else ""
-        yield Finding(name, f"{model.model} ({model.backend}{context})", problems), rows
+        detail = "; ".join([f"{model.model} ({model.backend}{context})", *notes])
+        yield Finding(name, detail, problems), rows
 
 
-def _roles(
-    config: Mapping, name: str, suite: Suite
-) -> Iterator[tuple[str, list[list[Message]], int]]:
-    """Yield a model's roles, the first prompts of each, and the tokens of an answer."""
-    from agentsafe.labels.judges.llm import LLMJudge
+def _roles(config: Mapping, name: str, suite: Suite) -> Iterator[Role]:
+    """Yield a model's roles in the run."""
+    from agentsafe.labels.judges.llm import SCORES, LLMJudge
     from agentsafe.rollouts.emulators.llm import LLMEmulator
 
-    rollouts = config["rollouts"]
+    rollouts = msgspec.convert(config["rollouts"], RolloutSettings)
     if name in grid.sources(config):
-        told = prompts(suite, suite.cases, rollouts["prompt"])
-        yield "agent", list(told.values()), rollouts["max_turn_tokens"]
+        told = list(prompts(suite, suite.cases, rollouts.prompt).values())
+        sampling = Sampling(
+            rollouts.temperature,
+            min(rollouts.max_turn_tokens, rollouts.max_agent_tokens),
+            rollouts.seed,
+            STOP,
+        )
+        yield Role("agent", told, sampling, "rollouts.max_turn_tokens")
     emulating = msgspec.convert(config["emulator"], EmulatorSettings)
     if emulating.model == name:
         emulator = LLMEmulator(suite, None, settings=emulating)
         prompted = [emulator.render_prompt(case) for case in suite.cases]
-        yield "emulator", prompted, emulating.max_tokens
+        sampling = Sampling(emulating.temperature, emulating.max_tokens, emulating.seed)
+        yield Role("emulator", prompted, sampling, "emulator.max_tokens")
     for judge, section in config["judges"].items():
         judging = msgspec.convert(section, JudgeSettings)
         if judging.model == name:
-            render = LLMJudge(judge, suite, None, settings=judging).render_prompt
-            asked = [render(case, [], metric) for metric in judging.metrics for case in suite.cases]
-            yield f"judge {judge}", asked, 1 if judging.mode == "logits" else judging.max_tokens
+            model = LLMJudge(judge, suite, None, settings=judging)
+            asked = [
+                model.render_prompt(case, [], metric)
+                for metric in judging.metrics
+                for case in suite.cases
+            ]
+            logits = judging.mode == "logits"
+            sampling = Sampling(
+                judging.temperature, 1 if logits else judging.max_tokens, judging.seed
+            )
+            text = model.template.text("score", metric=judging.metrics[0])
+            request = text, replace(sampling, temperature=0.0, choices=SCORES)
+            yield Role(f"judge {judge}", asked, sampling, f"judges.{judge}.max_tokens", request)
 
 
 def _check_packages(name: str, model: Model) -> None:
@@ -149,17 +173,12 @@ def _check_packages(name: str, model: Model) -> None:
             )
 
 
-def _reach(name: str, model: Model) -> tuple["PreTrainedTokenizerBase | None", int | None]:
-    """Return a model's tokenizer and context; None for one on a server.
+def _reach(name: str, model: Model) -> tuple["PreTrainedTokenizerBase", int | None]:
+    """Return a checkpoint's tokenizer and context.
 
     Raises:
         UserError: it cannot be had.
     """
-    if model.backend == "openai":
-        from agentsafe.inference import openai
-
-        asyncio.run(openai.load(name, model).check())
-        return None, model.context
     from transformers import AutoConfig, AutoTokenizer
 
     from agentsafe.models import loading
@@ -182,40 +201,42 @@ def _reach(name: str, model: Model) -> tuple["PreTrainedTokenizerBase | None", i
 
 
 def _lengths(
-    name: str, role: str, asked: Sequence[Sequence[Message]], tokenizer: Any
+    name: str, role: Role, tokenizer: Any, per_token: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
-    """Percentiles of the prompts' tokens; a guess where the tokenizer is not at hand."""
-    texts = ["\n".join(message["content"] for message in messages) for messages in asked]
+    """Percentiles of the prompts' tokens; by their characters where there is no tokenizer."""
+    texts = ["\n".join(message["content"] for message in messages) for messages in role.prompts]
     if tokenizer is None:
-        tokens = np.array([len(text) // _PER_TOKEN for text in texts])
+        size = (per_token or {}).get(role.name, _PER_TOKEN)
+        tokens = np.array([int(len(text) / size) for text in texts])
     else:
         encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
         tokens = np.array([len(ids) for ids in encoded])
     p50, p90, most = (int(np.percentile(tokens, p, method="higher")) for p in (50, 90, 100))
-    return {"model": name, "role": role, "p50": p50, "p90": p90, "max": most}
+    return {"model": name, "role": role.name, "p50": p50, "p90": p90, "max": most}
 
 
-def _problems(
-    config: Mapping,
-    name: str,
-    model: Model,
-    roles: Sequence[tuple[str, list[list[Message]], int]],
-    rows: Sequence[Mapping],
-    tokenizer: Any,
-    limit: int | None,
+def _template_problems(
+    config: Mapping, name: str, model: Model, roles: Sequence[Role], tokenizer: Any
 ) -> Iterator[str]:
-    """Yield the problems of a model that is there."""
+    """Yield the problems of a checkpoint's chat template."""
     trained = config["training"]["sources"] or grid.sources(config)
     options = chat_template.thinking_options(model.thinking)
-    for (role, asked, room), row in zip(roles, rows, strict=True):
-        if tokenizer is not None:
-            trains = role == "agent" and name in trained
-            for problem in chat_template.problems(tokenizer, asked[0], options, trains=trains):
-                yield f"as {role}, {problem}"
+    for role in roles:
+        trains = role.name == "agent" and name in trained
+        for problem in chat_template.problems(tokenizer, role.prompts[0], options, trains=trains):
+            yield f"as {role.name}, {problem}"
+
+
+def _length_problems(
+    name: str, roles: Sequence[Role], rows: Sequence[Mapping], limit: int | None
+) -> Iterator[str]:
+    """Yield the roles whose longest prompt and answer do not fit the context together."""
+    for role, row in zip(roles, rows, strict=True):
+        room = role.sampling.max_tokens
         if limit is not None and row["max"] + room > limit:
             yield (
-                f"as {role}, its longest prompt has {row['max']:,} tokens and its answer up to "
-                f"{room:,}, but its context is {limit:,}: raise 'models.{name}.context' if the "
+                f"as {role.name}, its longest prompt has {row['max']:,} tokens and its answer up "
+                f"to {room:,}, but its context is {limit:,}: raise 'models.{name}.context' if the "
                 "model can, ask for fewer tokens, or use a shorter template"
             )
 

@@ -163,7 +163,7 @@ def test_a_prompt_that_leaves_no_room_is_said_to_and_others_go_on(chat):
     assert tight.text == same.text == fits.text
 
 
-def test_an_episode_whose_turn_the_context_cuts_overflows_it(chat):
+def test_an_episode_whose_first_turn_the_context_cuts_is_the_machines_fault(chat):
     suite = small_suite(1)
     settings = Settings(samples=1, max_turn_tokens=500, max_agent_tokens=900)
     chat.context = 40 + len(
@@ -177,7 +177,7 @@ def test_an_episode_whose_turn_the_context_cuts_overflows_it(chat):
         roll_out(Agent("bold", chat), suite, suite.cases, Echo(), settings)
     )
     row = rollouts.row(0, named=True)
-    assert (row["stop_reason"], row["error"], row["agent_tokens"]) == ("context_overflow", None, 40)
+    assert (row["stop_reason"], row["error_kind"], row["agent_tokens"]) == ("error", "context", 40)
     assert [message["role"] for message in row["messages"]] == ["assistant"]
     assert audits["malformed_turns"].to_list() == [0]
 

@@ -1,5 +1,7 @@
 """The preflight on real checkpoints, a real server, and where something is missing."""
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 
@@ -25,9 +27,20 @@ def checkpoint(tmp_path_factory):
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"), context=65536)
 
 
+class Judging(Scripted):
+    """A judge that counts a prompt's tokens, and is held to choices where it gives a score."""
+
+    constrains = True
+
+    async def complete(self, messages, sampling):
+        said = await super().complete(messages, sampling)
+        read = sum(len(message["content"]) for message in messages) // 4
+        return replace(said, prompt_tokens=read)
+
+
 @pytest.fixture
 def server(monkeypatch):
-    with serve(Scripted("yes"), key="secret") as running:
+    with serve(Judging("Score: 2", "2"), key="secret") as running:
         monkeypatch.setenv("PREFLIGHT_URL", running.url)
         monkeypatch.setenv("PREFLIGHT_KEY", "secret")
         yield running
@@ -101,7 +114,7 @@ def test_what_must_be_fixed_is_said_of_the_model_that_lacks_it(
         if value is not None:
             monkeypatch.setenv(variable, value)
     if changes.get("judge"):
-        server.model = Scripted("perhaps")
+        server.model = Judging("perhaps")
     problems, lengths = checked(config(checkpoint, **changes), suite)
     assert any(line in problem for problem in problems.pop(name)), line
     assert not any(problems.values())

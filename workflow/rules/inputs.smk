@@ -5,6 +5,7 @@
 from agentsafe.labels.human import labels_key, read_human_labels
 from agentsafe.lineage import Lineage
 from agentsafe.models import hub
+from agentsafe.labels.config import JudgeSettings
 from agentsafe.models.config import Model
 from agentsafe.published import fingerprint, set_folder
 from agentsafe.runs.code_version import code_key
@@ -100,8 +101,8 @@ def get_checkpoint(name):
 
 
 def get_judge(wildcards):
-    """Return the settings of a judge."""
-    return config["judges"][wildcards.judge]
+    """Return the settings of a judge that its labels depend on."""
+    return cache_key(JudgeSettings, config["judges"][wildcards.judge])
 
 
 def get_judge_model(wildcards):

@@ -24,6 +24,11 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
     judge = factories.judge(snakemake.wildcards.judge, params.judge, suite, served)
     rollouts = schemas.read_table(inputs.rollouts, schemas.ROLLOUTS)
     budget = factories.budget(snakemake.config, name)
-    labels = asyncio.run(label_rollouts(judge, suite, rollouts, journal=journal, budget=budget))
+    max_refused = snakemake.config["judges"][judge.name]["max_refused"]
+    labels = asyncio.run(
+        label_rollouts(
+            judge, suite, rollouts, journal=journal, budget=budget, max_refused=max_refused
+        )
+    )
     schemas.write_table(labels, snakemake.output[0], schemas.LABELS)
     journal.remove()

@@ -16,6 +16,7 @@ from agentsafe._util.hashing import draw_seed
 from agentsafe._util.settings import cache_key
 from agentsafe._util.text import storable
 from agentsafe._util.usage import Usage
+from agentsafe.errors import NoRoom
 from agentsafe.inference.types import ChatModel, Message, Sampling
 from agentsafe.prompts.template import EMULATOR_BLOCKS, Template, case_variables
 from agentsafe.rollouts.config import EmulatorSettings
@@ -130,8 +131,10 @@ class LLMWorld:
             if observation is not None:
                 return Observation(observation, usage)
             if answer.stop_reason == "context":
-                problem = "the emulator's context is full"
-                break
+                raise NoRoom(
+                    "the episode does not fit the emulator's context "
+                    f"({answer.prompt_tokens} tokens)"
+                )
             unusable = Message(role="assistant", content=storable(text.strip()) or "(nothing)")
             retry = emulator.template.text("retry", reason=problem)
             prompt = [*messages, unusable, Message(role="user", content=retry)]

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agentsafe._util.hashing import key_of
-from agentsafe.errors import UserError
+from agentsafe.errors import NoRoom, UserError
 from agentsafe.inference.types import Completion
 from agentsafe.rollouts.config import EmulatorSettings, Settings
 from agentsafe.rollouts.emulators.llm import FAILED, LLMEmulator, read_observation
@@ -192,14 +192,11 @@ def test_an_attempt_sees_the_one_before_alone_and_never_an_empty_message():
 
 
 @pytest.mark.parametrize(
-    ("said", "tokens"),
-    [(Completion("", "context", 9000, 0), 0), (Completion("Observation: {", "context", 90, 7), 7)],
+    "said", [Completion("", "context", 9000, 0), Completion("Observation: {", "context", 90, 7)]
 )
-def test_a_full_context_is_an_error_at_once(said, tokens):
-    model, [observation] = played(said)
-    assert "the emulator's context is full" in json.loads(observation.text)["error"]
-    assert (observation.usage.completion, observation.failed) == (tokens, True)
-    assert len(model.asked) == 1
+def test_a_full_context_ends_the_episode_and_is_no_observation(said):
+    with pytest.raises(NoRoom, match=f"emulator's context .{said.prompt_tokens} tokens"):
+        played(said)
 
 
 def test_a_whole_observation_counts_though_the_context_is_full_after_it():
