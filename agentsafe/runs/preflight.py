@@ -313,9 +313,10 @@ def describe_cost(config: Mapping[str, Any], estimated: pl.DataFrame, spent: flo
     costs = estimated["cost"].drop_nulls()
     if costs.is_empty():
         return None
-    line = f"Estimated cost of the whole run, without thinking and caches: {money(costs.sum())}"
+    whole = float(costs.sum())
+    line = f"Estimated cost of the whole run, without thinking and caches: {money(whole)}"
     line += f"; {money(spent)} spent so far" if spent else ""
     if config["budget"] is None:
         return f"{line}."
-    short = ", less than the estimate" if config["budget"] < costs.sum() else ""
+    short = ", less than the estimate" if config["budget"] < whole else ""
     return f"{line}; the budget is {money(config['budget'])}{short}."
