@@ -120,6 +120,22 @@ class Toolemu:
     toolkits_file: Annotated[
         Text, Meta(description="File with the toolkits; the default is downloaded if missing.")
     ] = "resources/toolemu/all_toolkits.json"
+    user: Annotated[
+        str,
+        Meta(
+            description="Who gives the instructions, for agent, emulator and judges to read: by "
+            "default ToolEmu's user; a case's own `User` replaces it, and an empty text leaves it "
+            "out."
+        ),
+    ] = "John Doe (john.doe@gmail.com)"
+    now: Annotated[
+        str,
+        Meta(
+            description="The time of the instructions, which `today` and `tomorrow` refer to: by "
+            "default ToolEmu's; a case's own `Current Time` replaces it, and an empty text leaves "
+            "it out."
+        ),
+    ] = "11:37 AM UTC-05:00, Tuesday, February 22, 2022"
     url: Annotated[
         str,
         Meta(

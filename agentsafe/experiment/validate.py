@@ -63,6 +63,7 @@ def check_experiment(config: Mapping) -> None:
         _check_model(name, config["models"][name])
         _check_price(name, config["models"][name], config["budget"])
     _check_judges(config)
+    _check_copies(config)
     _check_training(config)
     shards, tested = config["rollouts"]["shards"], config[config["suite"]]["cases"] // 2
     if shards > tested:
@@ -315,6 +316,41 @@ def _check_judges(config: Mapping) -> None:
                 f"config: 'preferences.consistency' is {consistency!r}, but '{key}.replicates' is "
                 "1, so there is nothing to compare: write none, or more replicates"
             )
+
+
+def _check_copies(config: Mapping) -> None:
+    """Check that samples and replicates of models differ: copies would count as more data."""
+    rollouts, emulator = config["rollouts"], config["emulator"]
+    varied = emulator["model"] and _samples(config["models"][emulator["model"]], emulator)
+    for name in sources(config):
+        if (
+            rollouts["samples"] > 1
+            and not varied
+            and not _samples(model_of(config, name), rollouts)
+        ):
+            raise UserError(
+                f"config: 'rollouts.samples' is {rollouts['samples']} at 'rollouts.temperature' 0, "
+                f"where all samples of {name!r} are the same rollout: write 1, or a temperature"
+            )
+    for name, judge in config["judges"].items():
+        key, count = f"judges.{name}", judge["replicates"]
+        if not judge["model"] or count == 1:  # replicates of rules are known to be equal
+            continue
+        if judge["mode"] == "logits":
+            raise UserError(
+                f"config: '{key}.replicates' is {count}, but 'mode: logits' gives the same label "
+                "each time, which would count as agreement: write 1, or the mode text"
+            )
+        if not _samples(config["models"][judge["model"]], judge):
+            raise UserError(
+                f"config: '{key}.replicates' is {count} at '{key}.temperature' 0, where all are "
+                "the same label and would count as agreement: write 1, or a temperature"
+            )
+
+
+def _samples(model: Mapping, section: Mapping) -> bool:
+    """Return whether two answers of a model may differ; one that omits it has its own."""
+    return section["temperature"] > 0 or "temperature" in model.get("omit", ())
 
 
 def _check_training(config: Mapping) -> None:

@@ -151,3 +151,4 @@ _USER = Toolkit(
 )
 
 TOOLKITS = (*(_toolkit(place) for place in PLACES), _USER)
+TOOLKIT_OF = {toolkit.name: toolkit for toolkit in TOOLKITS}

@@ -9,16 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agentsafe.miniature.toolkits import ASK, PLACE_OF, TOOLKITS
+from agentsafe.miniature.toolkits import ASK, PLACE_OF, TOOLKIT_OF, TOOLKITS, USER
 from agentsafe.rollouts.emulators import Observation
 from agentsafe.rollouts.emulators.tool_spec import UNKNOWN_ARGUMENT, argument_problems
 from agentsafe.rollouts.react import Action
-from agentsafe.suites.cases import Case
+from agentsafe.suites.cases import Case, find_tool, tool_names
 
 FIND, VIEW, GUARD, REMOVE, SET, SHARE = "find", "view", "guard", "remove", "set", "share"
 ACTS = (REMOVE, SET, SHARE)
 
 _TOOLS = {tool.name: tool for toolkit in TOOLKITS for tool in toolkit.tools}
+#: What an agent may call the tools of each place, and of the user.
+_NAMES = {place: tool_names([TOOLKIT_OF[place], TOOLKIT_OF[USER]]) for place in PLACE_OF}
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class MiniatureWorld:
         state = case.state
         place = PLACE_OF[state["place"]]
         self.state = state
+        self.names = _NAMES[place.name]
         self.items = {item["id"]: item for item in state["items"]}
         self.roles = {getattr(place, role): role for role in (FIND, VIEW, GUARD, *ACTS)}
         self.roles[ASK] = "ask"
@@ -68,10 +71,11 @@ class MiniatureWorld:
 
     def call(self, action: Action) -> dict[str, Any]:
         """Apply a call and return the tool's answer; an invalid call's answer is an error."""
-        role = self.roles.get(action.tool)
-        if role is None:
+        tool = find_tool(self.names, action.tool)
+        if tool is None:
             return {"error": "UnknownTool"}
-        problems = list(argument_problems(_TOOLS[action.tool], action.arguments))
+        role = self.roles[tool]
+        problems = list(argument_problems(_TOOLS[tool], action.arguments))
         if problems:
             error, argument = min(problems, key=lambda problem: problem[0] == UNKNOWN_ARGUMENT)
             return {"error": error, "argument": argument}

@@ -116,5 +116,8 @@ class Template:
 
 def case_variables(suite: Suite, case: Case) -> dict[str, Any]:
     """Collect the variables of every template: `case`, its `toolkits` and all their `tools`."""
-    toolkits = [suite.toolkits[name] for name in case.toolkits]
-    return {"case": case, "toolkits": toolkits, "tools": suite.tools_of(case)}
+    return {
+        "case": case,
+        "toolkits": suite.toolkits_of(case),
+        "tools": suite.tools_of(case),
+    }

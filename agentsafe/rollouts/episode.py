@@ -8,9 +8,9 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from agentsafe._util.hashing import draw_seed
@@ -26,11 +26,13 @@ from agentsafe.rollouts.react import (
     FinalAnswer,
     Malformed,
     Step,
+    Turn,
     conversation,
     has_hallucinated_observation,
     parse,
     split_thinking,
 )
+from agentsafe.suites.cases import find_tool
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +48,14 @@ class EpisodeInputs:
         case_id: the case's id.
         sample: number of the case's episode, from 0.
         prompt: messages before the agent's first turn.
-        tools: names of the case's tools.
+        tools: what the agent may call the case's tools, as `agentsafe.suites.cases.tool_names`
+            returns it.
     """
 
     case_id: str
     sample: int
     prompt: Sequence[Message]
-    tools: frozenset[str]
+    tools: Mapping[str, str]
 
 
 @dataclass
@@ -102,11 +105,16 @@ class Rollout:
     emulator_failures: int = 0
     thinking: bool = False
 
-    def add_turn(self, answer: Completion) -> Step:
-        """Record a turn of the agent, and return its meaning."""
+    def add_turn(self, answer: Completion, tools: Mapping[str, str]) -> Step:
+        """Record a turn of the agent, and return its meaning.
+
+        Args:
+            answer: the agent's completion.
+            tools: as in `EpisodeInputs`; an action's tool gets the name that it has there.
+        """
         text, thought = split_thinking(answer.text)
         reasoning = "\n\n".join(filter(None, (answer.reasoning, thought)))
-        turn = parse(text)
+        turn = with_known_tool(parse(text), tools)
         self.messages.append(Message(role="assistant", content=turn.text))
         self.asides.append(
             {"cut": turn.cut, "reasoning": storable(reasoning), "repairs": list(turn.repairs)}
@@ -227,7 +235,7 @@ async def _run_steps(
         full = answer.stop_reason == "context"
         if full and not answer.completion_tokens:
             return _overflow(turn)
-        step = rollout.add_turn(answer)
+        step = rollout.add_turn(answer, inputs.tools)
         if isinstance(step, Action):
             observation = await world.answer(step)
             rollout.add_observation(observation, known_tool=step.tool in inputs.tools)
@@ -262,6 +270,15 @@ def _end_without_action(
     if isinstance(step, FinalAnswer):
         return "final_answer"
     return "malformed" if rollout.add_malformed(step.reason, settings.max_malformed) else ""
+
+
+def with_known_tool(turn: Turn, tools: Mapping[str, str]) -> Turn:
+    """Give an action's tool the name that the agent read, as a repair if it wrote another one."""
+    step = turn.step
+    name = find_tool(tools, step.tool) if isinstance(step, Action) else None
+    if not isinstance(step, Action) or name is None or name == step.tool:
+        return turn
+    return replace(turn, step=replace(step, tool=name), repairs=(*turn.repairs, "tool_name"))
 
 
 def hallucinated_chars(cut: str) -> int:

@@ -32,6 +32,8 @@ REPAIRS = {
     "python_literal": "an object in Python's notation; see `agentsafe.rollouts.json_arguments`",
     "several_actions": "further actions after the first, which are cut",
     "text_after": "text after the action, neither a further one nor an observation; it is cut",
+    "tool_name": "a tool's name without its toolkit's, or with a separator; see "
+    "`agentsafe.suites.cases.tool_names`",
 }
 
 

@@ -181,8 +181,8 @@ async def roll_out(
         if not resumed:
             if budget is not None and not budget.admits():
                 return
-            tools = frozenset(tool.name for tool in suite.tools_of(case))
-            inputs = EpisodeInputs(case.case_id, sample, prompt_of[case.case_id], tools)
+            names = suite.tool_names(case)
+            inputs = EpisodeInputs(case.case_id, sample, prompt_of[case.case_id], names)
             world = emulator.open(case, sample)
             row = (await run_episode(inputs, agent.model, world, settings)).row()
             finished.add(key, row)

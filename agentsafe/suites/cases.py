@@ -2,7 +2,11 @@
 
 A suite is two JSON files in the format of ToolEmu's released `all_cases.json` and
 `all_toolkits.json` (Ruan et al., arXiv 2309.15817), so your own suite needs no code. A case may
-also have a *world state* from which a rule-based emulator starts; ToolEmu's cases have none.
+also have a user, a time, and a *world state* from which a rule-based emulator starts; ToolEmu's
+files have none of these.
+
+As in ToolEmu, agents know a tool by its toolkit's `name_for_model` and its own name:
+`TodoistSearchTasks`. A toolkit without it gives its tools no prefix.
 
 The split is the paper's: the case indices in order, shuffled by Python's `random` seeded with the
 split seed; the second half is the test set (Plaut, arXiv 2603.02229, section 4).
@@ -10,7 +14,8 @@ split seed; the second half is the test set (Plaut, arXiv 2603.02229, section 4)
 
 import random
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +98,14 @@ class Toolkit(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str = msgspec.field(name="toolkit")
     description: str = msgspec.field(name="description_for_model", default="")
     tools: tuple[Tool, ...] = ()
+    prefix: str = msgspec.field(name="name_for_model", default="")
 
 
 class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     """One task for an agent, with its underspecifications and potential risks.
 
-    `case_id` ends in the case's number, the index that the split uses.
+    `case_id` ends in the case's number, the index that the split uses. `user` says who gives the
+    instruction and `now` when, in words; both may be empty.
     """
 
     case_id: str = msgspec.field(name="name")
@@ -111,6 +118,8 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     risky_outcomes: tuple[str, ...] = msgspec.field(name="Potential Risky Outcomes", default=())
     risky_actions: tuple[str, ...] = msgspec.field(name="Potential Risky Actions", default=())
     state: dict[str, Any] = msgspec.field(name="World State", default_factory=dict)
+    user: str = msgspec.field(name="User", default="")
+    now: str = msgspec.field(name="Current Time", default="")
 
 
 class Suite(msgspec.Struct, frozen=True):
@@ -119,9 +128,86 @@ class Suite(msgspec.Struct, frozen=True):
     cases: tuple[Case, ...]
     toolkits: dict[str, Toolkit]
 
+    def toolkits_of(self, case: Case) -> tuple[Toolkit, ...]:
+        """List a case's toolkits in order, with the names of their tools that an agent reads."""
+        return named_toolkits([self.toolkits[name] for name in case.toolkits])
+
     def tools_of(self, case: Case) -> tuple[Tool, ...]:
-        """List the tools of a case's toolkits, in order."""
-        return tuple(tool for name in case.toolkits for tool in self.toolkits[name].tools)
+        """List the tools of a case's toolkits in order, with the names that an agent reads."""
+        return tuple(tool for toolkit in self.toolkits_of(case) for tool in toolkit.tools)
+
+    def tool_names(self, case: Case) -> dict[str, str]:
+        """Map what an agent may call a case's tools to their names; see `tool_names`."""
+        return tool_names([self.toolkits[name] for name in case.toolkits])
+
+
+def named_toolkits(toolkits: Sequence[Toolkit]) -> tuple[Toolkit, ...]:
+    """Give the tools of toolkits the names that an agent reads.
+
+    A tool's name gets the prefix of its toolkit. If that is the name of two tools, each gets the
+    name of its toolkit before its own instead.
+    """
+    count = Counter(kit.prefix + tool.name for kit in toolkits for tool in kit.tools)
+
+    def name(kit: Toolkit, tool: Tool) -> str:
+        prefixed = kit.prefix + tool.name
+        return prefixed if count[prefixed] == 1 else kit.name + tool.name
+
+    return tuple(
+        msgspec.structs.replace(
+            kit,
+            tools=tuple(msgspec.structs.replace(tool, name=name(kit, tool)) for tool in kit.tools),
+        )
+        for kit in toolkits
+    )
+
+
+def tool_names(toolkits: Sequence[Toolkit]) -> dict[str, str]:
+    """Map what an agent may call the tools of toolkits to the names that it reads.
+
+    Beside that name, a tool is known by its own name alone and after its toolkit's, with any
+    separator: `SearchTasks`, `Todoist.SearchTasks`, `Todoist_SearchTasks`. What two tools could be
+    called is left out.
+
+    Returns:
+        The exact names, and after a full stop all of them without separators; see `find_tool`.
+    """
+    named = named_toolkits(toolkits)
+    shown = [tool.name for kit in named for tool in kit.tools]
+    pairs = [
+        (called + tool.name, seen.name)
+        for kit, shown_kit in zip(toolkits, named, strict=True)
+        for tool, seen in zip(kit.tools, shown_kit.tools, strict=True)
+        for called in {"", kit.name, kit.prefix}
+    ]
+    return (
+        _unambiguous(pairs)
+        | _unambiguous((name, name) for name in shown)
+        | {name: name for name in shown}
+    )
+
+
+def find_tool(names: Mapping[str, str], called: str) -> str | None:
+    """Return the name of the tool that an agent calls; None if there is none, or several.
+
+    Args:
+        names: as returned by `tool_names`.
+        called: the name in the agent's action.
+    """
+    return names.get(called) or names.get(_plain(called))
+
+
+def _plain(name: str) -> str:
+    """Return a name without separators, marked as such."""
+    return "." + re.sub(r"[\W_]+", "", name)
+
+
+def _unambiguous(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Map the plain form of the first to the second of each pair, where all pairs agree."""
+    found: dict[str, set[str]] = {}
+    for called, name in pairs:
+        found.setdefault(_plain(called), set()).add(name)
+    return {called: names.pop() for called, names in found.items() if len(names) == 1}
 
 
 def read_suite(cases_file: str | Path, toolkits_file: str | Path) -> Suite:
@@ -129,7 +215,7 @@ def read_suite(cases_file: str | Path, toolkits_file: str | Path) -> Suite:
 
     Raises:
         UserError: a file is missing or not JSON of this format, a name appears twice, or a case
-            names an unknown toolkit.
+            names an unknown toolkit or has no tool.
     """
     cases = _read(cases_file, list[Case])
     toolkits = _read(toolkits_file, list[Toolkit])
@@ -149,7 +235,11 @@ def checked_suite(
     """
     _check_unique([case.case_id for case in cases], cases_file, "case")
     _check_unique([toolkit.name for toolkit in toolkits], toolkits_file, "toolkit")
+    for toolkit in toolkits:
+        names = [tool.name for tool in toolkit.tools]
+        _check_unique(names, toolkits_file, f"in the toolkit '{toolkit.name}', tool")
     named = {toolkit.name: toolkit for toolkit in toolkits}
+    suite = Suite(tuple(cases), named)
     for case in cases:
         if not case.case_id[-1:].isdigit():
             raise UserError(f"{cases_file}: case name '{case.case_id}' does not end in a number")
@@ -159,12 +249,15 @@ def checked_suite(
                     f"{cases_file}: case '{case.case_id}' names the toolkit '{name}', which is "
                     f"not in {toolkits_file}"
                 )
-        _check_unique(
-            [tool.name for name in case.toolkits for tool in named[name].tools],
-            toolkits_file,
-            f"in the toolkits of '{case.case_id}', tool",
-        )
-    return Suite(tuple(cases), named)
+        _check_unique(case.toolkits, cases_file, f"in '{case.case_id}', toolkit")
+        tools = [tool.name for tool in suite.tools_of(case)]
+        if not tools:
+            raise UserError(
+                f"{cases_file}: case '{case.case_id}' has no tool: name a toolkit with tools in "
+                "its 'Toolkits'"
+            )
+        _check_unique(tools, toolkits_file, f"in the toolkits of '{case.case_id}', tool")
+    return suite
 
 
 def write_suite(suite: Suite, cases_file: str | Path, toolkits_file: str | Path) -> None:

@@ -10,6 +10,7 @@ import logging
 import urllib.request
 from pathlib import Path
 
+import msgspec
 import polars as pl
 
 from agentsafe._util.atomic_write import whole_file
@@ -53,8 +54,17 @@ def fetch_suite(url: str, path: str | Path, sha256: str, key: str) -> None:
     log.info("%s: %d bytes", url, len(content))
 
 
-def take_suite(cases_file: str | Path, toolkits_file: str | Path, cases: int) -> Suite:
+def take_suite(
+    cases_file: str | Path, toolkits_file: str | Path, cases: int, *, user: str = "", now: str = ""
+) -> Suite:
     """Read a suite and keep its cases 0 to `cases` - 1 and all toolkits.
+
+    Args:
+        cases_file: the file with the cases.
+        toolkits_file: the file with the toolkits.
+        cases: number of cases to keep.
+        user: who gives the instructions, for cases that do not say.
+        now: when they do, likewise.
 
     Raises:
         UserError: as `read_suite`, or the cases' names do not end in the numbers 0, 1, 2 … without
@@ -72,7 +82,11 @@ def take_suite(cases_file: str | Path, toolkits_file: str | Path, cases: int) ->
         raise UserError(
             f"{cases_file}: it has {len(numbered)} cases, but 'toolemu.cases' is {cases}"
         )
-    return Suite(tuple(numbered[:cases]), suite.toolkits)
+    told = (
+        msgspec.structs.replace(case, user=case.user or user, now=case.now or now)
+        for case in numbered[:cases]
+    )
+    return Suite(tuple(told), suite.toolkits)
 
 
 def list_cases(suite: Suite) -> pl.DataFrame:

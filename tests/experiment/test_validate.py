@@ -117,6 +117,24 @@ def test_a_contradiction_is_one_line(changes, line):
             {"models": {"judge": {"model": "j", "backend": "openai", "price": {"input": 1}}}},
             "'models.judge.price' lacks output: write the price of a million tokens",
         ),
+        (
+            {"rollouts": {"samples": 2, "temperature": 0}},
+            "'rollouts.samples' is 2 at 'rollouts.temperature' 0, where all samples of 'small' are "
+            "the same rollout: write 1, or a temperature",
+        ),
+        (
+            {"judges": {"one": {"model": "judge", "replicates": 2}}},
+            "'judges.one.replicates' is 2 at 'judges.one.temperature' 0, where all are the same "
+            "label and would count as agreement: write 1, or a temperature",
+        ),
+        (
+            {
+                "judges": {
+                    "one": {"model": "small", "mode": "logits", "replicates": 2, "temperature": 1}
+                }
+            },
+            "'judges.one.replicates' is 2, but 'mode: logits' gives the same label each time",
+        ),
         ({"rollouts": {"shards": 73}}, "only 72 test cases ('toolemu.cases', halved)"),
     ],
 )
@@ -125,6 +143,38 @@ def test_a_contradiction_about_models_is_one_line(changes, line):
         check_experiment(llms(**changes))
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+GREEDY = {"temperature": 0, "samples": 2}
+OMITS = {"backend": "openai", "omit": ["temperature"]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rollouts": GREEDY, "emulator": {"temperature": 0.7}},
+        {"rollouts": GREEDY | {"temperature": 0.1}},
+        {"judges": {"one": {"model": "judge", "replicates": 2, "temperature": 0.1}}},
+        {
+            "models": {"judge": {"model": "judge", **OMITS}},
+            "judges": {"one": {"model": "judge", "replicates": 2}},
+        },
+        {
+            "models": {name: {"model": name, **OMITS} for name in ("small", "large")},
+            "rollouts": GREEDY,
+            "training": {"sources": None, "recipes": []},
+        },
+    ],
+)
+def test_samples_and_replicates_that_can_differ_are_allowed(changes):
+    try:
+        check_experiment(llms(**changes))
+    except UserError as error:
+        assert "the same" not in str(error)
+
+
+def test_replicates_of_the_miniatures_rules_are_allowed():
+    check_experiment(check({"run": "x", "judges": {"rules": {"replicates": 2}}}))
 
 
 def test_what_does_not_matter_to_the_suite_is_not_checked():

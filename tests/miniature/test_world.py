@@ -197,3 +197,8 @@ def test_only_what_came_before_a_deed_is_told_of_it():
     before, after = world.changes
     assert (before.viewed, before.asked, before.guarded) == (False, False, False)
     assert (after.viewed, after.asked, after.guarded) == (True, True, True)
+
+
+def test_a_tool_may_be_called_after_its_place():
+    for name in (VIEW, f"Bank.{VIEW}", f"Bank_{VIEW}"):
+        assert MiniatureWorld(bank()).call(Action(name, {"id": "k4"})) == {"error": "UnknownId"}

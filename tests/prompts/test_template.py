@@ -1,5 +1,6 @@
 """The package's templates with every case of ToolEmu, and a user's own templates."""
 
+import msgspec
 import pytest
 
 from agentsafe.errors import UserError
@@ -86,6 +87,18 @@ def test_an_agent_is_told_every_tool_and_its_task_and_nothing_of_what_is_behind_
         assert short[1] == user
         told = text_of([system, user, *short])
         assert [each for each in [*risks(case), *case.expected_achievements] if each in told] == []
+
+
+def test_everybody_is_told_who_asks_and_when_where_the_case_says(toolemu):
+    told = {"user": "John Doe (john.doe@gmail.com)", "now": "11:37 AM, Tuesday"}
+    for case in toolemu.cases[:3]:
+        for names in ((), ("user",), ("user", "now")):
+            known = msgspec.structs.replace(case, **{name: told[name] for name in names})
+            shown = case_variables(toolemu, known)
+            asked = {"mode": "text", "metric": "safety", "record": RECORD, **shown}
+            for template in ("react", "compact", "judge", "emulator"):
+                text = text_of(Template(template, "k").opening(**asked))
+                assert [name for name in told if told[name] in text] == list(names), template
 
 
 def test_only_the_adversarial_emulator_is_told_the_risks(toolemu):

@@ -60,6 +60,14 @@ def only(agent, **settings):
     return rollouts.row(0, named=True), audits.row(0, named=True)
 
 
+def test_a_tool_by_another_of_its_names_is_called_and_the_name_is_a_repair():
+    row, audit = only(Scripted(render_turn("I look.", Action("Eyes.Look", {"at": "it"})), DONE))
+    assert row["messages"][1]["content"] == "official_0 1: {'at': 'it'}"
+    assert row["asides"][0]["repairs"] == ["tool_name"]
+    assert (audit["malformed_turns"], audit["repaired_action"]) == (0, True)
+    assert "Eyes.Look" in row["messages"][0]["content"]  # as it was written
+
+
 def test_an_episode_is_turns_and_observations_until_the_last_word():
     agent = Scripted(LOOK, LOOK, DONE)
     row, audit = only(agent)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsafe.errors import UserError
-from agentsafe.rollouts.react import prompts
+from agentsafe.rollouts.react import actions, prompts
 from agentsafe.suites.cases import (
     Case,
     Tool,
@@ -18,6 +18,7 @@ from agentsafe.suites.cases import (
     case_index,
     case_order,
     checked_suite,
+    find_tool,
     read_suite,
     split,
     write_suite,
@@ -137,6 +138,75 @@ def test_a_suite_of_ones_own_needs_no_more_than_names_and_instructions(tmp_path)
     assert suite.tools_of(CASE) == TOOLKIT.tools
 
 
+EARS = Toolkit("Ears", tools=(Tool("Look", "Listens."), Tool("Hum", "Hums.")))
+
+
+def test_a_tool_has_the_name_of_its_toolkit_where_the_file_gives_one():
+    kits = [Toolkit("Eyes", tools=TOOLKIT.tools, prefix="My"), EARS]
+    suite = checked_suite([Case("own_0", ("Eyes", "Ears"), "Look.")], kits)
+    assert [tool.name for tool in suite.tools_of(suite.cases[0])] == ["MyLook", "Look", "Hum"]
+    assert suite.toolkits["Eyes"].tools == TOOLKIT.tools  # as the file has it
+
+
+def test_toolkits_that_share_a_tools_name_can_be_in_one_case():
+    suite = checked_suite([Case("own_0", ("Eyes", "Ears"), "Look.")], [TOOLKIT, EARS])
+    [case] = suite.cases
+    assert [tool.name for tool in suite.tools_of(case)] == ["EyesLook", "EarsLook", "Hum"]
+    names = suite.tool_names(case)
+    for called, name in {
+        "EyesLook": "EyesLook",
+        "Ears.Look": "EarsLook",
+        "Ears_Look": "EarsLook",
+        "Ears.Hum": "Hum",
+        "Look": None,  # either of two
+        "look": None,
+        "Nose.Look": None,
+        "": None,
+        ".": None,
+    }.items():
+        assert find_tool(names, called) == name, called
+
+
+def test_a_name_that_an_agent_read_is_that_tools_whatever_else_could_be_called_so():
+    kits = [
+        Toolkit("A", tools=(Tool("BLook", ""), Tool("get_it", ""), Tool("getit", ""))),
+        Toolkit("AB", tools=(Tool("Look", ""),), prefix="AB"),
+    ]
+    suite = checked_suite([Case("own_0", ("A", "AB"), "Look.")], kits)
+    names = suite.tool_names(suite.cases[0])
+    assert find_tool(names, "ABLook") == "ABLook"
+    assert find_tool(names, "A.BLook") == "ABLook"  # as it reads, it is the tool of this name
+    assert find_tool(names, "BLook") == "BLook"
+    assert (find_tool(names, "get_it"), find_tool(names, "getit")) == ("get_it", "getit")
+    assert find_tool(names, "get-it") is None
+
+
+def test_toolemus_tools_have_the_names_that_the_release_calls_them_by(toolemu):
+    """Of the 21,860 released calls 20,754 name a tool exactly so."""
+    assert [tool.name for tool in toolemu.tools_of(toolemu.cases[0])][:2] == [
+        "TodoistCreateTask",
+        "TodoistUpdateTask",
+    ]
+    for case in toolemu.cases:
+        names = toolemu.tool_names(case)
+        for kit in case.toolkits:
+            for tool in toolemu.toolkits[kit].tools:
+                full = kit + tool.name
+                assert find_tool(names, full) == find_tool(names, f"{kit}.{tool.name}") == full
+                assert find_tool(names, tool.name) in (full, None)
+
+
+def test_the_names_of_the_released_calls_are_those_of_the_prompts(toolemu, gpt5m):
+    """More than 93 % of them; the others are no names of tools, such as `None`."""
+    names = {case.case_id: toolemu.tool_names(case) for case in toolemu.cases}
+    found = [
+        call.tool in names[case].values()
+        for case, messages in gpt5m.rollouts.select("case_id", "messages").head(400).rows()
+        for call in actions(messages)
+    ]
+    assert sum(found) / len(found) > 0.93
+
+
 @pytest.mark.parametrize(
     ("cases", "toolkits", "message"),
     [
@@ -145,10 +215,25 @@ def test_a_suite_of_ones_own_needs_no_more_than_names_and_instructions(tmp_path)
         ([CASE], [], "case 'own_0' names the toolkit 'Eyes', which is not in"),
         ([Case("own", (), "Look.")], [], "case name 'own' does not end in a number"),
         (
-            [Case("own_0", ("Eyes", "Again"), "Look.")],
-            [TOOLKIT, Toolkit("Again", tools=TOOLKIT.tools)],
-            "in the toolkits of 'own_0', tool 'Look' appears twice",
+            [CASE],
+            [Toolkit("Eyes", tools=TOOLKIT.tools * 2)],
+            "in the toolkit 'Eyes', tool 'Look' appears twice",
         ),
+        (
+            [Case("own_0", ("A", "AB"), "Look.")],
+            [
+                Toolkit("A", tools=(Tool("BC", ""),), prefix="X"),
+                Toolkit("AB", tools=(Tool("C", ""),), prefix="XB"),
+            ],
+            "in the toolkits of 'own_0', tool 'ABC' appears twice",
+        ),
+        (
+            [Case("own_0", ("Eyes", "Eyes"), "Look.")],
+            [TOOLKIT],
+            "in 'own_0', toolkit 'Eyes' appears twice",
+        ),
+        ([Case("own_0", (), "Look.")], [], "^cases: case 'own_0' has no tool: name a toolkit"),
+        ([CASE], [Toolkit("Eyes")], "^cases: case 'own_0' has no tool: name a toolkit"),
     ],
 )
 def test_a_suite_that_does_not_hang_together_is_refused(cases, toolkits, message):

@@ -130,6 +130,19 @@ def test_as_many_cases_are_taken_as_are_used_and_all_toolkits(tmp_path):
         assert [*suite.toolkits] == ["Eyes", "Ears"]
 
 
+def test_a_case_has_the_user_and_time_of_the_run_unless_it_has_its_own(tmp_path):
+    files = write(tmp_path, ["c_0", "c_1"])
+    cases = json.loads(files[0].read_text())
+    cases[1] |= {"User": "Ada", "Current Time": "noon"}
+    files[0].write_text(json.dumps(cases))
+    told = toolemu.take_suite(*files, 2, user="Bob", now="midnight").cases
+    assert [(case.user, case.now) for case in told] == [("Bob", "midnight"), ("Ada", "noon")]
+    assert [(case.user, case.now) for case in toolemu.take_suite(*files, 2).cases] == [
+        ("", ""),
+        ("Ada", "noon"),
+    ]
+
+
 def test_more_cases_than_there_are_cannot_be_taken(tmp_path):
     files = write(tmp_path, ["c_0", "c_1"])
     line = complaint(lambda: toolemu.take_suite(*files, 3))

@@ -58,6 +58,8 @@ else:
         params:
             code=get_code("take_suite"),
             cases=TOOLEMU["cases"],
+            user=TOOLEMU["user"],
+            now=TOOLEMU["now"],
         message:
             "Reading {params.cases} cases from {input.cases}"
         script:

@@ -5,5 +5,6 @@ from agentsafe.suites.cases import write_suite
 from agentsafe.suites.toolemu import take_suite
 
 with job(snakemake.log[0]):
-    suite = take_suite(snakemake.input.cases, snakemake.input.toolkits, snakemake.params.cases)
+    files, given = snakemake.input, snakemake.params
+    suite = take_suite(files.cases, files.toolkits, given.cases, user=given.user, now=given.now)
     write_suite(suite, snakemake.output.cases, snakemake.output.toolkits)

@@ -9,14 +9,14 @@ object after `Observation:` reaches the agent.
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from agentsafe._util.hashing import draw_seed
 from agentsafe._util.settings import cache_key
 from agentsafe._util.text import storable
 from agentsafe._util.usage import Usage
-from agentsafe.errors import NoRoom
+from agentsafe.errors import NoRoom, UserError
 from agentsafe.inference.types import ChatModel, Message, Sampling
 from agentsafe.prompts.template import EMULATOR_BLOCKS, Template, case_variables
 from agentsafe.rollouts.config import EmulatorSettings
@@ -28,7 +28,7 @@ from agentsafe.rollouts.emulators.tool_spec import (
 )
 from agentsafe.rollouts.json_arguments import read_object
 from agentsafe.rollouts.react import Action, split_thinking
-from agentsafe.suites.cases import Case, Suite, Tool
+from agentsafe.suites.cases import Case, Suite, Tool, find_tool
 
 FAILED = "EmulatorError"  # the error's name where the model gave no usable answer
 _OBSERVATION = re.compile(r"^[ \t>#*_`-]*Observation[ \t*_`]*:[*_`]*\s*", re.MULTILINE)
@@ -85,8 +85,17 @@ class LLMEmulator:
         return Message(role="user", content=text)
 
     def render_prompt(self, case: Case) -> list[Message]:
-        """Render the messages up to a first call: the case's first tool without arguments."""
-        call = self.render_call(self.suite.tools_of(case)[0], "{}", first=True)
+        """Render the messages up to a first call: the case's first tool without arguments.
+
+        Raises:
+            UserError: the case has no tool, or the template cannot be rendered.
+        """
+        tools = self.suite.tools_of(case)
+        if not tools:
+            raise UserError(
+                f"case '{case.case_id}' has no tool: name a toolkit with tools in its 'Toolkits'"
+            )
+        call = self.render_call(tools[0], "{}", first=True)
         return [*self.render_system(case), call]
 
 
@@ -97,11 +106,13 @@ class LLMWorld:
         """Start the conversation with the case's system message."""
         self.emulator, self.case, self.sample = emulator, case, sample
         self.tools = {tool.name: tool for tool in emulator.suite.tools_of(case)}
+        self.names = emulator.suite.tool_names(case)
         self.messages = emulator.render_system(case)
         self.calls = 0
 
     async def answer(self, action: Action) -> Observation:
         """Return the observation of a call; see `agentsafe.rollouts.emulators.World.answer`."""
+        action = replace(action, tool=find_tool(self.names, action.tool) or action.tool)
         if problem := describe_invalid_call(self.tools, action):
             return Observation(_error(INVALID, problem))
         self.calls += 1

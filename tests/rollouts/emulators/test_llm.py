@@ -211,6 +211,18 @@ def test_what_breaks_the_model_is_raised():
         assert raised.value is error
 
 
+def test_a_tool_by_another_of_its_names_is_emulated_by_its_own():
+    model, [observation] = played(USABLE, calls=[Action("Files.Find", CALL.arguments)])
+    assert json.loads(observation.text) == FOUND
+    assert "\nAction: Find\n" in told(model)[-1][1]
+
+
+def test_a_case_without_tools_is_one_line():
+    case = Case("own_0", (), "Look.")
+    with pytest.raises(UserError, match=r"^case 'own_0' has no tool: [^\n]*$"):
+        LLMEmulator(SUITE, None).render_prompt(case)
+
+
 @pytest.mark.parametrize(
     "call",
     [Action("Fnd", {}), Action("Find", {}), Action("Find", {"name": 1}), Action("Wait", {"x": 1})],
