@@ -1,6 +1,7 @@
 """Define the errors that reach a user as one line, and the kinds of errors that tables record."""
 
 import errno
+from typing import Any
 
 #: The values of `error_kind`, in tables and in the progress of jobs.
 ERROR_KINDS = {
@@ -28,7 +29,17 @@ class UserError(Exception):
     """An error that a user can fix; its message is one line: what is wrong, where, and the fix."""
 
 
-class ServerTrouble(RuntimeError):
+class RequestFailed(RuntimeError):
+    """A request to a server has no answer.
+
+    Attributes:
+        usage: an `agentsafe._util.usage.Usage` of answers that were not usable; None without any.
+    """
+
+    usage: Any = None
+
+
+class ServerTrouble(RequestFailed):
     """A server gave no usable answer after all retries; a later request may succeed."""
 
 
@@ -36,7 +47,7 @@ class OutOfTime(RuntimeError):
     """An episode took too long; with fewer others beside it, it may not."""
 
 
-class ConversationRefused(RuntimeError):
+class ConversationRefused(RequestFailed):
     """A server refuses the content of this conversation; other conversations may pass."""
 
 

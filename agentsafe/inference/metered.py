@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from agentsafe._util.usage import METER, Spent, Usage
+from agentsafe.errors import RequestFailed
 from agentsafe.inference.types import ChatModel, Choice, Completion, Message, Sampling, Scorer
 from agentsafe.models.config import Price
 from agentsafe.models.spending import cost
@@ -26,7 +27,12 @@ class MeteredChat:
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Generate the model's next turn after `messages`; see `ChatModel.complete`."""
-        answer = await self.chat.complete(messages, sampling)
+        try:
+            answer = await self.chat.complete(messages, sampling)
+        except RequestFailed as error:
+            if error.usage is not None and error.usage.total:
+                self._count(error.usage)
+            raise
         self._count(answer.usage)
         return answer
 

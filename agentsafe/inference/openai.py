@@ -22,7 +22,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from agentsafe.errors import ConversationRefused, ServerTrouble, UserError
+from agentsafe._util.usage import Usage
+from agentsafe.errors import ConversationRefused, RequestFailed, ServerTrouble, UserError
 from agentsafe.inference.openai_protocol import (
     NoAnswer,
     completion,
@@ -32,6 +33,7 @@ from agentsafe.inference.openai_protocol import (
     limit_field,
     request_fields,
     requested_pause,
+    usage_in,
 )
 from agentsafe.inference.openai_refusals import Refusal, error_in, read_refusal
 from agentsafe.inference.stop_strings import cut_after
@@ -194,24 +196,46 @@ class ApiChat:
         sampling: Sampling,
         retries: int,
     ) -> Completion:
+        """Send a request until it has an answer, and count what its other answers took."""
+        wasted: list[Usage] = []
+        try:
+            answer = await self._answer(client, messages, sampling, retries, wasted)
+        except RequestFailed as error:
+            error.usage = sum(wasted, Usage())
+            raise
+        return replace(answer, wasted=sum(wasted, Usage()))
+
+    async def _answer(
+        self,
+        client: openai.AsyncOpenAI,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        retries: int,
+        wasted: list[Usage],
+    ) -> Completion:
         """Send a request until it has an answer; one that is asked again differently is no retry.
 
         Each different request has less room for the answer, no stop string or the limit's other
-        name, so that there are few of them.
+        name, so that there are few of them. `wasted` gets the tokens of answers that are not used.
         """
         asked, attempt = sampling, 0
         if self._longest_answer is not None:
             asked = replace(asked, max_tokens=min(asked.max_tokens, self._longest_answer))
         longest = asked.max_tokens
         while True:
-            found = await self._try(client, messages, asked, first=asked.max_tokens == longest)
+            first = asked.max_tokens == longest
+            found = await self._try(client, messages, asked, wasted, first=first)
             if isinstance(found, Sampling):
                 asked = found
                 continue
             if isinstance(found, Completion):
                 shorter = self._beyond_context(found, asked)
                 if shorter is None:
-                    return self._ended(found, asked, sampling)
+                    ended = self._ended(found, asked, sampling)
+                    if ended.stop_reason == "context" and not ended.completion_tokens:
+                        wasted.append(found.usage)
+                    return ended
+                wasted.append(found.usage)
                 asked = shorter
                 continue
             if attempt == retries:
@@ -278,6 +302,7 @@ class ApiChat:
         client: openai.AsyncOpenAI,
         messages: Sequence[Message],
         asked: Sampling,
+        wasted: list[Usage],
         *,
         first: bool,
     ) -> Completion | Sampling | _Failure:
@@ -307,8 +332,10 @@ class ApiChat:
         try:
             answer = completion(raw.content, fields, asked)
         except ConversationRefused as filtered:
+            wasted.append(usage_in(raw.content))
             raise self._content_refused(str(filtered)) from None
         except NoAnswer as failure:
+            wasted.append(usage_in(raw.content))
             if failure.only_reasoning and "stop" in fields:  # which may have acted inside it
                 return replace(asked, stop=())
             found = error_in(_json(raw.content))

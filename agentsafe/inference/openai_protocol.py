@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from agentsafe._util.text import storable
+from agentsafe._util.usage import Usage
 from agentsafe.errors import ConversationRefused
 from agentsafe.inference.chat_template import escape_special_tokens
 from agentsafe.inference.openai_refusals import is_content_reason
@@ -117,16 +118,40 @@ class _Usage(msgspec.Struct):
     cached_tokens: Any = None  # Moonshot
     reasoning_tokens: Any = None  # SGLang
 
-    def cached(self) -> int:
-        """Return the prompt tokens that came from a cache."""
+    def read(self) -> tuple[int | None, int]:
+        """Return the prompt tokens, and those of them that came from a cache.
+
+        More cached tokens than prompt tokens are counted beside them, as Anthropic does.
+        """
         top = self.prompt_cache_hit_tokens, self.cache_read_input_tokens, self.cached_tokens
         details = _entry(self.prompt_tokens_details, "cached_tokens")
-        return max(_count(each) or 0 for each in (details, *top))
+        cached = max(_count(each) or 0 for each in (details, *top))
+        prompt = _count(self.prompt_tokens)
+        if prompt is not None and cached > prompt:
+            prompt += cached
+        return prompt, cached
 
-    def reasoning(self) -> int:
-        """Return the tokens of private reasoning."""
+    def generated(self) -> tuple[int | None, int]:
+        """Return all generated tokens, and those of private reasoning.
+
+        Reasoning that a server counts beside `completion_tokens` (xAI, Gemini) counts as generated
+        all the same: its `total_tokens` tell.
+        """
+        (prompt, _), completion = self.read(), _count(self.completion_tokens)
         details = _entry(self.completion_tokens_details, "reasoning_tokens")
-        return max(_count(each) or 0 for each in (details, self.reasoning_tokens))
+        reasoning = max(_count(each) or 0 for each in (details, self.reasoning_tokens))
+        if prompt is None or completion is None:
+            return completion, reasoning
+        beside = (_count(self.total_tokens) or 0) - prompt - completion
+        if beside > 0 and reasoning in (0, beside):
+            return completion + beside, beside
+        return completion, min(reasoning, completion)
+
+
+class _Counted(msgspec.Struct):
+    """The field that is read from the body of an answer that is not usable."""
+
+    usage: _Usage | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -199,8 +224,7 @@ def completion(body: bytes, fields: Mapping[str, Any], sampling: Sampling) -> Co
     """Read an answer's body.
 
     A refusal written by the model counts as its text. Where the server does not count tokens,
-    4 characters count as one. Reasoning that a server counts beside `completion_tokens` (xAI,
-    Gemini) counts as generated all the same: its `total_tokens` tell.
+    4 characters count as one.
 
     Args:
         body: of the answer.
@@ -219,16 +243,12 @@ def completion(body: bytes, fields: Mapping[str, Any], sampling: Sampling) -> Co
     choice, usage = answer.choices[0], answer.usage or _Usage()
     said, reasoning = choice.message.texts()
     text, reasoning = storable(said or ""), storable(reasoning)
-    prompt_tokens, completion_tokens = _count(usage.prompt_tokens), _count(usage.completion_tokens)
-    reasoning_tokens = usage.reasoning()
-    if prompt_tokens is not None and completion_tokens is not None:
-        beside = (_count(usage.total_tokens) or 0) - prompt_tokens - completion_tokens
-        if beside > 0 and reasoning_tokens in (0, beside):
-            completion_tokens, reasoning_tokens = completion_tokens + beside, beside
+    completion_tokens, reasoning_tokens = usage.generated()
     _check_prompt(fields["messages"], usage)
     end = _end(choice, said is None, reasoning)
     if not text.strip() and end == "stop":
         _check_silence(choice, completion_tokens, reasoning_tokens, sampling)
+    prompt_tokens, cached_tokens = usage.read()
     prompt_tokens = prompt_tokens or estimate(fields["messages"])  # some servers send zeros
     completion_tokens = completion_tokens or _estimate([text, reasoning])
     if "response_format" in fields:
@@ -240,9 +260,23 @@ def completion(body: bytes, fields: Mapping[str, Any], sampling: Sampling) -> Co
         prompt_tokens,
         completion_tokens,
         reasoning,
-        cached_tokens=min(usage.cached(), prompt_tokens),
+        cached_tokens=min(cached_tokens, prompt_tokens),
         reasoning_tokens=min(reasoning_tokens, completion_tokens),
     )
+
+
+def usage_in(body: bytes) -> Usage:
+    """Read the tokens that a server counted for an answer, whether or not that is usable.
+
+    Returns:
+        The tokens; none where the server does not count them.
+    """
+    try:
+        usage = msgspec.convert(json.loads(body), _Counted).usage or _Usage()
+    except (ValueError, RecursionError):
+        return Usage()
+    (prompt, cached), (completion, reasoning) = usage.read(), usage.generated()
+    return Usage(prompt or 0, min(cached, prompt or 0), completion or 0, reasoning)
 
 
 def _end(choice: _Choice, silent: bool, reasoning: str) -> str:

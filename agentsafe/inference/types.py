@@ -8,7 +8,7 @@ and `agentsafe.inference.model_server` (a model that several jobs share).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict
 
 from agentsafe._util.usage import Usage
@@ -62,6 +62,7 @@ class Completion:
             report it.
         reasoning_tokens: the part of `completion_tokens` that was private reasoning; 0 where a
             server does not report it.
+        wasted: tokens of answers to the same request that were not usable, and that are paid.
     """
 
     text: str
@@ -71,13 +72,14 @@ class Completion:
     reasoning: str = ""
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    wasted: Usage = field(default_factory=Usage)
 
     @property
     def usage(self) -> Usage:
-        """Return the tokens that the request took: none where the prompt did not fit."""
+        """Return the tokens that the request took; a prompt that does not fit takes none."""
         if self.stop_reason == "context" and not self.completion_tokens:
-            return Usage()
-        return Usage(
+            return self.wasted
+        return self.wasted + Usage(
             self.prompt_tokens, self.cached_tokens, self.completion_tokens, self.reasoning_tokens
         )
 
@@ -96,7 +98,7 @@ class Choice:
 
     @property
     def usage(self) -> Usage:
-        """Return the tokens that the request took: none where the prompt did not fit."""
+        """Return the tokens that the request took; a prompt that does not fit takes none."""
         return Usage(self.prompt_tokens, self.cached_tokens) if self.probabilities else Usage()
 
 

@@ -304,6 +304,12 @@ def test_the_cached_part_of_a_prompt_is_read(reported):
     assert (found.prompt_tokens, found.cached_tokens, found.completion_tokens) == (2006, 1920, 300)
 
 
+def test_more_cached_tokens_than_prompt_tokens_are_counted_beside_them():
+    usage = {"prompt_tokens": 86, "completion_tokens": 3, "cache_read_input_tokens": 1920}
+    found = read(body(usage=usage))
+    assert (found.prompt_tokens, found.cached_tokens) == (2006, 1920)
+
+
 @pytest.mark.parametrize(
     ("prompt", "completed", "total", "reported", "completion_tokens", "reasoning_tokens"),
     [
@@ -343,7 +349,7 @@ _DETAILS = "total_tokens", "cached_tokens", "reasoning_tokens", "prompt_tokens_d
 def test_parts_are_never_more_than_the_whole(reported, details):
     usage = {"prompt_tokens": 5, "completion_tokens": 3, "prompt_tokens_details": details}
     found = read(body(usage=usage | reported))
-    assert 0 <= found.cached_tokens <= found.prompt_tokens == 5
+    assert 0 <= found.cached_tokens <= found.prompt_tokens >= 5
     assert 0 <= found.reasoning_tokens <= found.completion_tokens < 2**31
 
 

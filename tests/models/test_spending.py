@@ -24,7 +24,7 @@ from agentsafe.models.config import Model
 from agentsafe.models.spending import Budget, cost, spent_in, total
 from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.roll_out import Agent, roll_out
-from tests.helpers.chat_server import serve
+from tests.helpers.chat_server import Reply, always, first, serve
 from tests.helpers.paths import ROOT
 from tests.helpers.scripted import DONE, LOOK, Echo, Scripted, small_suite
 
@@ -86,6 +86,37 @@ def test_a_server_is_billed_by_what_it_reports(monkeypatch):
     columns = ("agent_prompt_tokens", "agent_cached_tokens", "agent_tokens")
     assert rollouts.select(columns).sum().row(0) == (6000, 3600, 1200)
     assert rollouts["agent_reasoning_tokens"].sum() == 900
+
+
+NOTHING = Reply(
+    200,
+    {
+        "choices": [{"message": {"content": None}, "finish_reason": "error"}],
+        "usage": {"prompt_tokens": 900, "completion_tokens": 50, "cached_tokens": 300},
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("plan", "requests", "lost"), [(first(NOTHING), 2, 0), (always(NOTHING), 3, 1)]
+)
+def test_answers_that_are_not_usable_are_paid_all_the_same(monkeypatch, plan, requests, lost):
+    said = Completion(DONE, "stop", 1000, 200)
+    monkeypatch.setattr(openai.ApiChat, "first_pause", 0.0)
+    with serve(Scripted(said), faults=plan) as server:
+        monkeypatch.setenv("CHAT_URL", server.url)
+        model = Model("tiny", "openai", base_url_env="CHAT_URL", retries=2)
+        agent = Agent("bold", MeteredChat(openai.load("cloud", model), "agent", "cloud", PRICE))
+        work = roll_out(agent, SUITE, SUITE.cases[:1], Echo(), Settings(samples=1))
+        rollouts, _ = asyncio.run(work)
+        assert len(server.requests) == requests
+    assert rollouts["error"].count() == lost
+    [spent] = METER.spent()
+    wasted = 3 if lost else 1
+    expected = Usage(wasted * 900, wasted * 300, wasted * 50) + (Usage() if lost else said.usage)
+    assert spent.usage == expected
+    if not lost:
+        assert (rollouts["agent_prompt_tokens"][0], rollouts["agent_tokens"][0]) == (1900, 250)
 
 
 def test_a_run_has_spent_what_all_its_jobs_did_those_of_earlier_runs_included(logs):
