@@ -27,8 +27,8 @@ _KEY: dict[str, Any] = {
     "sample": pl.Int32,
 }
 _MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
-#: What one turn of the agent has beside its message: text after the turn's end, private reasoning,
-#: and the names of the repairs that the parser made (`agentsafe.rollouts.react.REPAIRS`).
+#: What one turn of the agent has beside its message: text cut off the turn, private reasoning, and
+#: the names of the repairs that the parser made (`agentsafe.rollouts.react.REPAIRS`).
 _ASIDE = pl.Struct({"cut": pl.String, "reasoning": pl.String, "repairs": pl.List(pl.String)})
 
 ROLLOUTS = pl.Schema(
@@ -76,6 +76,7 @@ LABELS = pl.Schema(
 #: Columns that tables and journals of version 0.1 lack: they are read as null.
 ADDED = (
     "error_kind",
+    "prose_answer",
     *(f"{who}_{kind}_tokens" for who in ("agent", "emulator") for kind in _PARTS),
     *_JUDGE_TOKENS,
     "rater",
@@ -102,6 +103,7 @@ AUDITS = pl.Schema(
         "out_of_memory": pl.Boolean,
         "repaired_action": pl.Boolean,
         "malformed_action": pl.Boolean,
+        "prose_answer": pl.Boolean,
         "empty_observation": pl.Boolean,
         "leaked_thought": pl.Boolean,
         "emulator_failures": pl.Int32,

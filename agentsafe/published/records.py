@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from agentsafe.rollouts.react import without_thinking
+from agentsafe.inference.thinking import without_thinking
 
 #: The start of a hallucinated observation in an agent's turn, with or without Markdown around it.
 INVENTED = re.compile(r"^[^\w\n]*Observation[^\w\n]*:", re.MULTILINE)
@@ -133,6 +133,7 @@ def read_rollout(line: bytes) -> Rollout:
         "malformed_action": refused > 0,
         "idle_malformed": steps == refused > 0,
         "invented_observation": invented_chars > 0,
+        "prose_answer": False,
         "cut_observation": False,
         "emulator_failed": False,
         "token_limit": token_limit,

@@ -8,18 +8,20 @@ from agentsafe.lineage import Lineage
 #: The flags of a rollout and their meaning.
 FLAGS = {
     "no_tool_executed": "no tool call was answered by the emulator",
-    "idle_malformed": "no tool was executed and a turn was malformed: the agent failed to act, "
-    "which differs from choosing not to",
+    "idle_malformed": "no tool was executed and a turn was malformed, without an answer in plain "
+    "words: the agent failed to act, which differs from choosing not to",
     "invented_observation": "an agent turn, which pairs train on, contains a hallucinated "
     "observation",
-    "cut_observation": "an agent turn continued into a hallucinated observation, which was cut "
-    "before anything read it",
+    "cut_observation": "an agent turn continued into a hallucinated observation, or began with "
+    "one, which was cut before anything read it",
     "token_limit": "stopped at the token limit",
     "out_of_memory": "an out-of-memory stub without a final step",
     "repaired_action": "an action that was not a plain tool name and JSON object was answered all "
     "the same",
     "malformed_action": "a turn without action and final answer, or an action without tool name or "
     "JSON object, was refused",
+    "prose_answer": "the last answer is in plain words: the agent was told the format once, and "
+    "wrote no label again",
     "empty_observation": "the emulator's observation was empty",
     "emulator_failed": "the emulating model gave no usable answer to a call, so that the "
     "observation was an error",
@@ -48,6 +50,8 @@ def find_anomalies(rollouts: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame
     observed = pl.col("messages").list.filter(message.field("role") == "observation")
     chars = content.str.len_chars()
     idle = pl.col("steps") == pl.col("unknown_tools")
+    repairs = pl.col("asides").list.eval(message.field("repairs").list.contains("prose_answer"))
+    prose_answer = repairs.list.any().fill_null(False)
     rows = pl.concat([rollouts, counts], how="horizontal").with_columns(
         folder=pl.lit(None, dtype=pl.String),
         quantization=pl.lit(None, dtype=pl.String),
@@ -55,13 +59,14 @@ def find_anomalies(rollouts: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame
         agent_chars=agent.list.eval(chars).list.sum() + pl.col("cut_chars"),
         observation_chars=observed.list.eval(chars).list.sum(),
         no_tool_executed=pl.col("steps") == 0,
-        idle_malformed=idle & (pl.col("malformed_turns") > 0),
+        idle_malformed=idle & (pl.col("malformed_turns") > 0) & ~prose_answer,
         invented_observation=pl.lit(False),
         cut_observation=pl.col("invented_chars") > 0,
         token_limit=pl.col("stop_reason") == "token_limit",
         out_of_memory=pl.col("error_kind").fill_null("") == "out_of_memory",
         repaired_action=pl.col("repaired_turns") > 0,
         malformed_action=pl.col("malformed_turns") > 0,
+        prose_answer=prose_answer,
         empty_observation=observed.list.eval(content == "").list.any(),
         leaked_thought=pl.lit(False),
         emulator_failed=pl.col("emulator_failures") > 0,

@@ -28,9 +28,8 @@ from agentsafe.rollouts.react import (
     Step,
     Turn,
     conversation,
-    has_hallucinated_observation,
-    parse,
-    split_thinking,
+    hallucinated_chars,
+    read_turn,
 )
 from agentsafe.suites.cases import find_tool
 
@@ -67,7 +66,7 @@ class Rollout:
         sample: number of the case's episode, from 0.
         messages: the messages after the prompt, `assistant` and `observation` alternating.
         asides: per assistant message, the text that no model read: `cut` text after the turn's
-            end, private `reasoning`, and the `repairs` of the parser.
+            end and an observation before its begin, private `reasoning`, and the `repairs`.
         stop_reason: `final_answer`, `step_limit`, `token_limit`, `context_overflow`, `malformed` or
             `error`; empty while the episode runs.
         error: the error in one line, for the stop reason `error`.
@@ -112,19 +111,26 @@ class Rollout:
             answer: the agent's completion.
             tools: as in `EpisodeInputs`; an action's tool gets the name that it has there.
         """
-        text, thought = split_thinking(answer.text)
+        turn, thought = read_turn(answer.text)
+        turn = with_known_tool(turn, tools)
         reasoning = "\n\n".join(filter(None, (answer.reasoning, thought)))
-        turn = with_known_tool(parse(text), tools)
+        cut = "\n".join(filter(None, (turn.echo, turn.cut)))
+        invented = hallucinated_chars(turn.cut if self._has_seen(turn.echo) else cut)
         self.messages.append(Message(role="assistant", content=turn.text))
         self.asides.append(
-            {"cut": turn.cut, "reasoning": storable(reasoning), "repairs": list(turn.repairs)}
+            {"cut": cut, "reasoning": storable(reasoning), "repairs": list(turn.repairs)}
         )
         self.agent += answer.usage
-        self.cut_chars += len(turn.cut)
-        self.invented_chars += hallucinated_chars(turn.cut)
+        self.cut_chars += len(cut)
+        self.invented_chars += invented
         self.repaired_turns += bool(turn.repairs)
         self.thinking |= bool(reasoning)
         return turn.step
+
+    def _has_seen(self, echo: str) -> bool:
+        """Tell whether an observation that the agent repeats is the last one it got."""
+        last = "".join(self.messages[-1]["content"].split()) if self.messages else ""
+        return bool(last) and last in "".join(echo.split())
 
     def add_observation(self, observation: Observation, *, known_tool: bool) -> None:
         """Record the answer to a tool call."""
@@ -150,6 +156,23 @@ class Rollout:
             return True
         self._observe(json.dumps({"error": reason}))
         return False
+
+    def ends_in_prose(self, step: Step, answer: Completion) -> bool:
+        """Tell whether the last turn is the agent's answer in plain words, and record that.
+
+        The first turn in plain words is answered with the format, which offers an action and a
+        final answer alike. A second one is the answer, even after actions in between: the agent
+        knows the format, and more requests to use it would press it to act. A turn that continues
+        into a hallucinated observation is an attempt to act.
+
+        Args:
+            step: the meaning of the last turn.
+            answer: its text, which ended by itself if it is the agent's answer.
+        """
+        if not _is_prose(step, answer) or hallucinated_chars(self.asides[-1]["cut"]):
+            return False
+        self.asides[-1]["repairs"] = ["prose_answer"]
+        return True
 
     def row(self) -> dict[str, Any]:
         """Return plain data by the names of columns; `agent_tokens` are those that it generated."""
@@ -219,6 +242,7 @@ async def _run_steps(
     rollout: Rollout, inputs: EpisodeInputs, agent: ChatModel, world: World, settings: Settings
 ) -> str:
     """Record the episode's steps in `rollout` and return the stop reason."""
+    was_told = False  # what the format is
     while rollout.steps < settings.max_steps:
         left = settings.max_agent_tokens - rollout.agent.completion
         if left <= 0:
@@ -243,8 +267,11 @@ async def _run_steps(
             return _overflow(turn)
         elif answer.stop_reason == "length" and left <= settings.max_turn_tokens:
             return "token_limit"
+        elif was_told and rollout.ends_in_prose(step, answer):
+            return "final_answer"
         elif reason := _end_without_action(rollout, step, answer, settings):
             return reason
+        was_told |= _is_prose(step, answer)
         if full:
             return "context_overflow"
     return "step_limit"
@@ -259,6 +286,10 @@ def _overflow(turn: int) -> str:
     if turn == 0:
         raise NoRoom("the agent's first prompt leaves too little room for its first turn")
     return "context_overflow"
+
+
+def _is_prose(step: Step, answer: Completion) -> bool:
+    return isinstance(step, Malformed) and step.is_prose and answer.stop_reason == "stop"
 
 
 def _end_without_action(
@@ -279,16 +310,3 @@ def with_known_tool(turn: Turn, tools: Mapping[str, str]) -> Turn:
     if not isinstance(step, Action) or name is None or name == step.tool:
         return turn
     return replace(turn, step=replace(step, tool=name), repairs=(*turn.repairs, "tool_name"))
-
-
-def hallucinated_chars(cut: str) -> int:
-    """Count the characters of cut text from its first hallucinated observation on."""
-    if not has_hallucinated_observation(cut):
-        return 0
-    start = 0
-    for line in cut.split("\n"):
-        # The observation's text may follow on a later line, so that the line is tested with text.
-        if has_hallucinated_observation(f"{line} and so on"):
-            break
-        start += len(line) + 1
-    return len(cut) - start

@@ -4,20 +4,23 @@ The format is ReAct's (Yao et al., arXiv 2210.03629): a turn is a Thought and th
 with its Action Input, one JSON object, or a Final Answer. A turn ends at its first action; text
 after it, such as a hallucinated observation, is cut before anything reads it.
 
-Models deviate from the format. The deviations in `REPAIRS` are accepted and recorded with the turn.
-Not covered: text that leaves room for a guess, such as an object without an end.
+Models deviate from the format. The deviations in `REPAIRS` are accepted and recorded with the turn;
+`agentsafe.rollouts.grammar` has their patterns. Not covered: text that leaves room for a guess,
+such as an object without an end or two readings of a turn. It is malformed, with the reason.
 """
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from agentsafe._util.text import storable
+from agentsafe.inference.thinking import CLOSE, OPEN, split_thinking
 from agentsafe.inference.types import Message
 from agentsafe.prompts.template import Template, case_variables
-from agentsafe.rollouts.json_arguments import read_object
+from agentsafe.rollouts import grammar
+from agentsafe.rollouts.json_arguments import DEVIATIONS, NotAnObject, read_object
 from agentsafe.suites.cases import Case, Suite
 
 #: Stop strings of the agent's turns. The parser cuts there too, whatever the backend does.
@@ -25,42 +28,30 @@ STOP = ("\nObservation:",)
 
 #: Deviations from the format that are repaired, in the order of `Turn.repairs`.
 REPAIRS = {
-    "markdown": "a label in Markdown or in another case, or a tool's name in Markdown, in quotes, "
-    "or followed by () or a full stop",
-    "no_input_label": "an object right after the tool's name, without the label Action Input",
+    "unclosed_thinking": "a turn at the end of private reasoning that is never closed",
+    "echo": "an observation before the turn's own text; it is cut",
+    "plan": "a sentence instead of a tool's name in an Action without input, before the turn's "
+    "action or answer",
+    "no_action": "an Action that is none (`None`, `N/A`, `no action needed`, `Final Answer`) "
+    "before or instead of a final answer",
+    "json_turn": "thought, action and input, or the final answer, as one JSON object",
+    "mid_line": "an action or a final answer in the middle of a line",
+    "markdown": "a label in Markdown, in brackets or in another case, its value on the next line, "
+    "or a tool's name in Markdown, in quotes, or followed by () or a full stop",
+    "no_input_label": "an object right after the tool's name, without the label Action Input or "
+    "under another, such as Input",
     "code_fence": "an action or its object in a code fence, closed or not, or in backticks",
-    "python_literal": "an object in Python's notation; see `agentsafe.rollouts.json_arguments`",
+    **DEVIATIONS,
     "several_actions": "further actions after the first, which are cut",
     "text_after": "text after the action, neither a further one nor an observation; it is cut",
     "tool_name": "a tool's name without its toolkit's, or with a separator; see "
     "`agentsafe.suites.cases.tool_names`",
+    "prose_answer": "an answer in plain words, after the agent was told the format once; see "
+    "`agentsafe.rollouts.episode`",
 }
 
-
-def _label(words: str) -> str:
-    """Return the grammar of a label: `Action:`, `### Action:`, `- **Action**:`, `**Action:**`."""
-    return rf"[ \t>#*_`-]*+{words}[ \t*_`]*+:(?:[*_]++(?!\w)|`(?!\S))?+"
-
-
-def _pattern(grammar: str) -> re.Pattern:
-    return re.compile(grammar, re.IGNORECASE | re.MULTILINE)
-
-
-# The grammar of an action: its line, then a labelled input or, from the tool's name on, a call.
-# Possessive quantifiers (`++`) rule out backtracking, so that any text takes linear time.
-_FENCE = r"(?P<fence>`++[\w+-]*+\s*+)?+"
-_NAME = r"[`'\"*]*+[\w.-]++(?:\(\))?+[`'\"*.]*+"
-_ACTION = _pattern(rf"^(?P<label>{_label('Action')})[ \t]*+(?P<tool>[^\n]*+)")
-_INPUT = _pattern(rf"\s*+(?P<input>{_label('Action Input')})\s*+{_FENCE}")
-_CALL = _pattern(rf"(?P<tool>{_NAME})(?:[ \t]*+(?P<bracket>\(\s*+)|\s*+{_FENCE})(?=\{{)")
-_BRACKET_END = _pattern(r"\s*+\)")
-_FENCE_END = _pattern(r"\s*+`++")
-_FENCE_LINE = _pattern(r"^[ \t]*+```[^`\n]*+$")
-_FINAL = _pattern(rf"^(?P<label>{_label('Final Answer')})[ \t]*+")
-_OBSERVATION = re.compile(rf"^{_label('Observation')}", re.MULTILINE)
-_HALLUCINATED = re.compile(_OBSERVATION.pattern + r"[\s*_`]*+[^\s*_`]", re.MULTILINE)
-_TEXT = _pattern(r"[^\s*_`]")
-_THINKING = re.compile(r"<think>(.*?)</think>\s*", re.DOTALL)
+_SHOWN = 60  # characters
+_FORMAT = "write an Action with its Action Input, or a Final Answer"
 
 
 @dataclass(frozen=True)
@@ -80,9 +71,15 @@ class FinalAnswer:
 
 @dataclass(frozen=True)
 class Malformed:
-    """A turn that is neither; `reason` states the problem, for the agent to read."""
+    """A turn that is neither.
+
+    Attributes:
+        reason: what is wrong with this turn, for the agent to read.
+        is_prose: whether the turn is plain words: no action, and nothing that looks like one.
+    """
 
     reason: str
+    is_prose: bool = False
 
 
 Step = Action | FinalAnswer | Malformed
@@ -93,16 +90,18 @@ class Turn:
     """One turn of an agent.
 
     Attributes:
-        text: the model's text up to its first action.
+        text: the model's text up to its first action, without an echo.
         step: the meaning of that text.
         cut: the model's text after that, which nothing reads.
         repairs: names in `REPAIRS`; a malformed turn has none.
+        echo: an observation before the text, which nothing reads.
     """
 
     text: str
     step: Step
     cut: str = ""
     repairs: tuple[str, ...] = ()
+    echo: str = ""
 
 
 class _ActionMatch(NamedTuple):
@@ -111,135 +110,406 @@ class _ActionMatch(NamedTuple):
     line: re.Match
     lead: re.Match | None
 
+    @property
+    def is_exact(self) -> bool:
+        """Tell a label from a line of a thought, which may begin with `- action:`."""
+        return self.line["label"].strip() == "Action:"
+
+    @property
+    def is_call(self) -> bool:
+        """Tell a call, complete or not, from a line of a thought."""
+        return self.lead is not None or self.is_exact
+
+    @property
+    def is_plan(self) -> bool:
+        """Tell a sentence without input from a call that lacks its input."""
+        return not self.lead and not grammar.is_name(self.line["tool"])
+
 
 def parse(text: str) -> Turn:
     """Parse one turn of an agent.
 
     Args:
-        text: any text.
+        text: any text, without private reasoning; see `read_turn`.
 
     Returns:
         The turn; text that is neither an action nor a final answer is `Malformed`, with the reason.
         The turn's own `text` parses to the same step.
     """
     text = storable(text)
-    observation = _OBSERVATION.search(text)
-    own = text[: observation.start()] if observation else text
-    action, final = _first_action(own), _FINAL.search(own)
-    if final and (not action or final.start() < action.line.start()):
-        end = action.line.start() if action else len(own)  # an action after the answer is cut
-        answer = FinalAnswer(own[final.end() : end].strip())
-        return _turn(text, end, answer, markdown=final["label"].strip() != "Final Answer:")
-    action = action or next(_action_lines(own), None)
-    if not action:
-        reason = "write an Action with its Action Input, or a Final Answer"
-        return _turn(text, len(own), Malformed(reason))
-    if not action.lead:
-        return _turn(text, action.line.end(), Malformed("Action Input is missing"))
-    return _read_action(text, own, action.line, action.lead)
+    start = _end_of_echo(text)
+    turn = _parse_own(text[start:].lstrip() if start else text)
+    if not start:
+        return turn
+    repairs = () if isinstance(turn.step, Malformed) else _ordered({"echo", *turn.repairs})
+    return replace(turn, echo=text[:start].strip(), repairs=repairs)
 
 
-def _read_action(text: str, own: str, line: re.Match, lead: re.Match) -> Turn:
-    found = line.groupdict() | lead.groupdict()
-    parts = {name: part.strip() for name, part in found.items() if part}
-    try:
-        arguments, end, is_literal = read_object(own, lead.end())
-        if "bracket" in parts:
-            end = _end_of_bracket(own, end)
-    except ValueError:
-        line_end = own.find("\n", lead.end())
-        end = len(own) if line_end < 0 else line_end
-        return _turn(text, end, Malformed("Action Input is not one JSON object"))
-    fenced = "fence" in parts or _in_open_fence(own, line.start("tool"))
-    if fenced and (closed := _FENCE_END.match(own, end)):
-        end = closed.end()
-    tool = _bare(parts.get("tool", ""))
-    if not tool:
-        return _turn(text, end, Malformed("Action names no tool"))
-    expected = {"label": "Action:", "input": "Action Input:", "tool": tool}
-    further = _first_action(text, end) is not None
-    return _turn(
-        text,
-        end,
-        Action(tool, arguments),
-        markdown=any(parts.get(name, part) != part for name, part in expected.items()),
-        no_input_label="input" not in parts,
-        code_fence=fenced,
-        python_literal=is_literal,
-        several_actions=further,
-        text_after=not further and _TEXT.search(own, end) is not None,
-    )
+def read_turn(text: str) -> tuple[Turn, str]:
+    """Parse a model's text as a turn, and return its private reasoning beside it.
 
-
-def _turn(text: str, end: int, step: Step, **repairs: bool) -> Turn:
-    names = tuple(name for name in REPAIRS if repairs.get(name))
-    return Turn(text[:end].rstrip(), step, text[end:].strip(), names)
-
-
-def _first_action(text: str, start: int = 0) -> _ActionMatch | None:
-    """Find the first action from `start` on: an exact label, or any label with an input.
-
-    A line of a thought may begin with `- action:` and is no action.
+    Reasoning that is never closed may end in the turn itself: that is read if it is the only one
+    there, so that no draft is taken for a decision.
     """
-    for match in _action_lines(text, start):
-        if match.lead or match.line["label"].strip() == "Action:":
-            return match
-    return None
+    said, reasoning = split_thinking(text)
+    before, tag, block = text.rpartition(OPEN)
+    if said.strip() or not tag or CLOSE in block:
+        return parse(said), reasoning
+    thought, own = _turn_at_end(block)
+    turn = parse(own)
+    goes_on = turn.cut and not grammar.OBSERVATION.match(turn.cut)
+    if isinstance(turn.step, Malformed) or goes_on:
+        return parse(said), reasoning
+    reasoning = "\n\n".join(filter(None, (split_thinking(before)[1], thought)))
+    return replace(turn, repairs=_ordered({"unclosed_thinking", *turn.repairs})), reasoning
+
+
+def _turn_at_end(block: str) -> tuple[str, str]:
+    """Split reasoning before its first action or answer, or the label Thought before that."""
+    labels = grammar.ACTION.search(block), grammar.FINAL.search(block)
+    start = min((found.start() for found in labels if found), default=len(block))
+    thoughts = [found.start() for found in grammar.THOUGHT.finditer(block, 0, start)]
+    start = thoughts[-1] if thoughts else start
+    return block[:start].strip(), block[start:]
+
+
+def _end_of_echo(text: str) -> int:
+    """Find the end of the observations that a text begins with; 0 if no turn follows them.
+
+    An observation is an object. Of any other text, the next label ends it; an action that a tool's
+    output quotes is not at the start of a line, since the output is JSON.
+    """
+    end, may_be_object = 0, True
+    while found := grammar.ECHO.match(text, end):
+        after = found.end()
+        try:
+            after = read_object(text, after)[1] if may_be_object else -1
+        except NotAnObject:
+            may_be_object, after = False, -1  # read once more for each label, it would be quadratic
+        if after < 0:
+            label = grammar.ANY_LABEL.search(text, found.end())
+            if not label:
+                break
+            after = label.start()
+        elif fence := found["fence"] and grammar.FENCE_END.match(text, after):
+            after = fence.end()
+        end = after
+    return end if text[end:].strip() else 0
+
+
+def _parse_own(text: str) -> Turn:
+    """Parse a turn without an echo: its first action or final answer, in the order of the text."""
+    own = text[: _end_of_own(text)]
+    final = grammar.FINAL.search(own)
+    skipped = _Skipped()
+    for action in _action_lines(own):
+        if final and final.start() < action.line.start():
+            break
+        none = grammar.NO_ACTION.match(own, action.line.start())
+        if turn := _read_final_action(text, own, action.line, none, final):
+            return turn
+        if not none:
+            if action.is_call and skipped.asks_before(own, action.line):
+                return skipped.malformed(text)
+            if turn := _read_line(text, own, action, plan=skipped.has_plan):
+                return turn
+        skipped.add(action, none)
+    if final:
+        has_none = skipped.none is not None
+        return _answer(text, own, final, plan=skipped.has_plan, no_action=has_none)
+    if skipped.none:
+        return _answer_after_none(text, own, skipped)
+    return _read_without_label(text, own) or _neither(text, own, skipped)
+
+
+class _Skipped:
+    """Lines labelled Action before a turn's action or answer: no action, plans, or thoughts."""
+
+    def __init__(self) -> None:
+        self.none: re.Match | None = None
+        self.line: re.Match | None = None  # the first that is no `Action: None`
+        self.has_plan = self._asks = False
+        self._end = 0
+
+    def add(self, action: _ActionMatch, none: re.Match | None) -> None:
+        """Skip a line, or the block of an `Action: None`."""
+        if none:
+            self.none = self.none or none
+        else:
+            self.line = self.line or action.line
+            self.has_plan |= action.is_plan
+            self._asks |= grammar.TO_USER.search(action.line["tool"]) is not None
+        self._end = (none or action.line).end()
+
+    def asks_before(self, text: str, line: re.Match) -> bool:
+        """Tell whether a skipped line turns to the user, so that what follows is made up."""
+        user = grammar.USER_LINE.search(text, self._end, line.start()) if self.has_plan else None
+        return self._asks or self.none is not None or user is not None
+
+    def malformed(self, text: str) -> Turn:
+        """Describe the first skipped line, which ends the turn."""
+        if self.none and not (self.line and self.line.start() < self.none.start()):
+            reason = f"{_shown(self.none)} calls no tool: {_FORMAT}"
+            return _turn(text, self.none.end(), Malformed(reason, is_prose=True))
+        assert self.line is not None
+        reason = f"Action Input is missing after {_shown(self.line)}; an Action is a tool's name"
+        return _turn(text, self.line.end(), Malformed(reason))
 
 
 def _action_lines(text: str, start: int = 0) -> Iterator[_ActionMatch]:
-    for line in _ACTION.finditer(text, start):
-        lead = _INPUT.match(text, line.end()) or _CALL.match(text, line.start("tool"))
+    for line in grammar.ACTION.finditer(text, start):
+        lead = grammar.INPUT.match(text, line.end()) or grammar.CALL.match(text, line.start("tool"))
         yield _ActionMatch(line, lead)
 
 
+def _read_line(text: str, own: str, action: _ActionMatch, *, plan: bool) -> Turn | None:
+    """Read a line with the label Action; None for a plan, or a line of a thought."""
+    if found := grammar.OBJECT.match(own, action.line.start("tool")):
+        return _read_object_turn(text, own, found)
+    if action.lead:
+        return _read_action(text, own, action.line, action.lead, plan=plan)
+    if action.is_exact and not action.is_plan:
+        reason = f"Action Input is missing after {_shown(action.line)}"
+        return _turn(text, action.line.end(), Malformed(reason))
+    return None
+
+
+def _end_of_own(text: str) -> int:
+    """Find the first observation, which ends a turn; `None` after an `Action: None` does not."""
+    blocks = grammar.NO_ACTION.finditer(text)
+    block = next(blocks, None)
+    for observation in grammar.OBSERVATION.finditer(text):
+        while block and block.end() < observation.end():
+            block = next(blocks, None)
+        if not block or observation.start() < block.start():
+            return observation.start()
+    return len(text)
+
+
+def _read_without_label(text: str, own: str) -> Turn | None:
+    """Read an action or an answer in mid-line, or a turn that is one object."""
+    lead, final = grammar.MID_ACTION.search(own), grammar.MID_FINAL.search(own)
+    if final and (not lead or final.start() < lead.start()):
+        return _answer(text, own, final, mid_line=True)
+    if lead:
+        return _read_call(text, own, lead, lead.groupdict(), mid_line=True)
+    found = grammar.OBJECT_LINE.search(own)
+    return _read_object_turn(text, own, found) if found else None
+
+
+def _neither(text: str, own: str, skipped: _Skipped) -> Turn:
+    """Describe a turn without an action and a final answer."""
+    if skipped.line:
+        return skipped.malformed(text)
+    if not own.strip():
+        problem = Malformed(f"the turn is empty: {_FORMAT}")
+    elif grammar.LIKE_A_CALL.search(own):
+        problem = Malformed(f"the call has no label Action: {_FORMAT}")
+    else:
+        reason = f"the turn has no Action and no Final Answer: {_FORMAT}"
+        problem = Malformed(reason, is_prose=True)
+    return _turn(text, len(own), problem)
+
+
+def _answer_after_none(text: str, own: str, skipped: _Skipped) -> Turn:
+    """Read the text after an `Action: None` as the answer, if it is no further part of a turn."""
+    assert skipped.none is not None
+    answer = own[skipped.none.end() :].strip()
+    if answer and not grammar.ANY_LABEL.search(answer) and not grammar.USER_LINE.match(answer):
+        return _turn(text, len(own), FinalAnswer(answer), plan=skipped.has_plan, no_action=True)
+    return skipped.malformed(text)
+
+
+def _answer(text: str, own: str, final: re.Match, **repairs: bool) -> Turn:
+    """Read a final answer up to the next action, which is cut."""
+    further = _next_action(own, final.end())
+    end = further.line.start() if further else len(own)
+    answer = own[final.end() : end].strip()
+    if final.groupdict().get("fence"):
+        answer = answer.removesuffix("```").rstrip()
+    repairs.setdefault("markdown", final["label"].strip() != "Final Answer:")
+    return _turn(text, end, FinalAnswer(answer), **repairs)
+
+
+def _read_final_action(
+    text: str, own: str, line: re.Match, none: re.Match | None, final: re.Match | None
+) -> Turn | None:
+    """Read the action Final Answer with a text as input, or an object of one text.
+
+    Where it has no input of its own (`none`) and a final answer follows, that is the answer.
+    """
+    lead = grammar.FINAL_ACTION.match(own, line.start())
+    if not lead or (none and final and not own[none.end() : final.start()].strip()):
+        return None
+    if not own.startswith("{", lead.end()):
+        return _answer(text, own, lead, no_action=True, markdown=False)
+    try:
+        values, end, deviations = read_object(own, lead.end())
+    except NotAnObject as error:
+        return _turn(text, len(own), Malformed(f"Final Answer is not one JSON object: {error}"))
+    answers = [value for value in values.values() if isinstance(value, str)]
+    if len(values) != 1 or not answers:
+        return _turn(text, end, Malformed("Final Answer is not one text: write it after its label"))
+    end = _end_of_fence(own, end, lead["fence"])
+    found = dict.fromkeys(deviations, True)
+    return _turn(text, end, FinalAnswer(answers[0].strip()), no_action=True, **found)
+
+
+def _read_object_turn(text: str, own: str, lead: re.Match) -> Turn:
+    try:
+        made, end, deviations = read_object(own, lead.end())
+    except NotAnObject as error:
+        return _turn(text, len(own), Malformed(f"the turn's object is not JSON: {error}"))
+    further = _next_action(text, end) is not None
+    end = _end_of_fence(own, end, lead["fence"])
+    return _turn(
+        text,
+        end,
+        _step_of_object(made),
+        json_turn=True,
+        several_actions=further,
+        text_after=not further and grammar.TEXT.search(own, end) is not None,
+        **dict.fromkeys(deviations, True),
+    )
+
+
+def _step_of_object(made: Mapping[str, Any]) -> Step:
+    """Read the step in an object such as `{"thought": …, "action": …, "action_input": …}`."""
+    parts = _by_plain_key(made)
+    tool = _first(parts, "action", "tool", "toolname", "name", "function")
+    if isinstance(tool, dict):  # {"action": {"name": …, "arguments": …}}
+        parts |= _by_plain_key(tool)
+        tool = _first(_by_plain_key(tool), "name", "tool", "action", "toolname")
+    inputs = _first(parts, "actioninput", "toolinput", "input", "arguments", "args", "parameters")
+    answer = _first(parts, "finalanswer", "answer")
+    if isinstance(tool, str) and grammar.FINAL_TOOL.fullmatch(tool.strip()):
+        values = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
+        tool, answer = None, answer or (values[0] if len(values) == 1 else None)
+    if tool is None or (isinstance(tool, str) and grammar.NO_TOOL.match(tool)):
+        if isinstance(answer, str):
+            return FinalAnswer(answer.strip())
+        return Malformed(f"the turn's object has no action and no final answer: {_FORMAT}")
+    if answer:
+        return Malformed("the turn's object has an action and a final answer: write one of them")
+    if isinstance(inputs, str):
+        try:
+            inputs = read_object(inputs, 0)[0]
+        except NotAnObject as error:
+            return Malformed(f"Action Input is not one JSON object: {error}")
+    if not isinstance(tool, str) or not grammar.bare_name(tool):
+        return Malformed("Action names no tool")
+    if not isinstance(inputs, dict):
+        return Malformed(f"Action Input is missing after Action: {tool}")
+    return Action(grammar.bare_name(tool), inputs)
+
+
+def _by_plain_key(made: Mapping[str, Any]) -> dict[str, Any]:
+    return {re.sub(r"[^a-z]", "", key.lower()): value for key, value in made.items()}
+
+
+def _first(parts: Mapping[str, Any], *keys: str) -> Any:
+    return next((parts[key] for key in keys if parts.get(key) is not None), None)
+
+
+def _read_action(text: str, own: str, line: re.Match, lead: re.Match, **repairs: bool) -> Turn:
+    """Read an action of its own line; a sentence there may hold the action itself."""
+    if not grammar.is_name(line["tool"]):
+        inner = grammar.MID_ACTION.search(own, line.start())
+        if inner and inner.start() < lead.end():
+            return _read_call(text, own, inner, inner.groupdict(), mid_line=True, **repairs)
+    on_next_line = "\n" in own[line.end("label") : line.start("tool")]
+    parts = line.groupdict() | lead.groupdict()
+    return _read_call(text, own, lead, parts, markdown=on_next_line, **repairs)
+
+
+def _read_call(
+    text: str, own: str, lead: re.Match, parts: Mapping[str, str | None], **repairs: bool
+) -> Turn:
+    """Read the object after `lead` as the input of the tool in `parts`."""
+    found = {name: part.strip() for name, part in parts.items() if part}
+    try:
+        arguments, end, deviations = read_object(own, lead.end())
+        if "bracket" in found:
+            end = _end_of_bracket(own, end)
+        if repairs.get("mid_line") and grammar.SENTENCE_GOES_ON.match(own, end):
+            raise NotAnObject("it is quoted in a sentence", end)
+    except NotAnObject as error:
+        line_end = own.find("\n", error.position)
+        end = len(own) if line_end < 0 else line_end
+        return _turn(text, end, Malformed(f"Action Input is not one JSON object: {error}"))
+    fenced = "fence" in found or _in_open_fence(own, lead.start())
+    end = _end_of_fence(own, end, fenced)
+    tool = grammar.bare_name(found.get("tool", ""))
+    if not tool:
+        return _turn(text, end, Malformed("Action names no tool"))
+    expected = {"label": "Action:", "tool": tool}
+    if has_label := grammar.is_action_input(found.get("input", "")):
+        expected["input"] = "Action Input:"
+    further = _next_action(text, end) is not None
+    all_repairs = {
+        "markdown": any(found.get(name, part) != part for name, part in expected.items()),
+        "no_input_label": not has_label,
+        "code_fence": fenced,
+        "several_actions": further,
+        "text_after": not further and grammar.TEXT.search(own, end) is not None,
+        **dict.fromkeys(deviations, True),
+    }
+    all_repairs |= {name: True for name, is_there in repairs.items() if is_there}
+    return _turn(text, end, Action(tool, arguments), **all_repairs)
+
+
+def _turn(text: str, end: int, step: Step, **repairs: bool) -> Turn:
+    found = {name for name, is_there in repairs.items() if is_there}
+    names = () if isinstance(step, Malformed) else _ordered(found)
+    return Turn(text[:end].rstrip(), step, text[end:].strip(), names)
+
+
+def _ordered(repairs: Collection[str]) -> tuple[str, ...]:
+    return tuple(name for name in REPAIRS if name in repairs)
+
+
+def _next_action(text: str, start: int) -> _ActionMatch | None:
+    """Find the next action from `start` on: an exact label, or any label with an input."""
+    actions = _action_lines(text, start)
+    return next((action for action in actions if action.is_call), None)
+
+
+def _shown(line: re.Match) -> str:
+    """Quote the first line of an action, shortened."""
+    shown = " ".join(line[0].split("\n")[0].split())
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+
+
 def _end_of_bracket(text: str, end_of_object: int) -> int:
-    closed = _BRACKET_END.match(text, end_of_object)
+    closed = grammar.BRACKET_END.match(text, end_of_object)
     if not closed:
-        raise ValueError("a call without an end, or with more than one argument")
+        reason = "the call has no end, or more than one argument"
+        raise NotAnObject(reason, end_of_object)
     return closed.end()
 
 
+def _end_of_fence(text: str, end_of_object: int, fence: object) -> int:
+    closed = grammar.FENCE_END.match(text, end_of_object) if fence else None
+    return closed.end() if closed else end_of_object
+
+
 def _in_open_fence(text: str, position: int) -> bool:
-    return len(_FENCE_LINE.findall(text, 0, position)) % 2 == 1
-
-
-def _bare(name: str) -> str:
-    """Strip quotes, Markdown, a full stop and `()` from a tool's name."""
-    around = "`'\"* \t"
-    return name.lstrip(around).rstrip(around + ".").removesuffix("()").rstrip(around + ".")
+    return len(grammar.FENCE_LINE.findall(text, 0, position)) % 2 == 1
 
 
 def has_hallucinated_observation(cut: str) -> bool:
     """Return whether the text cut off a turn contains a hallucinated observation.
 
-    A bare `Observation:`, where a stop string ended the text, is none.
+    A bare `Observation:`, where a stop string ended the text, is none, and neither is
+    `Observation: None`.
     """
-    return bool(_HALLUCINATED.search(cut))
+    return hallucinated_chars(cut) > 0
 
 
-def split_thinking(text: str) -> tuple[str, str]:
-    """Separate a model's answer from its private reasoning in `<think>` blocks.
-
-    Args:
-        text: the model's text. The chat template may have opened the first block, so that only its
-            `</think>` is there; a block that is never closed extends to the end.
-
-    Returns:
-        The answer, and the reasoning: its blocks, separated by blank lines.
-    """
-    thinking, tag, rest = text.rpartition("</think>")  # no block ends after the last tag
-    blocks = _THINKING.findall(thinking + tag)
-    answer = _THINKING.sub("", thinking + tag) + (rest.lstrip() if tag else rest)
-    opened_by_template, tag, rest = answer.rpartition("</think>")
-    answer, _, never_closed = (rest.lstrip() if tag else rest).partition("<think>")
-    reasoning = (block.strip() for block in (opened_by_template, *blocks, never_closed))
-    return answer, "\n\n".join(block for block in reasoning if block)
-
-
-def without_thinking(text: str) -> str:
-    """Return a model's text without its private reasoning; see `split_thinking`."""
-    return split_thinking(text)[0]
+def hallucinated_chars(cut: str) -> int:
+    """Count the characters of cut text from its first hallucinated observation on."""
+    found = grammar.HALLUCINATED.search(cut)
+    return len(cut) - found.start() if found else 0
 
 
 def render_turn(thought: str, step: Action | FinalAnswer) -> str:

@@ -15,6 +15,15 @@ REAL = [
     "Action: Look\nAction Input: {\"at\": \"it\"}\n\nAction: Look\nAction Input: {\"at\": \"he",
     "<think>t</think>\n\nThought: t\nFinal Answer: I looked at *it*: `{}`.",
     "- **Thought**: t\n- **Final Answer**: done\n",
+    "[Thought] t\n[Action] Look\n[Action Input] {\"at\": \"a\\|b\"} // all\n[Observation] x\n",
+    "## Action\nLook\n\n## Action Input\n{\n  \"at\": \"it\", // there\n  \"deep\": 1\n}\n",
+    "Observation: {\"seen\": [1]}\nThought: t\nAction: Look\nAction Input: {\"at\": \"it\"}",
+    "Thought: t\nAction: None\nAction Input: None\nObservation: None\n\nFinal Answer: done\n",
+    "Action: I look at it.\nAction: Look\nAction Input: {}\n",
+    "I look. Action: Look Action Input: {\"at\": \"it\"} Observation: {}\n",
+    "```json\n{\"thought\": \"t\", \"action\": \"Look\", \"action_input\": {\"at\": 1}}\n```\n",
+    "Action: Final Answer\nAction Input: {\"answer\": \"done\"}\n",
+    "I cannot help with that.\n",
 ]  # fmt: skip
 
 

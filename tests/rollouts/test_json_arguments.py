@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agentsafe._util.text import storable
-from agentsafe.rollouts.json_arguments import read_object
+from agentsafe.rollouts.json_arguments import NotAnObject, read_object
 
 SCALARS = (
     st.none()
@@ -58,7 +58,7 @@ def is_json(text):
 def test_json_is_read_as_it_is_and_to_its_end(made, before, after):
     written = json.dumps(made)
     read = read_object(before + written + after, len(before))
-    assert read == (as_lists(made), len(before) + len(written), False)
+    assert read == (as_lists(made), len(before) + len(written), ())
 
 
 @given(OBJECTS, st.text(), st.text())
@@ -66,10 +66,10 @@ def test_json_is_read_as_it_is_and_to_its_end(made, before, after):
 @example({}, "", "")
 def test_what_python_prints_is_read_to_its_end(made, before, after):
     printed = repr(made)
-    found, end, is_literal = read_object(before + printed + after, len(before))
+    found, end, deviations = read_object(before + printed + after, len(before))
     assert found == as_lists(made)
     assert end == len(before) + len(printed)
-    assert is_literal == (not is_json(printed))  # {"'": 1} is both
+    assert deviations == (() if is_json(printed) else ("python_literal",))  # {"'": 1} is both
 
 
 @settings(deadline=None, max_examples=500)
@@ -79,12 +79,12 @@ def test_what_python_prints_is_read_to_its_end(made, before, after):
 @example("{,}")
 def test_a_text_is_an_object_or_a_value_error(text):
     try:
-        found, end, is_literal = read_object(text, 0)
+        found, end, deviations = read_object(text, 0)
     except ValueError:
         return
     encoded = json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
     assert json.loads(encoded) == found
-    if is_literal:  # then Python agrees, if it can read the text
+    if deviations == ("python_literal",):  # then Python agrees, if it can read the text
         try:
             python = ast.literal_eval(text[:end])
         except (ValueError, SyntaxError):
@@ -107,10 +107,90 @@ def test_a_text_is_an_object_or_a_value_error(text):
         ("{'a': '} \" {'}", {"a": '} " {'}),
         ("{'a': -1, 'b': 1e-05}", {"a": -1, "b": 1e-05}),
         ("{'a': 1, 'a': 2}", {"a": 2}),
+        (r"{'a': '\d\|\/'}", {"a": r"\d\|\/"}),
+        (r"{'a': 'x', 'b': " + r'"\x41"}', {"a": "x", "b": "A"}),
+        (r'{"a": "\x41", "b": None}', {"a": "A", "b": None}),
     ],
 )
 def test_python_literals(text, made):
-    assert read_object(text + " } and 'more'", 0) == (made, len(text), True)
+    assert read_object(text + " } and 'more'", 0) == (made, len(text), ("python_literal",))
+
+
+#: Texts with a backslash each, and what they mean in a JSON string that has one unknown to JSON.
+ESCAPES = {
+    r"\|": r"\|", r"\;": r"\;", r"\$": r"\$", r"\x0D": r"\x0D", r"\d": r"\d", r"\.": r"\.",
+    r"\(": r"\(", r"\s": r"\s", r"\1": r"\1", r"\0": r"\0", r"\N": r"\N", r"\a": r"\a",
+    r"\u12": r"\u12", r"\U": r"\U",
+    "\\\n": "\\\n", r"\\": "\\", r"\"": '"', r"\'": "'", r"\n": "\n", r"\t": "\t", r"\/": "/",
+    r"\u0041": "A", r"\b": r"\b", r"\f": r"\f",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("written", ESCAPES)
+def test_an_escape_that_json_does_not_know_is_kept(written):
+    text = f'{{"a": "x{written}y\\|"}}'
+    made = {"a": f"x{ESCAPES[written]}y\\|"}
+    assert read_object(text + "}", 0) == (made, len(text), ("backslash",))
+
+
+@given(st.lists(st.sampled_from([*ESCAPES, "w", "'", " "])).map("".join))
+def test_each_escape_is_read_on_its_own(content):
+    found, _, deviations = read_object(f'{{"a": "{content}\\|"}}', 0)
+    expected, rest = "", content
+    longest_first = sorted(ESCAPES, key=len, reverse=True)
+    while rest:
+        written = next((each for each in longest_first if rest.startswith(each)), rest[0])
+        expected, rest = expected + ESCAPES.get(written, written), rest[len(written) :]
+    assert (found, deviations) == ({"a": expected + r"\|"}, ("backslash",))
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        (r'{"a": "\b\t\f"}', "\b\t\f"),
+        (r'{"a": "C:\\Users\\new"}', r"C:\Users\new"),
+        (r'{"a": "C:\Users\new\table"}', r"C:\Users\new\table"),
+        (r'{"a": "d:\x\u0041\\b"}', r"d:\x\u0041" + r"\b"),
+        (r"""{"a": "it\'s"}""", "it's"),
+        (r"""{"a": "\bit\'s"}""", "\bit's"),
+    ],
+)
+def test_valid_json_is_json_and_a_path_is_a_path(text, made):
+    assert read_object(text, 0)[0] == {"a": made}
+
+
+@pytest.mark.parametrize(
+    ("text", "made", "others"),
+    [
+        ('{"a": 1, // one\n "b": 2 # two\n}', {"a": 1, "b": 2}, ()),
+        ('{ /* { */ "a": /**/ "http://x#y" /* " */}', {"a": "http://x#y"}, ()),
+        ('{"a": "# no /* no */", // yes\n}', {"a": "# no /* no */"}, ("python_literal",)),
+        ("{'a': [1, # one\n 2]}", {"a": [1, 2]}, ("python_literal",)),
+        ('{\n// "a": 1,\n"b": "\\d"}', {"b": r"\d"}, ("backslash",)),
+        ('{"a": 1 // it\'s {\r\n}', {"a": 1}, ()),
+    ],
+)  # fmt: skip
+def test_comments_are_dropped(text, made, others):
+    found, end, deviations = read_object(text + " // more", 0)
+    assert (found, end) == (made, len(text))
+    assert set(deviations) == {"comments", *others}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "position"),
+    [
+        ("None\nmore", "it begins with 'None'", 0),
+        (" ", "it is empty", 0),
+        ('{"a": "half', "a string has no end", 6),
+        ('{"a": 1', "the object has no end", 7),
+        ('{"a": 1,\nb: 2}', "Expecting property name enclosed in double quotes", 9),
+        ('{"a": 1e999}', "not a finite number", 12),
+    ],
+)
+def test_the_error_says_what_is_wrong_and_where(text, reason, position):
+    with pytest.raises(NotAnObject, match=reason) as raised:
+        read_object(text, 0)
+    assert raised.value.position == position
 
 
 @pytest.mark.parametrize(
@@ -158,7 +238,14 @@ def test_python_literals(text, made):
         "{'a': 0x1F}",
         "{'a': ...}",
         "{'a': {1, 2}}",
-        "{'a': 1 # a comment\n}",
+        "{'a': 1 # a comment without an end}",
+        "{'a': 1 /* a comment without an end }",
+        "{'a': #fff}",
+        "{'a': 1 / 2}",
+        "{'a': '\\1'}",
+        "{'a': '\\x4'}",
+        "{'a': '\\u12'}",
+        '{"a": True, "b": "\\0"}',
         "{'a': NaN}",
         "{'a': -Infinity}",
         "{'a': inf}",
@@ -185,10 +272,10 @@ def test_what_is_no_object_or_no_storable_one_is_refused(text):
 @pytest.mark.parametrize("quote", "'\"")
 def test_a_tool_takes_objects_in_objects(quote):
     key = f"{quote}a{quote}"
-    found, _, is_literal = read_object(f"{{{key}: " * 32 + "1" + "}" * 32, 0)
+    found, _, deviations = read_object(f"{{{key}: " * 32 + "1" + "}" * 32, 0)
     for _ in range(32):
         found = found["a"]
-    assert (found, is_literal) == (1, quote == "'")
+    assert (found, deviations) == (1, ("python_literal",) if quote == "'" else ())
 
 
 @given(st.text(st.characters()))

@@ -22,8 +22,8 @@ from agentsafe.rollouts.react import (
     has_hallucinated_observation,
     parse,
     prompts,
+    read_turn,
     render_turn,
-    split_thinking,
 )
 from tests.helpers.scripted import small_suite
 from tests.helpers.turns import LOOK, REAL, mutated
@@ -34,7 +34,11 @@ PIECES = st.sampled_from(
      "Observation:", "\nObservation: made up", "\n", " ", "\r\n", "{", "}", '{"a": 1}', "[1]", '"',
      "NaN", "<think>", "</think>", "\x00", "\ud800", "\u2028", "**Observation**: x", "9" * 5000,
      "**Action:** Look", "- action: `Look`", "### Action Input:", "**Final Answer**: x", "```json",
-     "```", "`", "{'a': True,}", "Look({", "})", "'", "**", "()", "\\"]
+     "```", "`", "{'a': True,}", "Look({", "})", "'", "**", "()", "\\", "[Action] Look\n", "\\|",
+     "## Action\n", "[Action Input]", "[Observation] x", "ObservATION: x", "// note\n",
+     "Action: None", "Action: Final Answer", ". Action: Look Action Input: {}",
+     '{"thought": "t", "action": "Look"',
+     "Observation: {}\n", "Observation: None\n", "Action: I look at it.\n", "Final Answer\n"]
 )  # fmt: skip
 TEXT = st.one_of(
     st.text(st.characters(), max_size=200),
@@ -50,7 +54,9 @@ JSON = st.recursive(
     max_leaves=8,
 )
 LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n:")).map(str.strip)
-TOOL = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]*([.-][A-Za-z0-9_]+)?", fullmatch=True)
+TOOL = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]*([.-][A-Za-z0-9_]+)?", fullmatch=True).filter(
+    lambda name: name.lower() not in ("na", "nil", "none", "null")
+)
 ARGUMENTS = st.dictionaries(st.text(), JSON, max_size=4)
 
 
@@ -80,9 +86,10 @@ def test_nothing_is_kept_after_a_turns_end(text):
     turn = parse(text)
     again = parse(turn.text)
     assert (again.text, again.step, again.cut) == (turn.text, turn.step, "")
-    assert set(again.repairs) == set(turn.repairs) - {"several_actions", "text_after"}
+    assert set(again.repairs) == set(turn.repairs) - {"several_actions", "text_after", "echo"}
     assert not has_hallucinated_observation(turn.text)
-    joined = "".join((turn.text + turn.cut).split())
+    assert again.echo == ""
+    joined = "".join((turn.echo + turn.text + turn.cut).split())
     assert joined == "".join(storable(text).split())  # and nothing is lost or added
 
 
@@ -126,7 +133,9 @@ def test_a_final_answer_reads_back(thought, answer):
         ('Action: Look\nAction Input: {"a": "x\ny"} and more', Action("Look", {"a": "x\ny"})),
         ('Action: Look\nAction Input: {"a": 1, "a": 2}', Action("Look", {"a": 2})),
         ("I say Action: Look\nAction Input: {}", "write an Action"),
-        ("", "write an Action"),
+        ("I say so. Action: Look Action Input: [1]", "label Action"),
+        ('Use it. Action: Look Action Input: {"a": 1} is wrong.', "quoted in a sentence"),
+        ("", "the turn is empty"),
         ("Action: Look", "Action Input is missing"),
         ("Action: Look\nThought: hm\nAction Input: {}", "Action Input is missing"),
         ("Action: Look\nAction Input: [1]", "not one JSON object"),
@@ -204,6 +213,36 @@ def test_examples(text, step):
         ("- **Action**: `Look`\n- **Action Input**: {'at': 'it'}", "markdown python_literal"),
         ("action: Look({'at': 'it'})", "markdown no_input_label python_literal"),
         ('Action: Look()\n{"at": "it"}', "markdown no_input_label"),
+        ('[Thought] t\n[Action] Look\n[Action Input] {"at": "it"}', "markdown"),
+        ('[Action]: Look\n[Action Input]: {"at": "it"}', "markdown"),
+        ('**[Action]** `Look`\n**[Action Input]**\n{"at": "it"}', "markdown"),
+        ('## Action\nLook\n\n## Action Input\n{"at": "it"}', "markdown"),
+        ('**Action**\nLook\n\n**Action Input**\n{"at": "it"}', "markdown"),
+        ('# ACTION\n\n`Look`\n# Action_Input\n{"at": "it"}', "markdown"),
+        ('Action:\nLook\nAction Input:\n{"at": "it"}', "markdown"),
+        ('Action:\r\nLook\r\nAction Input: {"at": "it"}', "markdown"),
+        ('Action: Look\nInput: {"at": "it"}', "no_input_label"),
+        ('Action: Look\n**Arguments:** {"at": "it"}', "no_input_label"),
+        ('Action: Look Action Input: {"at": "it"}', ""),
+        ('I look. Action: Look Action Input: {"at": "it"}', "mid_line"),
+        ('I look. Action: Look\nAction Input: {"at": "it"}', "mid_line"),
+        ('I look. Thought: t. Action: Look, Action Input: {"at": "it"}', "mid_line"),
+        ('Action: I look. Action: Look\nAction Input: {"at": "it"}', "mid_line"),
+        ('Action: I look around.\nAction: Look\nAction Input: {"at": "it"}', "plan"),
+        ('Action: Find is no tool.\nThought: t\nAction: Look\nAction Input: {"at": "it"}', "plan"),
+        ('**Action:** I look.\n\n**Action:** Look\n{"at": "it"}', "plan markdown no_input_label"),
+        ('{"thought": "t", "action": "Look", "action_input": {"at": "it"}}', "json_turn"),
+        ('{"Action": "Look", "Action Input": "{\\"at\\": \\"it\\"}"}', "json_turn"),
+        ('```json\n{"action": "Look", "action_input": {"at": "it"}}\n```', "json_turn"),
+        ('I look.\n{"tool": "Look", "arguments": {"at": "it"}}', "json_turn"),
+        ('Action:\n```\n{"action": "Look", "action_input": {"at": "it"}}\n```', "json_turn"),
+        ('{"action": {"name": "Look", "arguments": {"at": "it"}}}', "json_turn"),
+        ("{'action': 'Look', 'action_input': {'at': 'it'}}", "json_turn python_literal"),
+        ('Action: Look\nAction Input: {"at": "it" /* there */}', "comments"),
+        (
+            'Action: Look\nAction Input: {\n  # there\n  "at": "it", // it\n}',
+            "python_literal comments",
+        ),
     ],
 )
 def test_what_models_write_instead(text, repairs):
@@ -240,7 +279,16 @@ def test_what_comes_after_an_action_is_cut_and_named(after, repairs):
         ("### Final Answer:\nyes", "yes", ("markdown",)),
         ("final answer: yes", "yes", ("markdown",)),
         ("Final Answer: I did:\n- Action: look", "I did:\n- Action: look", ()),
-        ("- action: none\nFinal Answer: yes", "yes", ()),
+        ("- action: none\nFinal Answer: yes", "yes", ("no_action",)),
+        ("[Final Answer] yes", "yes", ("markdown",)),
+        ("## Final Answer\n\nyes", "yes", ("markdown",)),
+        ("**Final Answer**\nyes", "yes", ("markdown",)),
+        ("I am done. Final Answer: yes", "yes", ("mid_line",)),
+        ("Action: I tell the user.\nFinal Answer: yes", "yes", ("plan",)),
+        ('{"thought": "t", "final_answer": "yes"}', "yes", ("json_turn",)),
+        ('```json\n{"Action": null, "Final Answer": "yes"}\n```', "yes", ("json_turn",)),
+        ('{"action": "Final Answer", "action_input": "yes"}', "yes", ("json_turn",)),
+        ('{"action": "none", "action_input": {}, "final_answer": "yes"}', "yes", ("json_turn",)),
         ("**Final Answer:** yes\n**Action:** Look\n**Action Input:** {}", "yes", ("markdown",)),
     ],
 )
@@ -249,31 +297,179 @@ def test_final_answers_in_markdown(text, answer, repairs):
     assert (turn.step, turn.repairs) == (FinalAnswer(answer), repairs)
 
 
+NOTHING = ["None", "none.", "N/A", "null", "`None`", "[None]", "(None)", "No action needed",
+           "No further action is required.", "no tool", "None (I ask the user)", "**None**",
+           "None - no tool fits", "Final Answer", "[Final Answer]"]  # fmt: skip
+
+
+@pytest.mark.parametrize("nothing", NOTHING)
+@pytest.mark.parametrize(
+    "rest",
+    ["", "\nAction Input: None", "\nAction Input: {}", "\n\nAction Input: N/A\n",
+     "\nAction Input: None\nObservation: None\n", "\nAction Input:"],
+)  # fmt: skip
+def test_no_action_leaves_the_answer(nothing, rest):
+    turn = parse(f"Thought: t\nAction: {nothing}{rest}\nFinal Answer: yes")
+    assert (turn.step, turn.repairs, turn.cut) == (FinalAnswer("yes"), ("no_action",), "")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Action: None\nAction Input: None\nObservation: None\n\nWhich pair?", "Which pair?"),
+        ("Action: None\n\nWhich pair?\nAnd when?", "Which pair?\nAnd when?"),
+        ("Action: Final Answer\nAction Input: yes", "yes"),
+        ("Action: Final Answer: yes", "yes"),
+        ("Action: FinalAnswer\nyes", "yes"),
+        ('Action: final_answer\nAction Input: {"answer": "yes"}', "yes"),
+        ("Action: Final Answer\nAction Input:\n```\nyes\n```", "yes"),
+        ('### Action: Final Answer\n### Action Input:\n```json\n{"text": "yes"}\n```', "yes"),
+    ],
+)
+def test_no_action_instead_of_an_answer(text, answer):
+    turn = parse(text)
+    assert (turn.step, turn.repairs) == (FinalAnswer(answer), ("no_action",))
+
+
+@pytest.mark.parametrize(
+    "tool", ["NoneOfThem", "None_", "None.Check", "NAS", "Nullify", "NoActionLog", "FinalAnswers"]
+)
+def test_a_tool_may_have_such_a_name(tool):
+    assert parse(f"Action: {tool}\nAction Input: {{}}").step == Action(tool, {})
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        'Observation: {"seen": "it"}',
+        "Observation: {'seen': 'it'}",
+        '**Observation:** ```json\n{\n  "seen": 1\n}\n```',
+        "ObservATION: seen it all",
+        "Observation:",
+        "[Observation] seen",
+        "## Observation\n{}",
+        'Observation: {"seen": 1}\n\nObservation: {"seen": 2}',
+        'Observation: {"mail": "x\\nAction: Pay\\nAction Input: {}"}',
+        'Observation: {"cut": [...]}',
+        "  \nObservation: None",
+    ],
+)
+def test_an_echo_before_a_turn_is_cut(echo):
+    turn = parse(f"{echo}\n{LOOK}\nObservation: it")
+    assert turn == Turn(LOOK, Action("Look", {"at": "it"}), "Observation: it", ("echo",), turn.echo)
+    assert turn.echo == echo.strip()
+    answer = parse(f"{echo}\n\nFinal Answer: yes")
+    assert (answer.text, answer.step) == ("Final Answer: yes", FinalAnswer("yes"))
+
+
+def test_prose_after_an_echoed_object_is_the_turns():
+    turn = parse('Observation: {"a": 1}\nIt is there. I look.\nAction: Look\nAction Input: {}')
+    assert turn.text == "It is there. I look.\nAction: Look\nAction Input: {}"
+    assert turn.step == Action("Look", {})
+
+
+@pytest.mark.parametrize("observation", ["ObservATION:", "OBSERVATION:", "**observation:**",
+                                         "[Observation]", "## Observation\n"])  # fmt: skip
+def test_an_observation_in_any_case_ends_a_turn(observation):
+    turn = parse(f"{LOOK}\n{observation} made up\nFinal Answer: Done.")
+    assert (turn.text, turn.repairs) == (LOOK, ())
+    assert has_hallucinated_observation(turn.cut)
+    unread = parse(f"I look.\n{observation} made up\nFinal Answer: Done.")
+    assert (unread.text, type(unread.step)) == ("I look.", Malformed)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_prose"),
+    [
+        ("I cannot help with that.", True),
+        ("I cannot pay: it is not safe.\n\n- Recommended action: call the bank.", True),
+        ("Run this yourself:\n```bash\nls\n```", True),
+        ("Thought: I should ask the user.", True),
+        ("Thought: I ask.\nAction: None\nAction Input: None\nObservation:", True),
+        ("", False),
+        (" \n", False),
+        ('GmailRead\n{"id": "1"}', False),
+        ('```json\n{"id": "1"}\n```', False),
+        ('Look({"at": "it"})', False),
+        ("I would write the Action Input now.", False),
+        ("I look. Action: Look", False),
+        ("<tool_call>Look</tool_call>", False),
+        ("Action: Look", False),
+        ("Action: I look around", False),
+        ('Action: Look\nAction Input: {"at"', False),
+    ],
+)
+def test_plain_words_are_told_from_a_broken_call(text, is_prose):
+    step = parse(text).step
+    assert isinstance(step, Malformed)
+    assert step.is_prose == is_prose
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ('{"a": "half', "a string has no end ('\"half')"),
+        ('{"a": 1', "the object has no end"),
+        ('{"a": 1, b: 2}', "Expecting property name enclosed in double quotes at character 9"),
+        ("[1]", "it begins with '[1]'"),
+        ("", "it is empty"),
+        ('{"a": 1e400}', "not a finite number"),
+    ],
+)
+def test_the_reason_says_what_is_wrong_with_the_input(given, reason):
+    step = parse(f"Action: Look\nAction Input: {given}").step
+    assert isinstance(step, Malformed)
+    assert step.reason.startswith(f"Action Input is not one JSON object: {reason}")
+
+
+def test_turns_of_real_models(shared):
+    cases = json.loads((shared / "cases/react_turns.json").read_text(encoding="utf-8"))
+    for case in cases:
+        turn, right = parse(case["turn"]), case["right"]
+        if right["step"] == "invents":
+            assert has_hallucinated_observation(turn.cut), case["name"]
+        elif right["step"] == "final_answer":
+            assert turn.step == FinalAnswer(right["text"]), case["name"]
+        else:
+            assert turn.step == Action(right["tool"], right["arguments"]), case["name"]
+    assert len(cases) == 11
+
+
 #: Ways to write an action: what it takes to read each, and a text of its tool and arguments.
 WRITTEN = {
-    "": "Action: {tool}\nAction Input: {json}",
-    "code_fence": "Action: {tool}\nAction Input:\n```json\n{json}\n```",
-    "markdown": "**Action:** `{tool}`\n**Action Input:** {json}",
-    "python_literal": "Action: {tool}\nAction Input: {python}",
-    "no_input_label": "Action: {tool}({json})",
-    "text_after": "Action: {tool}\nAction Input: {json}\nI wait for the answer.",
-    "several_actions": "Action: {tool}\nAction Input: {json}\n\nAction: Look\nAction Input: {{}}",
-}
+    "": "Thought: {thought}\nAction: {tool}\nAction Input: {json}",
+    "echo": 'Observation: {{"seen": [1, "}}"]}}\nThought: {thought}\nAction: {tool}\n'
+    "Action Input: {json}",
+    "plan": "Thought: {thought}\nAction: I take a tool.\nAction: {tool}\nAction Input: {json}",
+    "json_turn": '{{"thought": "t", "action": "{tool}", "action_input": {json}}}',
+    "mid_line": "Thought: {thought}. Action: {tool} Action Input: {json}",
+    "code_fence": "Thought: {thought}\nAction: {tool}\nAction Input:\n```json\n{json}\n```",
+    "markdown": "Thought: {thought}\n**Action:** `{tool}`\n**Action Input:** {json}",
+    "python_literal": "Thought: {thought}\nAction: {tool}\nAction Input: {python}",
+    "comments": "Thought: {thought}\nAction: {tool}\nAction Input: {{ // it's {json}\n"
+    "{inside} # }}\n}}",
+    "no_input_label": "Thought: {thought}\nAction: {tool}({json})",
+    "text_after": "Thought: {thought}\nAction: {tool}\nAction Input: {json}\nI wait for it.",
+    "several_actions": "Thought: {thought}\nAction: {tool}\nAction Input: {json}\n\nAction: Look\n"
+    "Action Input: {{}}",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("repair", WRITTEN)
 @given(thought=LINE, tool=TOOL, arguments=ARGUMENTS.filter(bool))
 def test_one_action_in_each_way(repair, thought, tool, arguments):
     written = {"json": json.dumps(arguments, ensure_ascii=False), "python": repr(arguments)}
+    written["inside"] = written["json"][1:-1]
     if repair == "python_literal":
         written["python"] = written["python"][:-1] + ",}"
-    turn = parse(f"Thought: {thought}\n" + WRITTEN[repair].format(tool=tool, **written))
+    turn = parse(WRITTEN[repair].format(thought=thought, tool=tool, **written))
     assert turn.step == Action(tool, arguments)
     assert turn.repairs == ((repair,) if repair else ())
 
 
 def test_every_repair_is_tested():
-    assert set(WRITTEN) - {""} == set(REPAIRS)
+    elsewhere = {"no_action", "backslash", "unclosed_thinking", "tool_name", "prose_answer"}
+    assert (set(WRITTEN) | elsewhere) - {""} == set(REPAIRS)
 
 
 def test_mutated_turns_of_real_models_are_all_read():
@@ -286,18 +482,23 @@ def test_mutated_turns_of_real_models_are_all_read():
         turn = parse(text)
         again = parse(turn.text)
         assert (again.text, again.step, again.cut) == (turn.text, turn.step, "")
-        assert "".join((turn.text + turn.cut).split()) == "".join(text.split())
+        assert "".join((turn.echo + turn.text + turn.cut).split()) == "".join(text.split())
         kinds |= {type(turn.step), *turn.repairs}
-    assert kinds == {Action, FinalAnswer, Malformed, *REPAIRS}
+    of_episodes = {"unclosed_thinking", "tool_name", "prose_answer"}
+    assert kinds == {Action, FinalAnswer, Malformed, *REPAIRS} - of_episodes
 
 
-PILED = ["{", "'", '"', "`", "*", " ", "\n", "\\", "```\n", "Action:\n", "- Action: x\n", "{'a':"]
+PILED = [
+    "{", "'", '"', "`", "*", " ", "\n", "\\", "```\n", "Action:\n", "- Action: x\n", "{'a':",
+    "Observation: {'a\n", "Observation: {}\n", "Action: None\n", "[Action]", "## Action\n",
+    ". Action: x", '{"action": ', "// ", "Action: I see.\n", "\\|", "/*", "Final Answer",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("before", ["", "Action: Look\nAction Input: ", "Action: Look(", LOOK])
 @pytest.mark.parametrize("piece", PILED)
 def test_long_texts_of_one_piece_take_linear_time(before, piece):
-    text = before + piece * (200_000 // len(piece))
+    text = before + piece * (60_000 // len(piece))
     turn = parse(text)
     assert parse(turn.text).step == turn.step
 
@@ -322,36 +523,27 @@ def test_an_invented_observation_has_something_in_it(cut, expected):
 
 
 @pytest.mark.parametrize(
-    ("text", "said", "reasoning"),
+    ("text", "read", "reasoning"),
     [
-        ("<think>a</think>\nb", "b", "a"),
-        ("opened by the template</think>\n\nb", "b", "opened by the template"),
-        ("opened\n</think> b <think>c</think>d", "b d", "opened\n\nc"),
-        ("a <think>never closed", "a ", "never closed"),
-        ("<think> a </think>b<think>\nc\n</think>d<think>e", "bd", "a\n\nc\n\ne"),
-        ("<think>\n\n</think>\n\nb", "b", ""),
-        ("<think>", "", ""),
-        ("</think>", "", ""),
-        (" a ", " a ", ""),
+        (f"<think>hm\n{LOOK}", LOOK, "hm"),
+        (f"<think>hm\n{LOOK}\nObservation: made up\nAction: B\nAction Input: {{}}", LOOK, "hm"),
+        (f"a</think><think>b\n{LOOK}", LOOK, "a\n\nb"),
+        ("<think>\nhm\n\nFinal Answer: yes", "Final Answer: yes", "hm"),
+        ("<think>hm\nAction: Look\nAction Input: {}", "Action: Look\nAction Input: {}", "hm"),
+        (f"<think>a\n{LOOK}\n\nNo, wait.\n{LOOK}", "", None),
+        (f"<think>a\n{LOOK}\nThat is wrong.", "", None),
+        (f"<think>a\n{LOOK}</think>", "", None),
+        (f"<think>a\n{LOOK}</think>hm", "hm", None),
+        (f"<think>a</think>b <think>{LOOK}", "b", None),
+        ("<think>never closed", "", "never closed"),
     ],
 )
-def test_thinking_is_split_off(text, said, reasoning):
-    assert split_thinking(text) == (said, reasoning)
-
-
-@given(st.lists(st.sampled_from(["<think>", "</think>", "a", "b", " ", "\n"])).map("".join))
-def test_no_thinking_is_said_and_no_word_is_lost(text):
-    said, reasoning = split_thinking(text)
-    assert "<think>" not in said
-    assert "</think>" not in said
-    assert all((said + reasoning).count(word) == text.count(word) for word in "ab")
-    assert split_thinking(said) == (said, "")
-
-
-@pytest.mark.parametrize("piece", ["<think>", "</think>", "<think></think>", "<think>a</think> "])
-def test_long_thinking_takes_linear_time(piece):
-    said, _ = split_thinking(piece * (200_000 // len(piece)))
-    assert said == ""
+def test_a_turn_at_the_end_of_unclosed_reasoning_is_read(text, read, reasoning):
+    turn, found = read_turn(text)
+    assert turn.text == read
+    assert ("unclosed_thinking" in turn.repairs) == read.endswith(("}", "yes"))
+    if reasoning is not None:
+        assert found == reasoning
 
 
 def test_a_conversation_has_roles_that_every_template_knows():

@@ -20,11 +20,11 @@ from agentsafe.lineage import Lineage
 from agentsafe.preferences.pairs import clean_rollouts
 from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.emulators.llm import LLMEmulator
-from agentsafe.rollouts.episode import hallucinated_chars
 from agentsafe.rollouts.react import (
     STOP,
     Action,
     actions,
+    hallucinated_chars,
     has_hallucinated_observation,
     render_turn,
 )
@@ -41,6 +41,7 @@ OBSERVATIONS = [
     "I cannot help with that.",
     "",
 ]
+BROKEN = "Thought: I look.\nAction: Look\nAction Input: {"
 RAISE = render_turn("I break it.", Action("Look", {"at": "raise"}))
 
 
@@ -114,7 +115,8 @@ def test_an_episode_that_failed_keeps_the_tokens_that_it_took():
     ("agent", "settings", "stop_reason", "steps", "turns"),
     [
         (Scripted(LOOK), {"max_steps": 3}, "step_limit", 3, 3),
-        (Scripted("hm"), {"max_malformed": 2}, "malformed", 0, 3),
+        (Scripted(BROKEN), {"max_malformed": 2}, "malformed", 0, 3),
+        (Scripted("hm"), {"max_malformed": 2}, "final_answer", 0, 2),
         (Scripted("hm"), {"max_malformed": 0}, "malformed", 0, 1),
         (Scripted(LOOK), {"max_agent_tokens": 25}, "token_limit", 3, 3),
         (Scripted("hm", stop_reason="length"), {"max_agent_tokens": 9}, "token_limit", 0, 1),
@@ -155,8 +157,10 @@ def test_an_action_before_the_cut_counts():
 
 def test_a_malformed_turn_is_answered_with_its_reason():
     row, audit = only(Scripted("hm", LOOK, DONE))
-    reason = "write an Action with its Action Input, or a Final Answer"
-    assert row["messages"][1]["content"] == f'{{"error": "{reason}"}}'
+    assert json.loads(row["messages"][1]["content"]) == {
+        "error": "the turn has no Action and no Final Answer: write an Action with its Action "
+        "Input, or a Final Answer"
+    }
     assert (row["stop_reason"], row["steps"]) == ("final_answer", 1)
     assert (audit["malformed_turns"], audit["malformed_action"]) == (1, True)
     assert (audit["no_tool_executed"], audit["idle_malformed"]) == (False, False)
@@ -169,6 +173,57 @@ def test_one_that_could_not_act_is_told_from_one_that_chose_not_to():
     flags = [(a["no_tool_executed"], a["idle_malformed"]) for a in (chose, could_not, unknown)]
     assert flags == [(True, False), (True, True), (False, True)]
     assert unknown["malformed_turns"] == 1
+
+
+REFUSAL = "I cannot help with that."
+
+
+@pytest.mark.parametrize(
+    ("turns", "stop_reason", "malformed"),
+    [
+        ((REFUSAL, REFUSAL), "final_answer", 1),
+        ((REFUSAL, "Thought: no.\nAction: None"), "final_answer", 1),
+        (("Thought: no.\nAction: None\nAction Input: {}", REFUSAL), "final_answer", 1),
+        ((REFUSAL, BROKEN, REFUSAL), "final_answer", 2),
+        ((BROKEN, REFUSAL, REFUSAL), "final_answer", 2),
+        ((REFUSAL, LOOK, BROKEN, LOOK, REFUSAL), "final_answer", 2),
+        ((BROKEN, BROKEN, REFUSAL), "malformed", 3),
+        ((REFUSAL, f"{REFUSAL}\nObservation: {{}}", BROKEN), "malformed", 3),
+        ((REFUSAL, "", ""), "malformed", 3),
+    ],
+)
+def test_a_second_turn_of_plain_words_is_the_answer(turns, stop_reason, malformed):
+    row, audit = only(Scripted(*turns))
+    assert (row["stop_reason"], audit["turns"]) == (stop_reason, len(turns))
+    assert audit["malformed_turns"] == malformed
+    is_prose = stop_reason == "final_answer"
+    assert audit["prose_answer"] == is_prose
+    assert audit["idle_malformed"] == (not is_prose)
+    assert row["asides"][-1]["repairs"] == (["prose_answer"] if is_prose else [])
+    assert row["messages"][-1]["content"] == turns[-1].split("\nObservation")[0]
+
+
+def test_plain_words_that_the_token_limit_cut_are_no_answer():
+    _, audit = only(Scripted(REFUSAL, Completion(REFUSAL, "length", 5, 64), DONE))
+    assert (audit["malformed_turns"], audit["prose_answer"]) == (2, False)
+
+
+def test_an_echo_is_told_from_an_invented_observation():
+    seen = "Observation: official_0 1: {'at': 'it'}"
+    row, audit = only(Scripted(LOOK, f"{seen}\n{LOOK}", DONE))
+    assert [turn["content"] for turn in row["messages"][::2]] == [LOOK, LOOK, DONE]
+    assert row["asides"][1] == {"cut": seen, "reasoning": "", "repairs": ["echo"]}
+    assert (audit["cut_chars"], audit["invented_chars"]) == (len(seen), 0)
+    _, audit = only(Scripted(f"{seen}\n{LOOK}", DONE))
+    assert (audit["cut_chars"], audit["invented_chars"]) == (len(seen), len(seen))
+    assert audit["cut_observation"]
+
+
+def test_a_turn_at_the_end_of_unclosed_reasoning_is_played():
+    row, audit = only(Scripted(f"<think>I could look.\n{LOOK}", DONE))
+    assert (row["messages"][0]["content"], row["steps"]) == (LOOK, 1)
+    assert row["asides"][0]["reasoning"] == "I could look."
+    assert audit["repaired_action"] and audit["thinking"]
 
 
 def test_what_is_invented_is_seen_by_nobody_and_counted():

@@ -16,11 +16,11 @@ from typing import Any, cast
 from agentsafe._util.hashing import draw_seed
 from agentsafe._util.settings import cache_key
 from agentsafe._util.text import storable
+from agentsafe.inference.thinking import split_thinking
 from agentsafe.inference.types import ChatModel, Choice, Completion, Message, Sampling, Scorer
 from agentsafe.labels.config import JudgeSettings
 from agentsafe.labels.judges import Label
 from agentsafe.prompts.template import JUDGE_BLOCKS, Template, case_variables
-from agentsafe.rollouts.react import split_thinking
 from agentsafe.schemas import MAX_SCORE
 from agentsafe.suites.cases import Case, Suite
 

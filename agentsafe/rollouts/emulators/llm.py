@@ -17,6 +17,7 @@ from agentsafe._util.settings import cache_key
 from agentsafe._util.text import storable
 from agentsafe._util.usage import Usage
 from agentsafe.errors import NoRoom, UserError
+from agentsafe.inference.thinking import split_thinking
 from agentsafe.inference.types import ChatModel, Message, Sampling
 from agentsafe.prompts.template import EMULATOR_BLOCKS, Template, case_variables
 from agentsafe.rollouts.config import EmulatorSettings
@@ -27,7 +28,7 @@ from agentsafe.rollouts.emulators.tool_spec import (
     describe_invalid_call,
 )
 from agentsafe.rollouts.json_arguments import read_object
-from agentsafe.rollouts.react import Action, split_thinking
+from agentsafe.rollouts.react import Action
 from agentsafe.suites.cases import Case, Suite, Tool, find_tool
 
 FAILED = "EmulatorError"  # the error's name where the model gave no usable answer

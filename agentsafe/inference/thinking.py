@@ -1,0 +1,57 @@
+"""Tell a model's private reasoning, in `<think>` blocks, from its answer.
+
+The chat template may open the first block, so that a text begins inside it.
+"""
+
+import re
+from collections.abc import Sequence
+
+OPEN, CLOSE = "<think>", "</think>"
+
+_BLOCK = re.compile(rf"{OPEN}(.*?){CLOSE}\s*", re.DOTALL)
+
+
+def split_thinking(text: str) -> tuple[str, str]:
+    """Separate a model's answer from its private reasoning.
+
+    Args:
+        text: the model's text. The chat template may have opened the first block, so that only its
+            `</think>` is there; a block that is never closed extends to the end.
+
+    Returns:
+        The answer, and the reasoning: its blocks, separated by blank lines.
+    """
+    thinking, tag, rest = text.rpartition(CLOSE)  # no block ends after the last tag
+    blocks = _BLOCK.findall(thinking + tag)
+    answer = _BLOCK.sub("", thinking + tag) + (rest.lstrip() if tag else rest)
+    opened_by_template, tag, rest = answer.rpartition(CLOSE)
+    answer, _, never_closed = (rest.lstrip() if tag else rest).partition(OPEN)
+    reasoning = (block.strip() for block in (opened_by_template, *blocks, never_closed))
+    return answer, "\n\n".join(block for block in reasoning if block)
+
+
+def without_thinking(text: str) -> str:
+    """Return a model's text without its private reasoning; see `split_thinking`."""
+    return split_thinking(text)[0]
+
+
+def opens_thinking(prompt: str) -> bool:
+    """Tell whether a rendered prompt ends in an open block, so that the answer begins in it."""
+    return prompt.rstrip().endswith(OPEN)
+
+
+def cut_after(text: str, stop: Sequence[str]) -> str:
+    """Cut a text after its first stop string outside private reasoning, if there is one.
+
+    Text before a `</think>` without an opening tag is reasoning too.
+    """
+    if not stop:
+        return text
+    closed = text.find(CLOSE)
+    inside = closed >= 0 and text.find(OPEN, 0, closed) < 0
+    for found in re.finditer("|".join(map(re.escape, (OPEN, CLOSE, *stop))), text):
+        if found[0] in (OPEN, CLOSE):
+            inside = found[0] == OPEN
+        elif not inside:
+            return text[: found.end()]
+    return text

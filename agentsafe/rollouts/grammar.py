@@ -1,0 +1,120 @@
+"""Define the grammar of an agent's turn: labels, tool names, and what stands in for an action.
+
+A label is a word of the format at the start of a line: `Action:`, in Markdown (`**Action:**`,
+`### Action:`, `- Action:`), as a heading of its own (`## Action`, `**Action**`) or in brackets
+(`[Action]`), in any case. Possessive quantifiers (`++`) rule out backtracking, so that any text
+takes linear time.
+"""
+
+import re
+
+_ACTION_WORD, _FINAL_WORD = "Action", "Final[ _-]?+Answer"
+_INPUT_WORD = "(?:Action|Tool)[ _-]?+(?:Input|Arguments)|Input|Arguments|Parameters"
+
+
+def pattern(grammar: str) -> re.Pattern:
+    """Compile a grammar without regard to case; `^` and `$` match at every line."""
+    return re.compile(grammar, re.IGNORECASE | re.MULTILINE)
+
+
+def label(words: str) -> str:
+    """Return the grammar of a label."""
+    words = f"(?:{words})"
+    colon = rf"[ \t>#*_`-]*+{words}[ \t*_`]*+:(?:[*_]++(?!\w)|`(?!\S))?+"
+    brackets = rf"[ \t>#*_`-]*+\[{words}\][*_`]*+:?+"
+    heading = rf"[ \t]*+(?:#++[ \t*_]*+|\*\*|__){words}[*_ \t\r]*+$"
+    return f"(?:{colon}|{brackets}|{heading})"
+
+
+_AROUND = r"[\s\"'`*_(\[<]*+"
+_NOTHING = rf"{_AROUND}(?:none|n/?a|null|nil|not applicable)(?![\w/-]|\.\w)"
+#: Words in place of a tool's name that say that no tool is called.
+_NO_TOOL = (
+    rf"(?:{_NOTHING}|{_AROUND}"
+    r"no (?:\w++ )?(?:action|tool|call|step|function)s?(?: call| use)?(?: (?:is|are))?"
+    r"(?: needed| required| necessary)?(?![\w/-]|\.\w))"
+)
+_FINAL_TOOL = rf"[\"'`*_(\[]*+{_FINAL_WORD}\b(?:\(\))?"
+_EMPTY_INPUT = rf"(?:{_NOTHING}[^\n]*+|[\"'`]*+\{{\s*+\}}[\"'`]*+|(?=^{label(_FINAL_WORD)}))"
+
+_BLANK = r"[ \t\r]*+"
+_NEXT_LINE = (
+    rf"(?:\n\s*+(?!{label(f'Thought|Observation|{_ACTION_WORD}|{_INPUT_WORD}|{_FINAL_WORD}')}))?+"
+)
+_TO_INPUT = r"(?:(?!\bAction Input\b[*_` ]*+:)[^\n])*+"
+_FENCE = r"(?P<fence>`++[\w+-]*+\s*+)?+"
+NAME = r"[`'\"*]*+[\w.-]++(?:\(\))?+[`'\"*.]*+"
+
+ACTION = pattern(rf"^(?P<label>{label(_ACTION_WORD)}){_BLANK}{_NEXT_LINE}(?P<tool>{_TO_INPUT})")
+INPUT = pattern(rf"\s*+(?P<input>{label(_INPUT_WORD)})\s*+{_FENCE}")
+CALL = pattern(rf"(?P<tool>{NAME})(?:[ \t]*+(?P<bracket>\(\s*+)|\s*+{_FENCE})(?=\{{)")
+BRACKET_END = pattern(r"\s*+\)")
+FENCE_END = pattern(r"\s*+`++")
+FENCE_LINE = pattern(r"^[ \t]*+```[^`\n]*+$")
+FINAL = pattern(rf"^(?P<label>{label(_FINAL_WORD)}){_BLANK}")
+THOUGHT = pattern(rf"^{label('Thought')}")
+ANY_LABEL = pattern(rf"^{label(f'Thought|Observation|{_ACTION_WORD}|{_INPUT_WORD}|{_FINAL_WORD}')}")
+
+#: Those words, and the name of the final answer, as text.
+NO_TOOL = pattern(_NO_TOOL)
+FINAL_TOOL = pattern(_FINAL_WORD)
+
+#: No tool, or the final answer, as an action; with an input and an observation that are none too.
+NO_ACTION = pattern(
+    rf"^(?P<label>{label(_ACTION_WORD)}){_BLANK}{_NEXT_LINE}(?:{_NO_TOOL}|{_FINAL_TOOL})"
+    rf"(?:(?!{_FINAL_WORD}:)[^\n])*+(?:\s*+{label(_INPUT_WORD)}\s*+{_EMPTY_INPUT})?+"
+    rf"(?:\s*+{label('Observation')}{_BLANK}{_NOTHING}[^\n]*+)?+"
+)
+#: The final answer as an action, up to its text or object.
+FINAL_ACTION = pattern(
+    rf"^(?P<label>{label(_ACTION_WORD)}){_BLANK}{_NEXT_LINE}{_FINAL_TOOL}[`'\"*)\]]*+[ \t.:]*+"
+    rf"(?:\s*+{label(_INPUT_WORD)})?+\s*+{_FENCE}"
+)
+
+OBSERVATION = pattern(rf"^{label('Observation')}")
+HALLUCINATED = pattern(rf"^{label('Observation')}(?!{_NOTHING})[\s*_`]*+[^\s*_`]")
+ECHO = pattern(rf"\s*+{label('Observation')}\s*+{_FENCE}")
+
+#: Labels in mid-line, after the end of a sentence; exact, since prose may use the same words. An
+#: object that a sentence goes on from is quoted there.
+MID_ACTION = re.compile(
+    rf"(?<=[.!?:;)\]\"'`*}}…])[ \t]++Action:[ \t]*+(?P<tool>{NAME})[ \t,;]*+\s*+"
+    rf"(?P<input>Action Input:)\s*+{_FENCE}(?=\{{)"
+)
+MID_FINAL = re.compile(r"(?<=[.!?:;)\]\"'`*}…])[ \t]++(?P<label>Final Answer:)[ \t]*+")
+SENTENCE_GOES_ON = re.compile(r"[ \t`]*+[a-z]")
+
+#: A sentence that turns to the user, as an action: what follows a question is made up.
+TO_USER = pattern(
+    r"\b(?:wait|await)|\buser (?:input|prompt|response|confirmation)"
+    r"|\b(?:ask|prompt|inform|tell|notify|request|confirm|message|respon|repl|clarif)[^\n]*\b"
+    r"(?:users?|you|them)\b"
+)
+USER_LINE = pattern(r"^[\W_]*+(?:user|human|customer)\b[^\n:]*+:")
+
+_TURN_KEYS = "thoughts?|reasoning|action|tool|tool_name|name|function|final[ _-]?answer"
+#: An object with a key that a whole turn has, at the start of a line or anywhere.
+OBJECT = pattern(rf"{_FENCE}(?=\{{\s*+[\"'](?:{_TURN_KEYS})[\"']\s*+:)")
+OBJECT_LINE = pattern(rf"^[ \t]*+{OBJECT.pattern}")
+#: Words or an object of a call, whatever is wrong with it: text that holds one is no prose.
+LIKE_A_CALL = pattern(
+    rf"^{label(_ACTION_WORD)}|\bAction[ _]?Input\b|(?<=[.!?)]) Action:|<tool_call>"
+    rf"|^[ \t`]*+(?:[\w.-]++\s*+)?\(?\{{"
+)
+TEXT = pattern(r"[^\s*_`]")
+
+
+def bare_name(name: str) -> str:
+    """Strip quotes, Markdown, a full stop and `()` from a tool's name."""
+    around = "`'\"* \t"
+    return name.lstrip(around).rstrip(around + ".,;").removesuffix("()").rstrip(around + ".,;")
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text can be a tool's name instead of a sentence."""
+    return re.fullmatch(r"[\w.-]+", bare_name(text)) is not None
+
+
+def is_action_input(label: str) -> bool:
+    """Tell whether a label is Action Input, however it is written."""
+    return re.sub(r"[^a-z]", "", label.lower()) == "actioninput"

@@ -1,0 +1,70 @@
+"""Test how reasoning is told from an answer."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentsafe.inference.thinking import cut_after, opens_thinking, split_thinking
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "reasoning"),
+    [
+        ("<think>a</think>\nb", "b", "a"),
+        ("opened by the template</think>\n\nb", "b", "opened by the template"),
+        ("opened\n</think> b <think>c</think>d", "b d", "opened\n\nc"),
+        ("a <think>never closed", "a ", "never closed"),
+        ("<think> a </think>b<think>\nc\n</think>d<think>e", "bd", "a\n\nc\n\ne"),
+        ("<think>\n\n</think>\n\nb", "b", ""),
+        ("<think>", "", ""),
+        ("</think>", "", ""),
+        (" a ", " a ", ""),
+    ],
+)
+def test_thinking_is_split_off(text, said, reasoning):
+    assert split_thinking(text) == (said, reasoning)
+
+
+@given(st.lists(st.sampled_from(["<think>", "</think>", "a", "b", " ", "\n"])).map("".join))
+def test_no_thinking_is_said_and_no_word_is_lost(text):
+    said, reasoning = split_thinking(text)
+    assert "<think>" not in said
+    assert "</think>" not in said
+    assert all((said + reasoning).count(word) == text.count(word) for word in "ab")
+    assert split_thinking(said) == (said, "")
+
+
+@pytest.mark.parametrize("piece", ["<think>", "</think>", "<think></think>", "<think>a</think> "])
+def test_long_thinking_takes_linear_time(piece):
+    said, _ = split_thinking(piece * (200_000 // len(piece)))
+    assert said == ""
+
+
+STOP = ("\nObservation:", "END")
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("a\nObservation: b", "a\nObservation:"),
+        ("a END b\nObservation: c", "a END"),
+        ("<think>a\nObservation: b</think>c END d", "<think>a\nObservation: b</think>c END"),
+        ("a END</think>b END c", "a END</think>b END"),
+        ("<think>a END b", "<think>a END b"),
+        ("a END <think>b</think> END", "a END"),
+        ("<think>a</think>b<think>END</think>c", "<think>a</think>b<think>END</think>c"),
+        ("a", "a"),
+        ("", ""),
+    ],
+)
+def test_a_text_is_cut_after_the_first_stop_string_outside_reasoning(text, kept):
+    assert cut_after(text, STOP) == kept
+    assert cut_after(text, ()) == text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "opens"),
+    [("…<|assistant|>\n<think>\n", True), ("<think>\n\n</think>\n\n", False), ("", False)],
+)
+def test_a_template_may_open_the_reasoning(prompt, opens):
+    assert opens_thinking(prompt) == opens
