@@ -59,7 +59,7 @@ def stop_if_down(lost: int, total: int, last: str) -> None:
     """End a job whose server is down, before its failures become rows of a table.
 
     Args:
-        lost: episodes or labels that failed because of the server.
+        lost: episodes or labels that failed because of the server, or took too long.
         total: episodes or labels of the job.
         last: the server's last error, on one line.
 
@@ -68,8 +68,8 @@ def stop_if_down(lost: int, total: int, last: str) -> None:
     """
     if lost >= _FEWEST and lost > _SHARE * total:
         raise UserError(
-            f"{lost} of {total} are lost to a failing server ({last}); finished work is kept: fix "
-            "the server and run the same command again"
+            f"{lost} of {total} are lost to a failing or slow server ({last}); finished work is "
+            "kept: fix the server and run the same command again"
         )
 
 

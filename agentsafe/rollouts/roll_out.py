@@ -76,7 +76,7 @@ class _Tally:
     def _count_failure(self, kind: str, error: str) -> None:
         """Count a failed episode; end the job where they are too many."""
         self.failed[kind] += 1
-        stop_if_down(self.failed["server"], self.total, error)
+        stop_if_down(self.failed["server"] + self.failed["timeout"], self.total, error)
         if kind in OF_ONE_CONVERSATION:
             refused = sum(self.failed[each] for each in OF_ONE_CONVERSATION)
             key, share = "rollouts.max_refused", self.max_refused

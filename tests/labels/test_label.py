@@ -99,7 +99,7 @@ def test_a_server_that_is_down_ends_the_job_and_one_lost_label_does_not():
     table = labels(Counting(official_3=trouble), rollouts())
     assert table["error_kind"].drop_nulls().to_list() == ["server"] * 2
     down = {f"official_{number}": trouble for number in range(3)}
-    with pytest.raises(UserError, match="of 24 are lost to a failing server"):
+    with pytest.raises(UserError, match="of 24 are lost to a failing or slow server"):
         labels(Counting(**down), rollouts())
 
 

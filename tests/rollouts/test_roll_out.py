@@ -332,6 +332,15 @@ def test_an_episode_that_takes_too_long_is_trouble_and_runs_again(tmp_path):
     assert set(again["stop_reason"]) == {"final_answer"} and len(agent.asked) == 2
 
 
+def test_a_job_of_which_too_many_episodes_take_too_long_ends():
+    class Stuck(Scripted):
+        async def complete(self, messages, sampling):
+            await asyncio.Event().wait()
+
+    with pytest.raises(UserError, match=r"^3 of 3 are lost to a [^\n]*'rollouts.max_seconds'"):
+        play(Stuck(), cases=3, max_seconds=0.01)
+
+
 def test_a_timeout_of_something_else_is_not_the_episodes_own():
     rollouts, _ = play(FailsOnce(TimeoutError("a lock")), cases=2, max_seconds=60)
     assert rollouts["error_kind"].to_list() == [None, "defect"]
