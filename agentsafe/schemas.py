@@ -322,6 +322,17 @@ CALIBRATION = pl.Schema(
         "reason": pl.String,
     }
 )
+#: One row per role and model: the tokens of its rows in rollouts or labels, and their cost.
+USAGE = pl.Schema(
+    {
+        "role": pl.String,
+        "model": pl.String,
+        "rows": pl.Int64,
+        "counted": pl.Int64,
+        **_JUDGE_TOKENS,
+        "cost": pl.Float64,
+    }
+)
 #: Counts of score pairs for every two judges (or replicates) that are compared.
 CONFUSION = pl.Schema(
     {

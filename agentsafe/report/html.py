@@ -78,6 +78,7 @@ def render_report(inputs: ReportInputs) -> str:
             notes=[] if training is None else training.select("lineage", "notes").rows(),
             untrained=0 if training is None else (training["status"] == "untrained").sum(),
             alarming=_alarming(tables.get("format_validity")),
+            total_cost=_total_cost(inputs.usage),
             findings=_findings(inputs.import_report),
             settings=_flat(inputs.config or settings),
             resampled=_RESAMPLED.get(settings.get("resample"), ""),
@@ -234,6 +235,12 @@ def _alarming(validity: pl.DataFrame | None) -> dict | None:
     names = [f"{row['source']}, {row['recipe']}" for row in marked.iter_rows(named=True)]
     counted = validity["turns"].drop_nulls()
     return {"limit": fmt.percent(ALARMING_SHARE), "of": len(counted), "names": names}
+
+
+def _total_cost(usage: pl.DataFrame | None) -> str:
+    """Sum the costs of models with a price; an empty text where none has one."""
+    costs = [] if usage is None else usage["cost"].drop_nulls().to_list()
+    return fmt.money(sum(costs)) if costs else ""
 
 
 def _findings(import_report: pl.DataFrame | None) -> dict | None:

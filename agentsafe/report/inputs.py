@@ -23,6 +23,7 @@ class ReportInputs:
         preferences: rows of `schemas.PREFERENCE_SUMMARY`.
         training: the result of `training.run_card.training_summary`; None where nothing is trained.
         audit: rows of `schemas.AUDIT_SUMMARY`.
+        usage: rows of `schemas.USAGE`.
         import_report: rows of `schemas.IMPORT_REPORT`.
     """
 
@@ -37,4 +38,5 @@ class ReportInputs:
     preferences: pl.DataFrame | None = None
     training: pl.DataFrame | None = None
     audit: pl.DataFrame | None = None
+    usage: pl.DataFrame | None = None
     import_report: pl.DataFrame | None = None

@@ -45,6 +45,10 @@ CAPTIONS = {
     "in which the chosen side gained on the rejected one.",
     "format_validity": "Format validity: the share of a run's turns that were malformed, and of "
     "its rollouts that did nothing because of that. Alarming: one of them is above 5%.",
+    "usage": "Tokens of the rows in the rollouts (agents, emulator) and labels (judges), and their "
+    "cost at the prices of the config. A prompt counts at each request. Left out are rows of older "
+    "versions, whose tokens were not counted, and work that was lost or asked again; a model "
+    "without a price has no cost.",
     "audit": "Share of rollouts with each anomaly; the last column is the share of the agent's "
     "characters from its first hallucinated observation on.",
 }
@@ -112,6 +116,8 @@ def make_tables(inputs: ReportInputs) -> dict[str, pl.DataFrame]:
         made["calibration"] = _calibration(inputs.calibration)
     if inputs.training is not None:
         made["training"] = inputs.training.drop("notes")
+    if inputs.usage is not None:
+        made["usage"] = inputs.usage
     if inputs.audit is not None:
         made["audit"] = _audit(inputs.audit)
     return {name: made[name] for name in CAPTIONS if name in made and len(made[name])}
@@ -287,6 +293,8 @@ def _writer(name: str, dtype: pl.DataType) -> Callable[[dict], str]:
     """Return the function that formats a column's cells."""
     if name == "p":
         return lambda row: fmt.p_value(row[name])
+    if name == "cost":
+        return lambda row: fmt.money(row[name])
     if name == "beta":
         return lambda row: fmt.beta(row[name])
     if "share" in name:

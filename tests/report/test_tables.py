@@ -5,6 +5,7 @@ import json
 import polars as pl
 import pytest
 
+from agentsafe import schemas
 from agentsafe._util import format as fmt
 from agentsafe.labels.agreement import STATISTICS, measure_agreement
 from agentsafe.labels.calibration import measure_calibration
@@ -22,6 +23,8 @@ def made() -> dict[str, pl.DataFrame]:
 def inputs(**changes) -> ReportInputs:
     rest = {"audit": audit_table(), "training": training_table(), "agreement": agreed(synthetic(0))}
     rest["calibration"] = measure_calibration(by_people(), resamples=50, seed=0, confidence=0.9)
+    rest["usage"] = pl.DataFrame([("agent", "ape", 9, 9, 5000, 0, 700, 0, 0.0123)],
+                                 schema=schemas.USAGE, orient="row")  # fmt: skip
     return ReportInputs(**(vars(results()) | rest | changes))
 
 

@@ -192,6 +192,8 @@ rule write_report:
         cards=get_training("json"),
         training=get_training("parquet"),
         charts=get_figures(FIGURES, ["json"]),
+        rollouts=get_tables("rollouts", outputs.rollout_parts(config)),
+        labels=get_tables("labels", outputs.label_parts(config)),
     output:
         report(f"{RESULTS}/report.html", category="Report", caption="../report/report.rst"),
     log:

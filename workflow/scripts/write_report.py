@@ -8,6 +8,7 @@ from agentsafe.experiment.renamed_keys import rename_old_keys
 from agentsafe.report.figures.export import read_charts
 from agentsafe.report.html import write_report
 from agentsafe.report.inputs import ReportInputs
+from agentsafe.report.usage import sum_usage
 from agentsafe.runs.script import job
 from agentsafe.training.run_card import read_training
 
@@ -38,6 +39,7 @@ with job(snakemake.log[0]):
         calibration=optional(files.calibration, schemas.CALIBRATION),
         preferences=optional(files.summaries, schemas.PREFERENCE_SUMMARY),
         training=read_training(files.cards, files.training),
+        usage=sum_usage(snakemake.params.config, files.rollouts, files.labels),
         audit=schemas.read_table(files.audit, schemas.AUDIT_SUMMARY),
         import_report=optional(files.import_report, schemas.IMPORT_REPORT),
     )
