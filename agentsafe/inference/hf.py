@@ -21,6 +21,7 @@ from agentsafe.inference.generate import generate, is_supported
 from agentsafe.inference.kv_cache import Prefixes
 from agentsafe.inference.sampling import Row
 from agentsafe.inference.stop_strings import Texts, first_tokens, render_prompt
+from agentsafe.inference.thinking import opens_thinking
 from agentsafe.inference.types import Choice, Completion, Message, Sampling
 from agentsafe.models import loading
 
@@ -79,6 +80,7 @@ class _Request:
         sampling: of the turn.
         choices: the allowed answers as tokens; None for free text.
         answer: the finished row, or the prompt's number of tokens if it fills the context.
+        thinking: whether the chat template opened private reasoning, where the answer is free.
     """
 
     key: tuple[str, ...]
@@ -86,6 +88,7 @@ class _Request:
     sampling: Sampling
     choices: list[list[int]] | None
     answer: "asyncio.Future[Row | int]"
+    thinking: bool = False
 
 
 _Encoded = tuple[_Request, Row]
@@ -163,10 +166,11 @@ class LocalChat:
         choices = [self._texts.ids(text) for text in sampling.choices] or None
         if choices and any(a != b and b[: len(a)] == a for a in choices for b in choices):
             raise ValueError(f"one of {sampling.choices} begins another, as tokens")
-        answer = await self._ask(messages, sampling, choices)
+        request = self._queued(messages, sampling, choices)
+        answer = await request.answer
         if isinstance(answer, int):
             return Completion("", "context", answer, 0)
-        return self._completion(answer, sampling)
+        return self._completion(answer, request)
 
     async def choose(self, messages: Sequence[Message], choices: Sequence[str]) -> Choice:
         """Return the probability of each choice as the beginning of the next turn.
@@ -178,27 +182,28 @@ class LocalChat:
         """
         firsts = first_tokens(self.tokenizer, choices)
         only = [[token] for token in firsts]
-        answer = await self._ask(messages, Sampling(max_tokens=1), only)
+        answer = await self._queued(messages, Sampling(max_tokens=1), only).answer
         if isinstance(answer, int):
             return Choice((), answer)
         probabilities = answer.first_token_probabilities
         return Choice(tuple(probabilities[token] for token in firsts), len(answer.prompt))
 
-    async def _ask(
+    def _queued(
         self,
         messages: Sequence[Message],
         sampling: Sampling,
         choices: list[list[int]] | None,
-    ) -> Row | int:
-        """Queue a request and wait for its answer."""
+    ) -> _Request:
+        """Queue a request, whose answer comes later."""
         prompt = render_prompt(self.tokenizer, messages, self._options)
         loop = asyncio.get_running_loop()
         key = tuple(message["content"] for message in messages)
-        request = _Request(key, prompt, sampling, choices, loop.create_future())
+        thinking = choices is None and opens_thinking(prompt)
+        request = _Request(key, prompt, sampling, choices, loop.create_future(), thinking)
         self._waiting.append(request)
         if self._server is None or self._server.done():
             self._server = loop.create_task(self._serve())
-        return await request.answer
+        return request
 
     async def _serve(self) -> None:
         """Answer all waiting requests, and those that arrive meanwhile, until none is left."""
@@ -250,12 +255,13 @@ class LocalChat:
         return sorted(fitting, key=lambda each: len(each[1].prompt))
 
     async def _answer(self, batch: list[_Encoded]) -> None:
-        stop = {id(row): request.sampling.stop for request, row in batch}
+        asked = {id(row): request for request, row in batch}
 
         def stops(row: Row) -> bool:
             if row.choices is not None:
                 return row.tokens in row.choices
-            return self._texts.end(row.tokens, stop[id(row)])
+            request = asked[id(row)]
+            return self._texts.end(row.tokens, request.sampling.stop, thinking=request.thinking)
 
         rows = [row for _, row in batch]
         loop = asyncio.get_running_loop()
@@ -267,11 +273,11 @@ class LocalChat:
                 request.answer.set_result(row)
         self._prefixes.shrink()
 
-    def _completion(self, row: Row, sampling: Sampling) -> Completion:
+    def _completion(self, row: Row, request: _Request) -> Completion:
         reason = row.stop_reason
-        if reason == "length" and row.room < sampling.max_tokens:
+        if reason == "length" and row.room < request.sampling.max_tokens:
             reason = "context"
-        text = self._texts.cut(row.tokens, sampling.stop)
+        text = self._texts.cut(row.tokens, request.sampling.stop, thinking=request.thinking)
         return Completion(text, reason, len(row.prompt), len(row.tokens))
 
 

@@ -37,6 +37,7 @@ from agentsafe.inference.openai_protocol import (
 )
 from agentsafe.inference.openai_refusals import Refusal, error_in, read_refusal
 from agentsafe.inference.stop_strings import cut_after
+from agentsafe.inference.thinking import first_stop
 from agentsafe.inference.types import Completion, Message, Sampling
 from agentsafe.models.config import Model
 
@@ -261,7 +262,7 @@ class ApiChat:
         """Tell an answer that the context cut from one that reached the requested length."""
         if self.model.context is not None and answer.prompt_tokens >= self.model.context:
             return replace(answer, text="", stop_reason="context", completion_tokens=0)
-        if any(stop in answer.text for stop in sampling.stop):  # it was not sent
+        if first_stop(answer.text, sampling.stop) is not None:  # it was not sent
             answer = replace(answer, text=cut_after(answer.text, sampling.stop), stop_reason="stop")
         longest = min(sampling.max_tokens, self._longest_answer or sampling.max_tokens)
         used = answer.prompt_tokens + answer.completion_tokens

@@ -21,6 +21,7 @@ from agentsafe.errors import ConversationRefused
 from agentsafe.inference.chat_template import escape_special_tokens
 from agentsafe.inference.openai_refusals import is_content_reason
 from agentsafe.inference.stop_strings import cut_after
+from agentsafe.inference.thinking import first_stop, is_thinking
 from agentsafe.inference.types import Completion, Message, Sampling
 from agentsafe.models.config import Model
 
@@ -206,7 +207,7 @@ def request_fields(
     elif sampling.choices and model.structured == "json_schema":
         fields["response_format"] = _one_of(sampling.choices)
         room += _JSON_TOKENS
-    elif sampling.stop:  # a restricted answer ends by itself
+    elif sampling.stop and not model.thinking:  # it would act inside the reasoning, too
         fields["stop"] = list(sampling.stop)
     return {
         "model": model.model,
@@ -253,7 +254,9 @@ def completion(body: bytes, fields: Mapping[str, Any], sampling: Sampling) -> Co
     completion_tokens = completion_tokens or _estimate([text, reasoning])
     if "response_format" in fields:
         text = _unpacked(text, sampling.choices)
-    ended = any(stop in text for stop in sampling.stop)
+    ended = first_stop(text, sampling.stop) is not None
+    if end == "stop" and not ended and is_thinking(text) and "stop" in fields:
+        raise NoAnswer("a stop string ended the reasoning", only_reasoning=True)
     return Completion(
         cut_after(text, sampling.stop),
         "stop" if ended else end,

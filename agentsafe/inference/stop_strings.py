@@ -8,6 +8,7 @@ import numpy as np
 
 from agentsafe.errors import UserError
 from agentsafe.inference.chat_template import escape_special_tokens, render
+from agentsafe.inference.thinking import OPEN, first_stop
 from agentsafe.inference.types import Messages
 
 
@@ -27,19 +28,31 @@ class Texts:
         """Tokenize a text without adding special tokens."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def end(self, tokens: Sequence[int], stop: tuple[str, ...]) -> bool:
-        """Tell whether the newest token is an end token or completes a stop string."""
+    def end(self, tokens: Sequence[int], stop: tuple[str, ...], *, thinking: bool = False) -> bool:
+        """Tell whether the newest token is an end token or completes a stop string.
+
+        Stop strings count only outside private reasoning; `thinking` says that the prompt opened
+        it.
+        """
         if tokens[-1] in self._ends:
             return True
         if not stop or not self._enders(stop)[tokens[-1]]:
             return False
         tail = self._decode(tokens[-16 - max(map(len, stop)) :])
-        return any(text in tail for text in stop)
+        if not any(text in tail for text in stop):
+            return False
+        return first_stop(self._text(tokens, thinking), stop) is not None
 
-    def cut(self, tokens: Sequence[int], stop: tuple[str, ...]) -> str:
-        """Decode a turn without its end token, up to and including the first stop string."""
-        text = self._decode(tokens[:-1] if tokens[-1] in self._ends else tokens)
-        return cut_after(text, stop)
+    def cut(self, tokens: Sequence[int], stop: tuple[str, ...], *, thinking: bool = False) -> str:
+        """Decode a turn without its end token, up to and including the first stop string.
+
+        Reasoning that the prompt opened begins with its tag in the text.
+        """
+        tokens = tokens[:-1] if tokens[-1] in self._ends else tokens
+        return cut_after(self._text(tokens, thinking), stop)
+
+    def _text(self, tokens: Sequence[int], thinking: bool) -> str:
+        return (OPEN if thinking else "") + self._decode(tokens)
 
     def _find_enders(self, stop: tuple[str, ...]) -> np.ndarray:
         """Mark the tokens of the vocabulary that can complete a stop string.
@@ -60,9 +73,8 @@ class Texts:
 
 
 def cut_after(text: str, stop: Sequence[str]) -> str:
-    """Cut a text after the first stop string in it; return all of it if there is none."""
-    found = [text.index(each) + len(each) for each in stop if each in text]
-    return text[: min(found, default=None)]
+    """Cut a text after its first stop string outside private reasoning, if there is one."""
+    return text[: first_stop(text, stop)]
 
 
 def render_prompt(tokenizer, messages: Messages, options: Mapping[str, Any]) -> str:

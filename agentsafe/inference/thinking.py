@@ -40,18 +40,24 @@ def opens_thinking(prompt: str) -> bool:
     return prompt.rstrip().endswith(OPEN)
 
 
-def cut_after(text: str, stop: Sequence[str]) -> str:
-    """Cut a text after its first stop string outside private reasoning, if there is one.
+def first_stop(text: str, stop: Sequence[str]) -> int | None:
+    """Return the end of a text's first stop string outside private reasoning, if there is one.
 
-    Text before a `</think>` without an opening tag is reasoning too.
+    A stop string such as a label of the format means nothing inside reasoning. Text before a
+    `</think>` without an opening tag is reasoning too.
     """
-    if not stop:
-        return text
+    if not any(each in text for each in stop):
+        return None
     closed = text.find(CLOSE)
     inside = closed >= 0 and text.find(OPEN, 0, closed) < 0
     for found in re.finditer("|".join(map(re.escape, (OPEN, CLOSE, *stop))), text):
         if found[0] in (OPEN, CLOSE):
             inside = found[0] == OPEN
         elif not inside:
-            return text[: found.end()]
-    return text
+            return found.end()
+    return None
+
+
+def is_thinking(text: str) -> bool:
+    """Tell whether a text ends inside private reasoning that it opened."""
+    return text.rfind(OPEN) > text.rfind(CLOSE)

@@ -20,6 +20,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -27,8 +28,10 @@ from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
 from agentsafe.inference.chat_template import thinking_options
 from agentsafe.inference.stop_strings import first_tokens, render_prompt
+from agentsafe.inference.thinking import opens_thinking
 from agentsafe.inference.types import Choice, Completion, Message, Sampling
 from agentsafe.inference.vllm_protocol import (
+    Prompt,
     choice_probabilities,
     completion,
     engine_arguments,
@@ -142,11 +145,19 @@ class VllmChat:
                 temperature, or its engine died.
         """
         prompt = self._prompt(messages)
-        room = min(sampling.max_tokens, self.context - len(prompt))
+        room = min(sampling.max_tokens, self.context - len(prompt.tokens))
         if room <= 0:
-            return Completion("", "context", len(prompt), 0)
-        found = await self._output(prompt, sampling_arguments(self.name, sampling, room))
-        return completion(self._tokenizer, found, len(prompt), sampling, room)
+            return Completion("", "context", len(prompt.tokens), 0)
+        founds: list[Any] = []
+        tokens: list[int] = []
+        while True:  # vLLM has no stop strings that act outside private reasoning only
+            part = replace(sampling, seed=sampling.seed + len(tokens))
+            arguments = sampling_arguments(self.name, part, room - len(tokens))
+            founds.append(await self._output([*prompt.tokens, *tokens], arguments))
+            answer = completion(self._tokenizer, founds, prompt, sampling, room)
+            tokens += founds[-1].outputs[0].token_ids
+            if answer.stop_reason == "stop" or len(tokens) >= room:
+                return answer
 
     async def choose(self, messages: Sequence[Message], choices: Sequence[str]) -> Choice:
         """Return the probability of each choice as the beginning of the next turn.
@@ -156,18 +167,19 @@ class VllmChat:
         """
         firsts = first_tokens(self._tokenizer, choices)
         prompt = self._prompt(messages)
-        if len(prompt) >= self.context:
-            return Choice((), len(prompt))
-        found = await self._output(prompt, scoring_arguments(firsts))
+        if len(prompt.tokens) >= self.context:
+            return Choice((), len(prompt.tokens))
+        found = await self._output(prompt.tokens, scoring_arguments(firsts))
         return Choice(
             choice_probabilities(found.outputs[0], firsts),
-            len(prompt),
+            len(prompt.tokens),
             cached_tokens=found.num_cached_tokens or 0,
         )
 
-    def _prompt(self, messages: Sequence[Message]) -> list[int]:
+    def _prompt(self, messages: Sequence[Message]) -> Prompt:
         text = render_prompt(self._tokenizer, messages, self._options)
-        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokens = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return Prompt(tokens, opens_thinking(text))
 
     async def _output(self, prompt: list[int], arguments: dict[str, Any]):
         """Run a request in the engine's event loop; return vLLM's `RequestOutput`."""

@@ -7,17 +7,25 @@ Written against the source of vLLM 0.30.0 and, for 4 bits, of vllm-bnb-plugin 0.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentsafe._util.json import read_json
 from agentsafe.errors import UserError
 from agentsafe.inference.stop_strings import cut_after
+from agentsafe.inference.thinking import OPEN, first_stop
 from agentsafe.inference.types import Completion, Sampling
 from agentsafe.models.checkpoint import check_weights
 from agentsafe.models.config import Model
 
 #: Values that vLLM accepts as `max_lora_rank`.
 _RANKS = 8, 16, 32, 64, 128, 256, 320, 512
+
+
+class Prompt(NamedTuple):
+    """A prompt's tokens, and whether it opens private reasoning."""
+
+    tokens: list[int]
+    thinking: bool = False
 
 
 def engine_arguments(
@@ -113,30 +121,40 @@ def parameters(arguments: dict[str, Any]):
     return SamplingParams(**arguments | structured, output_kind=RequestOutputKind.FINAL_ONLY)
 
 
-def completion(tokenizer, found, prompt_tokens: int, sampling: Sampling, room: int) -> Completion:
-    """Read a turn from a `RequestOutput`; its text is decoded as in the other backends.
+def completion(
+    tokenizer, founds: Sequence[Any], prompt: Prompt, sampling: Sampling, room: int
+) -> Completion:
+    """Read a turn from its `RequestOutput`s; its text is decoded as in the other backends.
+
+    Each output but the first continues the one before, which a stop string ended inside private
+    reasoning. Such a turn has the stop reason `length`: it has not ended.
 
     Raises:
         RuntimeError: vLLM aborted the turn.
     """
-    output = found.outputs[0]
-    tokens, reason = list(output.token_ids), output.finish_reason
+    output = founds[-1].outputs[0]
+    reason = output.finish_reason
     if reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM aborted a turn: {reason}")
-    if reason == "length" and room < sampling.max_tokens:
-        reason = "context"
-    by_token = reason == "stop" and not isinstance(output.stop_reason, str)
+    by_string = reason == "stop" and isinstance(output.stop_reason, str)
+    tokens = [token for found in founds for token in found.outputs[0].token_ids]
     text = tokenizer.decode(
-        tokens[:-1] if by_token else tokens,
+        tokens[:-1] if reason == "stop" and not by_string else tokens,
         skip_special_tokens=True,
         clean_up_tokenization_spaces=False,
     )
+    if prompt.thinking and not sampling.choices:
+        text = OPEN + text
+    if by_string and first_stop(text, sampling.stop) is None:
+        reason = "length"
+    if reason == "length" and room < sampling.max_tokens:
+        reason = "context"
     return Completion(
         cut_after(text, sampling.stop),
         reason,
-        prompt_tokens,
+        len(prompt.tokens),
         len(tokens),
-        cached_tokens=found.num_cached_tokens or 0,
+        cached_tokens=founds[0].num_cached_tokens or 0,
     )
 
 

@@ -11,7 +11,7 @@ from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.react import prompts
 from agentsafe.rollouts.roll_out import Agent, roll_out
 from tests.helpers.scripted import Echo, small_suite
-from tests.helpers.tiny_model import write_tiny_checkpoint
+from tests.helpers.tiny_model import CHATML, write_tiny_checkpoint
 
 torch = pytest.importorskip("torch")
 
@@ -377,3 +377,17 @@ def test_a_context_may_be_less_than_the_models_and_not_more(folder, asked, found
     if asked == 60:
         [made] = ask(chat, (PROMPTS[0], Sampling(max_tokens=500)))
         assert (made.prompt_tokens + made.completion_tokens, made.stop_reason) == (60, "context")
+
+
+def test_no_stop_string_ends_reasoning_that_the_template_opens(tmp_path):
+    folder = write_tiny_checkpoint(tmp_path, template=CHATML + "<think>\n")
+    chat = hf.load(folder, max_batch=2, threads=1)
+    signs = tuple(map(chr, range(ord(" "), ord("~"))))
+    [free, chosen] = ask(
+        chat,
+        (PROMPTS[0], Sampling(1.0, 40, seed=3, stop=signs)),
+        (PROMPTS[0], Sampling(1.0, 40, choices=("yes", "no"))),
+    )
+    assert free.text.startswith("<think>") and any(sign in free.text[7:] for sign in signs)
+    assert (free.stop_reason, free.completion_tokens) == ("length", 40)
+    assert chosen.text in ("yes", "no")

@@ -450,6 +450,20 @@ def test_a_stop_string_that_ended_the_reasoning_is_not_sent_again(chat):
     assert len(server.requests) == 2
 
 
+def test_no_stop_string_ends_an_answer_inside_its_reasoning(chat):
+    def rule(body):
+        return said("<think>Then", "stop") if "stop" in body else None
+
+    sampling = Sampling(stop=("\nObservation:",))
+    full = f"<think>Then\nObservation: x</think>{LOOK}"
+    with serve(Scripted(f"{full}\nObservation: a door\n"), rule=rule) as server:
+        for asks, thinking in ((2, None), (1, True)):
+            server.requests.clear()
+            [found] = ask(chat(server, thinking=thinking), "Look", sampling=sampling)
+            assert (found.text, found.stop_reason) == (f"{full}\nObservation:", "stop")
+            assert ["stop" in request.body for request in server.requests] == [True, False][-asks:]
+
+
 @pytest.mark.parametrize(
     "fault",
     [

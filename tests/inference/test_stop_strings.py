@@ -30,6 +30,17 @@ def test_a_turn_ends_with_the_token_that_completes_a_stop_string(text, stop):
     assert made == text or made.endswith(stop)
 
 
+@given(TEXT, TEXT, STOPS, st.booleans())
+def test_no_stop_string_ends_a_turn_inside_its_reasoning(thought, answer, stop, opened):
+    text = f"{thought}</think>{answer}" if opened else f"<think>{thought}</think>{answer}"
+    tokens = TEXTS.ids(text)
+    prefixes = (tokens[:n] for n in range(1, len(tokens)))
+    ended = (part for part in prefixes if TEXTS.end(part, stop, thinking=opened))
+    made = TEXTS.cut(next(ended, tokens), stop, thinking=opened)
+    assert made == f"<think>{thought}</think>{cut_after(answer, stop)}"
+    assert not TEXTS.end(TEXTS.ids(f"{thought}x"), ("x",), thinking=True)
+
+
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|endoftext|>"])
 def test_end_tokens_end_a_turn_and_are_not_in_its_text(token):
     tokens = [*TEXTS.ids("Done."), TOKENIZER.convert_tokens_to_ids(token)]

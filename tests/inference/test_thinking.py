@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsafe.inference.thinking import cut_after, opens_thinking, split_thinking
+from agentsafe.inference.stop_strings import cut_after
+from agentsafe.inference.thinking import is_thinking, opens_thinking, split_thinking
 
 
 @pytest.mark.parametrize(
@@ -68,3 +69,11 @@ def test_a_text_is_cut_after_the_first_stop_string_outside_reasoning(text, kept)
 )
 def test_a_template_may_open_the_reasoning(prompt, opens):
     assert opens_thinking(prompt) == opens
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [("<think>a", True), ("<think>a</think>b", False), ("a</think>", False), ("a", False)],
+)
+def test_a_text_may_end_inside_its_reasoning(text, inside):
+    assert is_thinking(text) == inside

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,7 @@ from agentsafe.errors import UserError
 from agentsafe.inference import vllm
 from agentsafe.inference.types import Sampling
 from agentsafe.models.config import Model
-from tests.helpers.tiny_model import tiny_tokenizer, write_tiny_checkpoint
+from tests.helpers.tiny_model import CHATML, tiny_tokenizer, write_tiny_checkpoint
 
 torch = pytest.importorskip("torch")
 
@@ -42,6 +43,40 @@ def test_a_package_that_is_missing_is_the_users_to_install():
 def test_what_vllm_cannot_do_is_said_before_it_is_looked_for():
     with pytest.raises(UserError, match=r"^models.mine.quantization: "):
         vllm.load("mine", Model("m", backend="vllm", quantization="int8"), "folder")
+
+
+class Stopping(vllm.VllmChat):
+    """A chat whose engine writes one text and stops at each stop string, like vLLM."""
+
+    def __init__(self, text, template):
+        tokenizer = tiny_tokenizer(template)
+        self.name, self.context, self._tokenizer, self._options = "mine", 512, tokenizer, {}
+        self.tokens, self.asked = tokenizer(text)["input_ids"], []
+
+    async def _output(self, prompt, arguments):
+        self.asked.append(arguments)
+        done = len(prompt) - len(self._prompt(PROMPTS[2]).tokens)
+        for end in range(done + 1, len(self.tokens) + 1):
+            tokens = self.tokens[done:end]
+            text = self._tokenizer.decode(tokens)
+            stop = next((stop for stop in arguments["stop"] if stop in text), None)
+            if stop or len(tokens) == arguments["max_tokens"]:
+                reason = "stop" if stop else "length"
+                break
+        output = SimpleNamespace(token_ids=tokens, finish_reason=reason, stop_reason=stop)
+        return SimpleNamespace(outputs=[output], num_cached_tokens=0)
+
+
+@pytest.mark.parametrize(("opening", "tag"), [("", "<think>"), ("<think>\n", "")])
+def test_a_turn_goes_on_after_a_stop_string_inside_its_reasoning(opening, tag):
+    text = f"{tag}a END b END</think>c END d"
+    chat = Stopping(text, CHATML + opening)
+    [found] = ask(chat, (PROMPTS[2], Sampling(stop=("END",), seed=5)))
+    assert found.text == "<think>a END b END</think>c END"
+    assert (found.stop_reason, found.completion_tokens) == ("stop", len(text) - 2)
+    assert len({asked["seed"] for asked in chat.asked}) == len(chat.asked) == 3
+    [cut] = ask(chat, (PROMPTS[2], Sampling(stop=("END",), max_tokens=len(tag) + 5)))
+    assert (cut.text, cut.stop_reason) == ("<think>a END", "length")
 
 
 def test_a_spawned_process_does_not_find_the_script(monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 from agentsafe.errors import UserError
 from agentsafe.inference.types import Completion, Sampling
 from agentsafe.inference.vllm_protocol import (
+    Prompt,
     choice_probabilities,
     completion,
     engine_arguments,
@@ -135,7 +136,7 @@ def test_others_are_one_line(temperature):
 def answered(tokenizer, text, sampling, room=20, end=(), cached=None, **output):
     tokens = tokenizer(text)["input_ids"] + list(end)
     found = SimpleNamespace(outputs=[Output(tokens, **output)], num_cached_tokens=cached)
-    return completion(tokenizer, found, 7, sampling, room)
+    return completion(tokenizer, [found], Prompt([1] * 7), sampling, room)
 
 
 def test_a_token_that_ends_a_turn_is_not_in_its_text(tokenizer):
@@ -148,6 +149,27 @@ def test_a_turn_is_cut_after_its_first_stop_string(tokenizer):
     sampling = Sampling(stop=("never there", "ion:", "\nOb"))
     found = answered(tokenizer, "Look.\nObservation: x", sampling, stop_reason="ion:")
     assert found == Completion("Look.\nOb", "stop", 7, 20)
+
+
+def test_a_stop_string_inside_reasoning_does_not_end_a_turn(tokenizer):
+    sampling, opened = Sampling(stop=("ion:",)), Prompt([1] * 7, thinking=True)
+    first = SimpleNamespace(
+        outputs=[Output(tokenizer("hm\nObservation:")["input_ids"], stop_reason="ion:")],
+        num_cached_tokens=3,
+    )
+    found = completion(tokenizer, [first], opened, sampling, 512)
+    assert (found.text, found.stop_reason) == ("<think>hm\nObservation:", "length")
+    rest = SimpleNamespace(
+        outputs=[Output(tokenizer("</think>Look.\nObservation:")["input_ids"], stop_reason="ion:")],
+        num_cached_tokens=9,
+    )
+    found = completion(tokenizer, [first, rest], opened, sampling, 512)
+    text = "<think>hm\nObservation:</think>Look.\nObservation:"
+    assert found == Completion(text, "stop", 7, len(text) - len("<think>"), cached_tokens=3)
+    chosen = Sampling(choices=("yes", "no"))
+    ended = Output([*tokenizer("no")["input_ids"], tokenizer.eos_token_id])
+    one = SimpleNamespace(outputs=[ended], num_cached_tokens=0)
+    assert completion(tokenizer, [one], opened, chosen, 512).text == "no"
 
 
 def test_a_turn_without_an_end_was_cut_at_its_limit_or_the_contexts(tokenizer):
