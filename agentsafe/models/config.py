@@ -64,9 +64,8 @@ class Model:
     thinking: Annotated[
         bool | None,
         Meta(
-            description="The chat template's `enable_thinking`; null takes the template's default. "
-            "With the backend `openai`, `true` also sends no stop strings, since they would act "
-            "inside the reasoning."
+            description="The chat template's `enable_thinking`; null takes the template's default, "
+            "and a server gets no stop strings with `true`, as they would act inside the reasoning."
         ),
     ] = None
     memory_fraction: Annotated[
