@@ -33,11 +33,11 @@ JOBS = PYTHONPATH=workflow/plugins $(SNAKEMAKE) --logger jobs
 # A worker takes whole files, in the order of tests/conftest.py; ARGS="-n 0" needs none.
 IN_PARALLEL = -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help run test lint docs lock plan status dag accept preflight report clean
+.PHONY: help run test lint docs lock plan status dag accept preflight to-label report clean
 
 help: ## print this list
 	@echo 'make TARGET [CONFIG=$(CONFIG)] [ARGS="..."] [PYTHON=$(PYTHON)]'
-	@awk -F ':.*## ' '/^[a-z ]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(INSTALLED) ## run the workflow on CONFIG; ARGS go to Snakemake
 	@$(SNAKEMAKE) --cores all --quiet reason $(ARGS)
@@ -77,6 +77,9 @@ accept: $(INSTALLED) ## after an upgrade, keep results as they are: only where n
 
 preflight: $(INSTALLED) ## ask every model of CONFIG, measure prompts, estimate tokens; then go or not
 	@$(SNAKEMAKE) preflight --cores all --quiet all $(ARGS)
+
+to-label: $(INSTALLED) ## write a sample of CONFIG's rollouts for people to label, as a page and a CSV
+	@$(SNAKEMAKE) export_rollouts --cores all --quiet all $(ARGS)
 
 report: $(INSTALLED) ## write Snakemake's report of the last run to report.html
 	@$(SNAKEMAKE) --report report.html $(ARGS)

@@ -53,7 +53,8 @@ def prompts(config: Mapping) -> dict[str, str | None]:
     """
     emulator = config["emulator"]
     templates: list[tuple[str, Any, tuple[str, ...]]] = [
-        ("rollouts.prompt", config["rollouts"]["prompt"], ())
+        ("rollouts.prompt", config["rollouts"]["prompt"], ()),
+        ("to_label.prompt", config["to_label"]["prompt"], ("system",)),
     ]
     templates.append(("emulator.prompt", emulator["model"] and emulator["prompt"], EMULATOR_BLOCKS))
     for name, judge in config["judges"].items():

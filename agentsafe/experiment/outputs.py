@@ -47,6 +47,11 @@ def checkpoints(config: Mapping) -> list[str] | None:
     return None if config["suite"] == "published" else _checkpoints(config)
 
 
+def case_parts(config: Mapping) -> list[str]:
+    """List the parts of the table of cases; a live run has a suite instead."""
+    return _sets(config) if config["suite"] == "published" else []
+
+
 def parts_to_label(config: Mapping) -> list[str]:
     """List the parts of the rollouts of which people label a sample, by `to_label.of`."""
     if config["to_label"]["of"] == "all":

@@ -113,7 +113,8 @@ def test_models_serve_whatever_is_asked_of_them():
     assert grid.labels(asked)["two"] == ["small", "large", trained]
     digests = grid.prompts(asked)
     assert digests.keys() == {
-        *("rollouts.prompt", "emulator.prompt", "judges.one.prompt", "judges.two.prompt")
+        *("rollouts.prompt", "to_label.prompt", "emulator.prompt"),
+        *("judges.one.prompt", "judges.two.prompt"),
     }
     asked["emulator"]["prompt"] = "emulater"
     with pytest.raises(UserError, match=r"emulator\.prompt: there is no template 'emulater'"):

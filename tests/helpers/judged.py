@@ -1,10 +1,11 @@
-"""Labels of judges who scored the same rollouts."""
+"""Labels of judges who scored the same rollouts, and rollouts to label."""
 
 import numpy as np
 import polars as pl
 
 from agentsafe import schemas
 from agentsafe.schemas import ROLLOUT
+from agentsafe.suites.cases import Suite
 
 COLUMNS = [*ROLLOUT, "judge", "metric", "replicate", "score", "status"]
 
@@ -65,3 +66,25 @@ def by_people(cases: int = 24, expected: bool = True) -> pl.DataFrame:
         )
     ]
     return pl.DataFrame(rows, schema=schemas.LABELS)
+
+
+CHECKPOINTS = ("bold", "timid+safe.rules.b0.1.s0")
+NASTY = "</div></article><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
+
+
+def rollouts(
+    suite: Suite, checkpoints=CHECKPOINTS, cases=12, samples=1, text="did it"
+) -> pl.DataFrame:
+    """Rollouts of three turns with a text in them."""
+    turns = [("assistant", text), ("observation", f"seen: {text}"), ("assistant", "done")]
+    rows = [
+        {
+            **{"checkpoint": checkpoint, "case_id": case.case_id, "sample": sample},
+            "messages": [{"role": role, "content": content} for role, content in turns],
+            "stop_reason": "final_answer",
+        }
+        for checkpoint in checkpoints
+        for case in suite.cases[:cases]
+        for sample in range(samples)
+    ]
+    return pl.DataFrame(rows, schema=schemas.ROLLOUTS)

@@ -69,6 +69,12 @@ def get_targets():
     ]
 
 
+def get_suite_files():
+    """Return the files with the cases of the rollouts; those of the release have no toolkits."""
+    tables = get_tables("cases", outputs.case_parts(config))
+    return {"cases": tables} if tables else SUITE_FILES
+
+
 # --- a release that is read
 
 

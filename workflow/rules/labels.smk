@@ -1,4 +1,5 @@
-# Rollouts into labels: each judge's score of each rollout on each metric.
+# Rollouts into labels: each judge's score of each rollout on each metric. People are a judge as well:
+# what they are to label is exported, and their labels are imported.
 
 
 rule label_rollouts:
@@ -58,6 +59,30 @@ rule import_labels:
         "Importing the labels of {wildcards.table} by {wildcards.people}"
     script:
         "../scripts/import_labels.py"
+
+
+rule export_rollouts:
+    input:
+        **get_suite_files(),
+        rollouts=get_tables("rollouts", outputs.parts_to_label(config)),
+    output:
+        sheet=f"{RESULTS}/to_label/sheet.csv",
+        page=f"{RESULTS}/to_label/page.html",
+    log:
+        f"{LOGS}/export_rollouts.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/export_rollouts.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    params:
+        code=get_code("export_rollouts"),
+        settings=config["to_label"],
+        prompt=PROMPTS["to_label.prompt"],
+        run=RUN,
+    message:
+        "Exporting {params.settings[rollouts]} rollouts to label"
+    script:
+        "../scripts/export_rollouts.py"
 
 
 rule measure_agreement:
