@@ -72,8 +72,8 @@ def sample_rollouts(rollouts: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
     """Draw rollouts without replacement, spread evenly over checkpoints and then over cases.
 
     Args:
-        rollouts: rows of `schemas.ROLLOUTS`. Those that failed by no fault of their agent (stop
-            reason `error`) are left out.
+        rollouts: rows of `schemas.ROLLOUTS`. Those that no judge labels, as they failed or have no
+            turn, are left out.
         n: number of rollouts; all of them where there are fewer.
         seed: of the draw and of the order.
 
@@ -81,7 +81,8 @@ def sample_rollouts(rollouts: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
         The rows, in random order. No checkpoint has two more of them than another, as long as it
         has rollouts left.
     """
-    left = rollouts.filter(pl.col("stop_reason") != "error").unique(ROLLOUT, keep="first")
+    shown = (pl.col("stop_reason") != "error") & (pl.col("messages").list.len() > 0)
+    left = rollouts.filter(shown).unique(ROLLOUT, keep="first")
     left = left.sort("checkpoint", *case_order(), "sample")
     generator = np.random.default_rng(seed)
     lots = generator.permutation(len(left)).tolist()

@@ -25,6 +25,7 @@ from agentsafe._util.hashing import key_of
 from agentsafe._util.progress import say
 from agentsafe.errors import UserError
 from agentsafe.inference.types import Message
+from agentsafe.labels.label import shows_nothing
 from agentsafe.schemas import ROLLOUT
 from agentsafe.suites.cases import case_order
 
@@ -149,8 +150,8 @@ def import_labels(
 
     Returns:
         Rows of `schemas.LABELS`, sorted: one per label of a rollout in `rollouts`. The status is
-        `error` where another text was labelled (kind `stale`), or where the rollout failed by no
-        fault of its agent (kind `rollout`).
+        `error` where another text was labelled (kind `stale`), or where there is nothing of the
+        agent to label (kind `rollout`), as for other judges.
 
     Raises:
         UserError: a label is of no rollout in `known`.
@@ -192,8 +193,8 @@ def _row(label: HumanLabel, rollout: Mapping, judge: str) -> dict:
         "rater": label.rater,
     }
     failed = {"score": None, "status": "error"}
-    if rollout["stop_reason"] == "error":
-        reason = f"the rollout failed: {rollout['error']}"
+    if shows_nothing(rollout):
+        reason = "the rollout failed, or has no turn of the agent"
         return row | failed | {"error_kind": "rollout", "rationale": reason}
     if label.digest not in ("", digest(rollout["messages"])):
         reason = f"{label.where}: another text of this rollout was labelled; export it again"

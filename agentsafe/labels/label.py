@@ -79,7 +79,7 @@ async def label_rollouts(
     total = len(rollouts) * len(judge.metrics) * judge.replicates
 
     async def one(rollout: Mapping, metric: str, replicate: int) -> None:
-        labelled = rollout["messages"], _shows_nothing(rollout)
+        labelled = rollout["messages"], shows_nothing(rollout)
         key = key_of(judge_keys[rollout["case_id"], metric], labelled, replicate)
         row = finished.get(key)
         resumed = row is not None and not _is_lost(row)
@@ -122,7 +122,7 @@ async def label_rollouts(
     return pl.DataFrame(rows, schema=schemas.LABELS).sort(order)
 
 
-def _shows_nothing(rollout: Mapping) -> bool:
+def shows_nothing(rollout: Mapping) -> bool:
     """Tell whether a rollout failed, or has no turn: there is nothing of the agent to score."""
     return rollout["stop_reason"] == "error" or not rollout["messages"]
 
@@ -136,7 +136,7 @@ def _is_lost(row: Mapping) -> bool:
 
 
 async def _label(judge: Judge, case: Case, rollout: Mapping, metric: str, replicate: int) -> Label:
-    if _shows_nothing(rollout):
+    if shows_nothing(rollout):
         why = rollout["error"] or f"{rollout['stop_reason']} before the agent's first turn"
         return Label(None, f"the rollout failed: {why}", "error", "rollout")
     try:

@@ -48,9 +48,10 @@ def test_labels_of_people_are_calibrated_with_every_judge(project):
     assert set(calibration["judge"]) <= {"gpt5m", "q32"} and len(calibration)
     rollouts = calibration.group_by("metric", "judge").agg(pl.col("rollouts").sum())["rollouts"]
     assert rollouts.max() <= 9
-    written = done.stderr + (project.folder / "logs/small/import_labels/human").joinpath(
-        "gpt5m.log"
-    ).read_text()
+    written = (
+        done.stderr
+        + (project.folder / "logs/small/import_labels/human").joinpath("gpt5m.log").read_text()
+    )
     assert "0 of another text than the rollout has now, and 0 without a digest" in written
 
 
