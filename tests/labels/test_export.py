@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from agentsafe import schemas
 from agentsafe.errors import UserError
@@ -23,6 +24,7 @@ from agentsafe.labels.export import (
 from agentsafe.labels.human import digest, read_human_labels
 from agentsafe.miniature.cases import make_suite
 from agentsafe.schemas import ROLLOUT
+from agentsafe.suites.cases import checked_suite
 from tests.helpers.elements import Elements
 from tests.helpers.judged import CHECKPOINTS, NASTY
 from tests.helpers.judged import rollouts as of_suite
@@ -148,6 +150,14 @@ def test_only_the_pages_own_script_may_run(exported):
 def test_characters_that_hide_or_turn_text_are_written_out():
     assert visible("a\u202eb\x07\tc\nd\u200e") == "a[U+202E]b[U+0007]\tc\nd[U+200E]"
     assert visible("né 👩‍💻") == "né 👩‍💻"
+
+
+def test_who_asks_and_when_is_shown_as_to_agents_and_judges(tmp_path):
+    told = [structs.replace(case, user="Jo <jo@x>", now="a Monday") for case in SUITE.cases]
+    suite = checked_suite(told, list(SUITE.toolkits.values()))
+    export_rollouts(rollouts(), suite, ToLabel(rollouts=1), tmp_path)
+    page = (tmp_path / PAGE).read_text("utf-8")
+    assert "The user: Jo &lt;jo@x&gt;" in page and "The time: a Monday" in page
 
 
 def test_a_record_without_an_end_is_told(exported):
