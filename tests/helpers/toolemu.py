@@ -28,6 +28,7 @@ def project(folder: Path, shared: Path, checkpoint: Path, **changes) -> Project:
                 "api_key_env": "AGENTSAFE_TEST_KEY",
                 "structured": "choice",
                 "timeout": 120,
+                "price": {"input": 1.0, "output": 2.0},
             },
         },
         sources=["one", "two"],

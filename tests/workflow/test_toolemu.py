@@ -8,6 +8,8 @@ import polars as pl
 import pytest
 import yaml
 
+from agentsafe._util.format import money
+from agentsafe.models.spending import spent_in, total
 from agentsafe.suites.cases import case_index, split
 from tests.helpers.chat_server import serve
 from tests.helpers.project import Project
@@ -97,6 +99,34 @@ def test_all_tables_and_the_page_are_there(finished):
     assert finished.jobs() == {}
 
 
+def test_what_was_spent_is_known_and_a_budget_stops_what_would_spend_more(
+    finished, server, tmp_path
+):
+    spent = total(spent_in(finished.folder / "logs/small"))
+    rollouts = [table(finished, f"rollouts/{name}/0.parquet") for name in ("one", "two", TRAINED)]
+    labels = [
+        table(finished, f"labels/served/{name}/0.parquet") for name in ("one", "two", TRAINED)
+    ]
+    read = sum(each["emulator_prompt_tokens"].sum() for each in rollouts)
+    wrote = sum(each["emulator_tokens"].sum() for each in rollouts)
+    read += sum(each["prompt_tokens"].sum() for each in labels)
+    wrote += sum(each["completion_tokens"].sum() for each in labels)
+    assert spent == pytest.approx((read + 2 * wrote) / 1e6) and read > 0
+    page = (finished.folder / "results/small/report.html").read_text()
+    assert f"Together {money(spent)}" in page
+
+    poor = finished.copy(tmp_path / "poor")
+    label = "results/small/labels/served/one/0.parquet"
+    (poor.folder / label).unlink()
+    poor.change(budget=spent / 2)
+    requests = len(server.requests)
+    done = poor.run(label)
+    assert done.returncode == 1
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: budget: {money(spent)} of {money(spent / 2)} are spent")
+    assert len(server.requests) == requests
+
+
 def test_the_key_is_in_no_file(finished):
     found = [
         path
@@ -128,6 +158,7 @@ def test_the_preflight_says_go_and_what_it_costs(finished):
     done = finished.run("preflight")
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Ready." in done.stderr
+    assert "Estimated cost of the whole run, without thinking and caches: " in done.stderr
     for name in ("one: ", "server: tiny (openai)", "judge served", "emulator"):
         assert name in done.stderr, name
     assert KEY not in done.stderr + done.stdout
