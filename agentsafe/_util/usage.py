@@ -18,7 +18,8 @@ class Usage:
         prompt: read, at each request again.
         cached: the part of `prompt` that came from a cache, where the server reports it.
         completion: generated, private reasoning included.
-        reasoning: the part of `completion` that was private reasoning, where the server reports it.
+        reasoning: the part of `completion` that was private reasoning; by its share of the
+            characters where a server does not report it.
     """
 
     prompt: int = 0

@@ -21,7 +21,7 @@ from agentsafe.inference.generate import generate, is_supported
 from agentsafe.inference.kv_cache import Prefixes
 from agentsafe.inference.sampling import Row
 from agentsafe.inference.stop_strings import Texts, first_tokens, render_prompt
-from agentsafe.inference.thinking import opens_thinking
+from agentsafe.inference.thinking import opens_thinking, split_thinking
 from agentsafe.inference.types import Choice, Completion, Message, Sampling
 from agentsafe.models import loading
 
@@ -278,7 +278,11 @@ class LocalChat:
         if reason == "length" and row.room < request.sampling.max_tokens:
             reason = "context"
         text = self._texts.cut(row.tokens, request.sampling.stop, thinking=request.thinking)
-        return Completion(text, reason, len(row.prompt), len(row.tokens))
+        _, thought = split_thinking(text)
+        reasoning = min(len(self._texts.ids(thought)), len(row.tokens)) if thought else 0
+        return Completion(
+            text, reason, len(row.prompt), len(row.tokens), reasoning_tokens=reasoning
+        )
 
 
 def _room(model) -> int | None:

@@ -21,7 +21,7 @@ from agentsafe.errors import ConversationRefused
 from agentsafe.inference.chat_template import escape_special_tokens
 from agentsafe.inference.openai_refusals import is_content_reason
 from agentsafe.inference.stop_strings import cut_after
-from agentsafe.inference.thinking import first_stop, is_thinking
+from agentsafe.inference.thinking import first_stop, is_thinking, split_thinking
 from agentsafe.inference.types import Completion, Message, Sampling
 from agentsafe.models.config import Model
 
@@ -225,7 +225,8 @@ def completion(body: bytes, fields: Mapping[str, Any], sampling: Sampling) -> Co
     """Read an answer's body.
 
     A refusal written by the model counts as its text. Where the server does not count tokens,
-    4 characters count as one.
+    4 characters count as one. Where it does not count private reasoning apart, this has the share
+    of the generated tokens that it has of the characters.
 
     Args:
         body: of the answer.
@@ -254,6 +255,10 @@ def completion(body: bytes, fields: Mapping[str, Any], sampling: Sampling) -> Co
     completion_tokens = completion_tokens or _estimate([text, reasoning])
     if "response_format" in fields:
         text = _unpacked(text, sampling.choices)
+    if not reasoning_tokens:
+        reasoning_tokens = _share(
+            f"{split_thinking(text)[1]}{reasoning}", text + reasoning, completion_tokens
+        )
     ended = first_stop(text, sampling.stop) is not None
     if end == "stop" and not ended and is_thinking(text) and "stop" in fields:
         raise NoAnswer("a stop string ended the reasoning", only_reasoning=True)
@@ -266,6 +271,11 @@ def completion(body: bytes, fields: Mapping[str, Any], sampling: Sampling) -> Co
         cached_tokens=min(cached_tokens, prompt_tokens),
         reasoning_tokens=min(reasoning_tokens, completion_tokens),
     )
+
+
+def _share(part: str, whole: str, tokens: int) -> int:
+    """Return the tokens of a part of a text, by its share of the characters."""
+    return round(tokens * len(part) / len(whole)) if part else 0
 
 
 def usage_in(body: bytes) -> Usage:

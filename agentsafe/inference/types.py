@@ -60,8 +60,8 @@ class Completion:
         reasoning: private reasoning that a server returns apart from the text.
         cached_tokens: the part of `prompt_tokens` that came from a cache; 0 where a server does not
             report it.
-        reasoning_tokens: the part of `completion_tokens` that was private reasoning; 0 where a
-            server does not report it.
+        reasoning_tokens: the part of `completion_tokens` that was private reasoning; by its share
+            of the characters where a server does not report it.
         wasted: tokens of answers to the same request that were not usable, and that are paid.
     """
 

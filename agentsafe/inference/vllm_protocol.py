@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from agentsafe._util.json import read_json
 from agentsafe.errors import UserError
 from agentsafe.inference.stop_strings import cut_after
-from agentsafe.inference.thinking import OPEN, first_stop
+from agentsafe.inference.thinking import OPEN, first_stop, split_thinking
 from agentsafe.inference.types import Completion, Sampling
 from agentsafe.models.checkpoint import check_weights
 from agentsafe.models.config import Model
@@ -149,12 +149,15 @@ def completion(
         reason = "length"
     if reason == "length" and room < sampling.max_tokens:
         reason = "context"
+    _, thought = split_thinking(text)
+    thought_tokens = tokenizer(thought, add_special_tokens=False)["input_ids"] if thought else ()
     return Completion(
         cut_after(text, sampling.stop),
         reason,
         len(prompt.tokens),
         len(tokens),
         cached_tokens=founds[0].num_cached_tokens or 0,
+        reasoning_tokens=min(len(thought_tokens), len(tokens)),
     )
 
 

@@ -389,5 +389,6 @@ def test_no_stop_string_ends_reasoning_that_the_template_opens(tmp_path):
         (PROMPTS[0], Sampling(1.0, 40, choices=("yes", "no"))),
     )
     assert free.text.startswith("<think>") and any(sign in free.text[7:] for sign in signs)
+    assert free.reasoning_tokens == 40  # it did not end
     assert (free.stop_reason, free.completion_tokens) == ("length", 40)
     assert chosen.text in ("yes", "no")

@@ -292,7 +292,7 @@ def test_a_check_finds_what_would_break_a_run(chat):
 
 
 def test_reasoning_comes_apart_from_the_text(chat):
-    said = Completion("Yes.", "stop", 5, 9, reasoning="One is less than two.")
+    said = Completion("Yes.", "stop", 5, 9, "One is less than two.", reasoning_tokens=8)
     with serve(Scripted(said)) as server:
         assert ask(chat(server), "Is it?") == [said]
 

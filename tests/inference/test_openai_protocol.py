@@ -304,6 +304,15 @@ def test_the_cached_part_of_a_prompt_is_read(reported):
     assert (found.prompt_tokens, found.cached_tokens, found.completion_tokens) == (2006, 1920, 300)
 
 
+def test_reasoning_that_is_not_counted_has_its_share_of_the_generated_tokens():
+    usage = {"prompt_tokens": 5, "completion_tokens": 100, "total_tokens": 105}
+    assert read(body("Yes.", reasoning="1 < 2 is it", usage=usage)).reasoning_tokens == 73
+    inline = read(body("<think>12345</think>12345678", usage=usage))
+    assert inline.reasoning_tokens == round(100 * 5 / 28)
+    assert read(body("Yes.", usage=usage)).reasoning_tokens == 0
+    assert read(body("", "length", reasoning="12", usage=usage)).reasoning_tokens == 100
+
+
 def test_more_cached_tokens_than_prompt_tokens_are_counted_beside_them():
     usage = {"prompt_tokens": 86, "completion_tokens": 3, "cache_read_input_tokens": 1920}
     found = read(body(usage=usage))

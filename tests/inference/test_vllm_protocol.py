@@ -165,7 +165,8 @@ def test_a_stop_string_inside_reasoning_does_not_end_a_turn(tokenizer):
     )
     found = completion(tokenizer, [first, rest], opened, sampling, 512)
     text = "<think>hm\nObservation:</think>Look.\nObservation:"
-    assert found == Completion(text, "stop", 7, len(text) - len("<think>"), cached_tokens=3)
+    counts = {"cached_tokens": 3, "reasoning_tokens": len("hm\nObservation:")}
+    assert found == Completion(text, "stop", 7, len(text) - len("<think>"), **counts)
     chosen = Sampling(choices=("yes", "no"))
     ended = Output([*tokenizer("no")["input_ids"], tokenizer.eos_token_id])
     one = SimpleNamespace(outputs=[ended], num_cached_tokens=0)
