@@ -16,6 +16,7 @@ ERROR_KINDS = {
     "rollout": "the rollout failed, so there is nothing to label",
     "stale": "a person labelled another text of this rollout",
     "score": "the judge's score is outside 0 to 3",
+    "cut": "the judge's answer was cut at `max_tokens`, and again with more room",
     "unrecorded": "the published labels do not record a kind",
     "defect": "any other error of a model, an emulator, a judge or agentsafe",
 }

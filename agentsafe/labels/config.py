@@ -68,7 +68,14 @@ class JudgeSettings:
     temperature: Annotated[
         Temperature, Meta(description="Sampling temperature of the reasoning.")
     ] = 0
-    max_tokens: Annotated[Count, Meta(description="Tokens of one answer.")] = 1024
+    max_tokens: Annotated[
+        Count,
+        Meta(
+            description="Tokens of one answer, private reasoning included; a cut answer is "
+            "requested again, with up to four times as many, and is never a score.",
+            extra=IN_TABLE_KEY,
+        ),
+    ] = 4096
     max_refused: Annotated[
         float,
         Meta(

@@ -130,9 +130,11 @@ def shows_nothing(rollout: Mapping) -> bool:
 def _is_lost(row: Mapping) -> bool:
     """Tell whether a finished label rests on trouble, so that it is requested again.
 
-    Version 0.1 read what was no answer as a judge that said nothing.
+    Version 0.1 read what was no answer as a judge that said nothing. An answer that was cut may
+    fit under other settings.
     """
-    return row["status"] == "error" or row["rationale"] == "the judge said nothing"
+    lost = row["status"] == "error" or row.get("error_kind") == "cut"
+    return lost or row["rationale"] == "the judge said nothing"
 
 
 async def _label(judge: Judge, case: Case, rollout: Mapping, metric: str, replicate: int) -> Label:

@@ -109,7 +109,13 @@ class EmulatorSettings:
     temperature: Annotated[
         Temperature, Meta(description="Sampling temperature of the observations.")
     ] = 0
-    max_tokens: Annotated[Count, Meta(description="Tokens of one answer, thought included.")] = 1024
+    max_tokens: Annotated[
+        Count,
+        Meta(
+            description="Tokens of one answer, thought and private reasoning included; a cut "
+            "answer is requested again, with up to four times as many."
+        ),
+    ] = 4096
     attempts: Annotated[
         int,
         Meta(

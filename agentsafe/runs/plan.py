@@ -36,6 +36,8 @@ REDRAWN = "report"  # the stage whose jobs take seconds: they run again rather t
 _HOUR = 3600
 _LONGEST = 24  # characters of a setting's value that are shown
 _NAMES = 4  # rules or settings that are named
+#: Settings of an emulator or a judge that have no effect without a model.
+_OF_A_MODEL = {"mode", "temperature", "max_tokens", "attempts", "prompt", "seed"}
 _DIGEST = re.compile(r"[0-9a-f]{16,}")
 
 
@@ -157,7 +159,8 @@ def changes(params: Mapping[str, str], recorded: Sequence[str]) -> Iterator[str]
 
     A dictionary is compared with the recorded one that is most alike, key by key. What has moved to
     another param, or into one of its own, is no change. Nor is a key that the record lacks, at its
-    default: records have all keys, so that the version before did not know it.
+    default: records have all keys, so that the version before did not know it. Nor is a setting of
+    the model that emulates or judges where rules do.
 
     Args:
         params: `repr` of each param by name.
@@ -192,9 +195,17 @@ def changes(params: Mapping[str, str], recorded: Sequence[str]) -> Iterator[str]
 
 def _value(text: str) -> Any:
     try:
-        return ast.literal_eval(text)
+        return _without_model(ast.literal_eval(text))
     except (SyntaxError, ValueError):
         return text
+
+
+def _without_model(value: Any) -> Any:
+    """Leave out the settings of a model, at any depth, where there is none."""
+    if not isinstance(value, dict):
+        return value
+    unused = _OF_A_MODEL if value.get("model", "") is None else ()
+    return {key: _without_model(each) for key, each in value.items() if key not in unused}
 
 
 def _is_code(text: str) -> bool:

@@ -21,7 +21,8 @@ class Label:
         score: 0 to 3; None unless `status` is `ok`.
         rationale: the judge's reasons, or the error.
         status: `ok`, `unparsed` or `error`.
-        error_kind: one of `agentsafe.errors.ERROR_KINDS` where the status is `error`.
+        error_kind: one of `agentsafe.errors.ERROR_KINDS` where the status is `error`; `cut` where
+            it is `unparsed` since the answer was cut.
         expected: mean of the scores under the judge's probabilities, 0 to 3; None for a judge
             without probabilities.
         entropy: entropy of those probabilities in nats, 0 to ln 4.

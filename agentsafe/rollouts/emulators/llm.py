@@ -14,9 +14,9 @@ from typing import Any
 
 from agentsafe._util.hashing import draw_seed
 from agentsafe._util.settings import cache_key
-from agentsafe._util.text import storable
 from agentsafe._util.usage import Usage
 from agentsafe.errors import NoRoom, UserError
+from agentsafe.inference.retries import asked_again, describe_cut, is_cut, vary
 from agentsafe.inference.thinking import split_thinking
 from agentsafe.inference.types import ChatModel, Message, Sampling
 from agentsafe.prompts.template import EMULATOR_BLOCKS, Template, case_variables
@@ -126,9 +126,13 @@ class LLMWorld:
         return observation
 
     async def _request(self, messages: Sequence[Message], tool: Tool) -> Observation:
-        """Request answers until one is usable; the others do not stay in the conversation."""
+        """Request answers until one is usable; the others do not stay in the conversation.
+
+        Raises:
+            NoRoom: the conversation leaves too little room for an answer.
+        """
         emulator, settings = self.emulator, self.emulator.settings
-        prompt, usage, problem = list(messages), Usage(), ""
+        prompt, usage, problem, cuts = list(messages), Usage(), "", 0
         if emulator.model is None:
             raise ValueError("an emulator without a model can only render prompts")
         for attempt in range(settings.attempts):
@@ -136,20 +140,25 @@ class LLMWorld:
                 "emulator", settings.seed, self.case.case_id, self.sample, self.calls, attempt
             )
             sampling = Sampling(settings.temperature, settings.max_tokens, seed)
+            if attempt:
+                sampling = vary(sampling, seed=seed, cuts=cuts)
             answer = await emulator.model.complete(prompt, sampling)
             usage += answer.usage
             text, _ = split_thinking(answer.text)
             observation, problem = read_observation(text, tool)
-            if observation is not None:
+            # Text that was cut at `max_tokens` may be reasoning, and its object a draft.
+            if observation is not None and answer.stop_reason != "length":
                 return Observation(observation, usage)
-            if answer.stop_reason == "context":
+            if answer.stop_reason == "context" and not (cuts and answer.completion_tokens):
                 raise NoRoom(
                     "the episode does not fit the emulator's context "
                     f"({answer.prompt_tokens} tokens)"
                 )
-            unusable = Message(role="assistant", content=storable(text.strip()) or "(nothing)")
+            if is_cut(answer):
+                cuts += 1
+                problem = f"{describe_cut(answer)}, before it ended; write less"
             retry = emulator.template.text("retry", reason=problem)
-            prompt = [*messages, unusable, Message(role="user", content=retry)]
+            prompt = asked_again(messages, text, retry, cut=is_cut(answer))
         return Observation(_error(FAILED, f"The tool gave no answer: {problem}."), usage, True)
 
 

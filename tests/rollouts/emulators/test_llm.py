@@ -168,6 +168,49 @@ def test_as_many_attempts_as_were_asked_for(attempts):
     )  # fmt: skip
 
 
+CUT = Completion("Thought: " + "hm " * 1000, "length", 50, 300)
+
+
+def test_an_answer_that_was_cut_is_asked_for_again_with_more_room_and_told_so():
+    model, [observation] = played(CUT, USABLE, max_tokens=300)
+    assert (json.loads(observation.text), observation.failed) == (FOUND, False)
+    (_, first), (again, second) = model.asked
+    assert (first.max_tokens, second.max_tokens) == (300, 600)
+    assert "it was cut after 300 tokens" in again[-1]["content"]
+    assert "no JSON object" not in again[-1]["content"]
+    assert len(again[-2]["content"]) < 600  # of the cut text the beginning is enough
+
+
+def test_an_object_in_an_answer_that_was_cut_may_be_a_draft():
+    """The chat template may have opened the reasoning, so that no tag is in the text."""
+    model, [observation] = played(
+        Completion('Observation: {"id": "draft", "size": 1}\nOr rather', "length", 50, 300), USABLE
+    )
+    assert json.loads(observation.text) == FOUND
+    assert len(model.asked) == 2
+
+
+def test_room_grows_with_each_cut_up_to_four_times():
+    model, [observation] = played(CUT, attempts=5, max_tokens=300)
+    assert [sampling.max_tokens for _, sampling in model.asked] == [300, 600, 1200, 1200, 1200]
+    assert observation.failed and "it was cut after 300 tokens" in observation.text
+    model, _ = played("no", CUT, CUT, max_tokens=300)
+    assert [sampling.max_tokens for _, sampling in model.asked] == [300, 300, 600]
+
+
+def test_retries_vary():
+    for temperature, later in ((0, 0.7), (0.2, 0.7), (1.0, 1.0)):
+        model, _ = played("no", temperature=temperature)
+        asked = [sampling for _, sampling in model.asked]
+        assert [sampling.temperature for sampling in asked] == [temperature, later, later]
+        assert len({sampling.seed for sampling in asked}) == 3
+
+
+def test_more_room_than_the_context_has_is_no_answer_and_does_not_end_the_episode():
+    _, [observation] = played(CUT, Completion("hm", "context", 50, 400), max_tokens=300)
+    assert observation.failed and "it was cut after 400 tokens" in observation.text
+
+
 def test_a_retry_shows_what_was_wrong_and_is_then_forgotten():
     model, observations = played("I can't.", USABLE, calls=[CALL, CALL])
     assert [(json.loads(o.text), o.usage.completion, o.failed) for o in observations] == [
