@@ -35,7 +35,9 @@ _REQUIRED = COLUMNS[:6]
 _DELIMITERS = ",;\t"
 _SAMPLE = re.compile(r"(\d{1,9})(\.0+)?")  # spreadsheets and data frames make numbers of integers
 _SCORE = re.compile(rf"([0-{schemas.MAX_SCORE}])(\.0+)?")
-_FORMULA = "=+-@\t\r'"  # a spreadsheet runs a cell that begins with one of the first six
+#: A spreadsheet runs a cell that begins with one of these; the apostrophe is for the way back.
+_FORMULA = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20'"
+_BLIND = "blind-"
 _SHOWN = 10  # faults of one error
 
 
@@ -75,7 +77,7 @@ def digest(messages: Sequence[Message]) -> str:
 
 def blind_name(checkpoint: str, case_id: str, sample: int) -> str:
     """Name a rollout's checkpoint without showing it, or which other rollouts it shares."""
-    return f"blind-{key_of('blind', checkpoint, case_id, sample)[:16]}"
+    return f"{_BLIND}{key_of(checkpoint, case_id, sample)[:16]}"
 
 
 def escape_formula(text: str) -> str:
@@ -121,18 +123,19 @@ def read_human_labels(
         for where, cells in _rows(Path(path), faults):
             cells["checkpoint"] = _unblinded(cells, known)
             found = [f"{where}: {fault}" for fault in _faults(cells, metrics, known)]
-            if not found:
-                number = raters.setdefault(cells["rater"], len(raters))
-                label = _label(where, cells, number)
-                earlier = first.setdefault((*label.rollout, label.metric, label.rater), where)
-                if earlier == where:
-                    labels.append(label)
-                else:
-                    found = [
-                        f"{where}: {label.rater!r} scored {label.metric} of this rollout in "
-                        f"{earlier} already: delete one of the two rows"
-                    ]
             faults += found
+            if found:
+                continue
+            label = _label(where, cells, raters.setdefault(cells["rater"], len(raters)))
+            key = (*label.rollout, label.metric, label.rater)
+            if key in first:
+                faults.append(
+                    f"{where}: {label.rater!r} scored {label.metric} of this rollout in "
+                    f"{first[key]} already: delete one of the two rows"
+                )
+            else:
+                first[key] = where
+                labels.append(label)
     _stop_at(faults)
     return labels
 
@@ -144,7 +147,8 @@ def import_labels(
 
     Args:
         labels: those of `read_human_labels` that name checkpoints of `known`.
-        rollouts: rows of `schemas.ROLLOUTS`, one part of those that the labels are of.
+        rollouts: rows of `schemas.ROLLOUTS`, one part of those that the labels are of. Columns
+            other than the key, `messages` and `stop_reason` may be missing.
         known: the columns `schemas.ROLLOUT` of all parts.
         judge: the name of the judge.
 
@@ -288,7 +292,7 @@ def _fault_of_heads(heads: Sequence[str]) -> str | None:
 def _unblinded(cells: Mapping[str, str], known: Collection[str] | None) -> str:
     """Return the checkpoint's own name, where it is known and the file has the blind one."""
     given, sample = cells["checkpoint"], _SAMPLE.fullmatch(cells["sample"])
-    if known is None or given in known or sample is None:
+    if known is None or sample is None or not given.startswith(_BLIND):
         return given
     rest = cells["case_id"], int(sample[1])
     return next((name for name in known if blind_name(name, *rest) == given), given)

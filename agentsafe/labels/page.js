@@ -87,7 +87,7 @@ function unlabelled() {
 }
 
 // A spreadsheet runs a cell that begins with one of these, unless an apostrophe is before it.
-const escapeFormula = (text) => (/^[=+\-@\t\r']/.test(text) ? "'" + text : text);
+const escapeFormula = (text) => (/^[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20']/.test(text) ? "'" + text : text);
 const cell = (text) => '"' + escapeFormula(text).replaceAll('"', '""') + '"';
 
 function csv() {

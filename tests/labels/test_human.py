@@ -119,6 +119,13 @@ def test_rows_that_nobody_wrote_on_are_no_labels(read):
     assert read(HEAD) == []
 
 
+def test_a_file_that_is_named_twice_repeats_its_labels(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text(f"{HEAD}\n{ROW}\n")
+    with pytest.raises(UserError, match="already: delete one"):
+        read_human_labels([path, path], METRICS, ["bold"])
+
+
 def test_raters_are_numbered_in_the_order_of_the_files(tmp_path):
     rows = {"a.csv": ["cy", "ann"], "b.csv": ["ann", "ben"]}
     for number, (name, raters) in enumerate(rows.items()):
@@ -203,10 +210,10 @@ def test_all_faults_are_told_but_not_hundreds(faults):
 # --- formulas -------------------------------------------------------------------------------------
 
 
-@given(st.text(max_size=5) | st.text(alphabet="=+-@'\t\rx", max_size=4))
+@given(st.text(max_size=5) | st.text(alphabet="=+-@'\t\r\uff1dx", max_size=4))
 def test_escaped_text_is_no_formula_and_comes_back(text):
     written = escape_formula(text)
-    assert written[:1] not in set("=+-@\t\r")
+    assert written[:1] not in {*"=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"}
     assert unescape_formula(written) == text
 
 

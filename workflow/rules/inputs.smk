@@ -2,10 +2,12 @@
 # wildcards. What a cluster is asked for follows from the config, grows with each attempt, and is
 # overridden by a profile's set-resources; names of partitions and of GPUs are a profile's alone.
 
+from functools import cache
+
+from agentsafe.labels.config import JudgeSettings
 from agentsafe.labels.human import labels_key, read_human_labels
 from agentsafe.lineage import Lineage
 from agentsafe.models import hub
-from agentsafe.labels.config import JudgeSettings
 from agentsafe.models.config import Model
 from agentsafe.published import fingerprint, set_folder
 from agentsafe.runs.code_version import code_key
@@ -122,10 +124,16 @@ def get_label_files(wildcards):
     return [files] if isinstance(files, str) else files
 
 
+@cache
+def get_human_labels(files, metrics):
+    """Read labels of people, once for all jobs that depend on some of them."""
+    return read_human_labels(files, metrics, outputs.checkpoints(config))
+
+
 def get_labels_key(wildcards):
     """Return what the table of a part depends on: the people's labels of its checkpoints."""
-    files, metrics = get_label_files(wildcards), config["judges"][wildcards.people]["metrics"]
-    labels = read_human_labels(files, metrics, outputs.checkpoints(config))
+    metrics = config["judges"][wildcards.people]["metrics"]
+    labels = get_human_labels(tuple(get_label_files(wildcards)), tuple(metrics))
     part = wildcards.table
     return labels_key(
         label for label in labels if outputs.is_of_part(config, part, label.checkpoint)
