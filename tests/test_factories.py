@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -128,7 +129,7 @@ def test_only_a_job_that_asks_a_model_with_a_price_needs_the_budget():
     config["budget"] = 9.5
     assert factories.budget(config, "none", None) is None
     budget = factories.budget(config, None, "tiny")
-    assert (budget.limit, str(budget.folder)) == (9.5, "logs/test")
+    assert (budget.limit, budget.folder) == (9.5, Path("logs/test").resolve())
 
 
 def test_a_whole_experiment_of_one_model_runs_through(folder):

@@ -19,6 +19,7 @@ from agentsafe.models.config import Price
 
 _MILLION = 1_000_000
 _EVERY = 5.0  # seconds between two readings of the other jobs' files
+_SPARE = 20  # as many times as a reading takes, where that is more: of many files on a slow disk
 
 
 def cost(usage: Usage, price: Price) -> float | None:
@@ -70,7 +71,7 @@ class Budget:
 
     def __init__(self, limit: float, folder: str | Path):
         """Share `limit` among the jobs whose progress files are below `folder`."""
-        self.limit, self.folder = limit, Path(folder)
+        self.limit, self.folder = limit, Path(folder).resolve()
         own = os.environ.get(progress.VARIABLE)
         self._own = None if own is None else Path(own).resolve()
         self._read: dict[Path, tuple[tuple[int, int], float]] = {}
@@ -87,9 +88,11 @@ class Budget:
 
     def spent(self) -> float:
         """Return what all jobs have spent, by the newest lines of the other ones."""
-        if time.monotonic() >= self._next:
+        started = time.monotonic()
+        if started >= self._next:
             self._others = sum(map(self._cost, self.folder.rglob("*.jsonl")))
-            self._next = time.monotonic() + _EVERY
+            ended = time.monotonic()
+            self._next = ended + max(_EVERY, _SPARE * (ended - started))
         return self._others + total(METER.spent())
 
     def check(self, pieces: str) -> None:
@@ -110,9 +113,9 @@ class Budget:
 
     def _cost(self, path: Path) -> float:
         """Return what another job has spent; its file is read again only after it has changed."""
+        if path == self._own:
+            return 0.0
         try:
-            if path.resolve() == self._own:
-                return 0.0
             found = path.stat()
         except OSError:  # replaced at this moment
             return self._read.get(path, ((0, 0), 0.0))[1]

@@ -136,6 +136,7 @@ def test_a_run_has_spent_what_all_its_jobs_did_those_of_earlier_runs_included(lo
 
 def test_a_job_is_not_counted_twice_and_sees_what_the_others_spend(logs, monkeypatch):
     monkeypatch.setattr("agentsafe.models.spending._EVERY", 0.0)
+    monkeypatch.setattr("agentsafe.models.spending._SPARE", 0)
     METER.add(Spent("agent", "cloud", 1, Usage(), 1.0))
     append(os.environ[progress.VARIABLE], Report(1.0, spent=METER.spent()))
     budget = Budget(5.0, logs)
@@ -203,7 +204,7 @@ JOB = """
     from tests.helpers.scripted import Echo, small_suite
 
     name, limit = sys.argv[1], float(sys.argv[2])
-    spending._EVERY = progress._EVERY = 0.0
+    spending._EVERY = spending._SPARE = progress._EVERY = 0.0
     with job(f"logs/{name}.log"):
         price = {"input": 1.0, "output": 0.0}
         chat = openai.load("cloud", Model("tiny", "openai", base_url_env="CHAT_URL", price=price))

@@ -138,12 +138,14 @@ def test_more_replicates_label_again_and_play_nothing_but_what_they_train(projec
 
 
 @pytest.mark.parametrize("section", ["rollouts", "models"])
-def test_how_much_goes_at_once_plays_nothing_again(project, section):
+def test_how_much_goes_at_once_or_is_spent_plays_nothing_again(project, section):
     """A batch that is too large for the machine is no reason to lose what was played."""
     if section == "models":
-        project.change(models={"bolder": {"model": "some/model", "concurrency": 3}})
+        price = {"input": 1.0, "output": 2.0}
+        bolder = {"model": "some/model", "concurrency": 3, "price": price}
+        project.change(models={"bolder": bolder}, budget=10)
     else:
-        project.change(rollouts={"batch": 7})
+        project.change(rollouts={"batch": 7, "max_seconds": 60})
     assert project.jobs() == PAGES
 
 
