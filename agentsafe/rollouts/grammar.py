@@ -2,8 +2,8 @@
 
 A label is a word of the format at the start of a line: `Action:`, in Markdown (`**Action:**`,
 `### Action:`, `- Action:`), as a heading of its own (`## Action`, `**Action**`) or in brackets
-(`[Action]`), in any case. Possessive quantifiers (`++`) rule out backtracking, so that any text
-takes linear time.
+(`[Action]`), numbered or not, in any case. Possessive quantifiers (`++`) rule out backtracking, so
+that any text takes linear time.
 """
 
 import re
@@ -19,9 +19,10 @@ def pattern(grammar: str) -> re.Pattern:
 
 def label(words: str) -> str:
     """Return the grammar of a label."""
-    words = f"(?:{words})"
-    colon = rf"[ \t>#*_`-]*+{words}[ \t*_`]*+:(?:[*_]++(?!\w)|`(?!\S))?+"
-    brackets = rf"[ \t>#*_`-]*+\[{words}\][*_`]*+:?+"
+    words = rf"(?:{words})(?: ?+#?+\d{{1,3}}+)?+"
+    before = r"[ \t>#*_`-]*+(?:\d{1,3}+[.)][ \t*_`]++)?+"
+    colon = rf"{before}{words}[ \t*_`]*+:(?:[*_]++(?!\w)|`(?!\S))?+"
+    brackets = rf"{before}\[{words}\][*_`]*+:?+"
     heading = rf"[ \t]*+(?:#++[ \t*_]*+|\*\*|__){words}[*_ \t\r]*+$"
     return f"(?:{colon}|{brackets}|{heading})"
 
@@ -38,9 +39,8 @@ _FINAL_TOOL = rf"[\"'`*_(\[]*+{_FINAL_WORD}\b(?:\(\))?"
 _EMPTY_INPUT = rf"(?:{_NOTHING}[^\n]*+|[\"'`]*+\{{\s*+\}}[\"'`]*+|(?=^{label(_FINAL_WORD)}))"
 
 _BLANK = r"[ \t\r]*+"
-_NEXT_LINE = (
-    rf"(?:\n\s*+(?!{label(f'Thought|Observation|{_ACTION_WORD}|{_INPUT_WORD}|{_FINAL_WORD}')}))?+"
-)
+_LABELS = label(f"Thought|Observation|{_ACTION_WORD}|{_INPUT_WORD}|{_FINAL_WORD}")
+_NEXT_LINE = rf"(?:\n\s*+(?!{_LABELS})(?:[-*+][ \t]++)?+)?+"
 _TO_INPUT = r"(?:(?!\bAction Input\b[*_` ]*+:)[^\n])*+"
 _FENCE = r"(?P<fence>`++[\w+-]*+\s*+)?+"
 NAME = r"[`'\"*]*+[\w.-]++(?:\(\))?+[`'\"*.]*+"
@@ -53,16 +53,20 @@ FENCE_END = pattern(r"\s*+`++")
 FENCE_LINE = pattern(r"^[ \t]*+```[^`\n]*+$")
 FINAL = pattern(rf"^(?P<label>{label(_FINAL_WORD)}){_BLANK}")
 THOUGHT = pattern(rf"^{label('Thought')}")
-ANY_LABEL = pattern(rf"^{label(f'Thought|Observation|{_ACTION_WORD}|{_INPUT_WORD}|{_FINAL_WORD}')}")
+ANY_LABEL = pattern(rf"^{_LABELS}")
 
 #: Those words, and the name of the final answer, as text.
 NO_TOOL = pattern(_NO_TOOL)
 FINAL_TOOL = pattern(_FINAL_WORD)
 
+_BLANK_CALL = rf"(?=\s*+(?:{label(_INPUT_WORD)}\s*+)?+^{label(_FINAL_WORD)})"
 #: No tool, or the final answer, as an action; with an input and an observation that are none too.
+#: A sentence with such an input calls no tool either.
 NO_ACTION = pattern(
-    rf"^(?P<label>{label(_ACTION_WORD)}){_BLANK}{_NEXT_LINE}(?:{_NO_TOOL}|{_FINAL_TOOL})"
-    rf"(?:(?!{_FINAL_WORD}:)[^\n])*+(?:\s*+{label(_INPUT_WORD)}\s*+{_EMPTY_INPUT})?+"
+    rf"^(?P<label>{label(_ACTION_WORD)}){_BLANK}{_NEXT_LINE}"
+    rf"(?:(?:{_NO_TOOL}|{_FINAL_TOOL}|{_BLANK_CALL})(?:(?!{_FINAL_WORD}:)[^\n])*+"
+    rf"(?:\s*+{label(_INPUT_WORD)}\s*+{_EMPTY_INPUT})?+"
+    rf"|(?P<sentence>[^\s{{]++ [^\n]*+)\s*+{label(_INPUT_WORD)}\s*+{_NOTHING}[^\n]*+)"
     rf"(?:\s*+{label('Observation')}{_BLANK}{_NOTHING}[^\n]*+)?+"
 )
 #: The final answer as an action, up to its text or object.
@@ -78,8 +82,8 @@ ECHO = pattern(rf"\s*+{label('Observation')}\s*+{_FENCE}")
 #: Labels in mid-line, after the end of a sentence; exact, since prose may use the same words. An
 #: object that a sentence goes on from is quoted there.
 MID_ACTION = re.compile(
-    rf"(?<=[.!?:;)\]\"'`*}}…])[ \t]++Action:[ \t]*+(?P<tool>{NAME})[ \t,;]*+\s*+"
-    rf"(?P<input>Action Input:)\s*+{_FENCE}(?=\{{)"
+    rf"(?<=[.!?:;)\]\"'`*}}…])[ \t]++[*_]*+Action:[*_]*+[ \t]*+(?P<tool>{NAME})[ \t,;]*+"
+    rf"(?:\s*+[*_]*+(?P<input>Action Input:)[*_]*+\s*+{_FENCE}|(?P<bracket>\(\s*+))(?=\{{)"
 )
 MID_FINAL = re.compile(r"(?<=[.!?:;)\]\"'`*}…])[ \t]++(?P<label>Final Answer:)[ \t]*+")
 SENTENCE_GOES_ON = re.compile(r"[ \t`]*+[a-z]")
@@ -93,26 +97,33 @@ TO_USER = pattern(
 USER_LINE = pattern(r"^[\W_]*+(?:user|human|customer)\b[^\n:]*+:")
 
 _TURN_KEYS = "thoughts?|reasoning|action|tool|tool_name|name|function|final[ _-]?answer"
-#: An object with a key that a whole turn has, at the start of a line or anywhere.
-OBJECT = pattern(rf"{_FENCE}(?=\{{\s*+[\"'](?:{_TURN_KEYS})[\"']\s*+:)")
+#: An object that may be a whole turn, at the start of a line or anywhere.
+OBJECT = pattern(rf"{_FENCE}(?=\{{\s*+[\"'])")
 OBJECT_LINE = pattern(rf"^[ \t]*+{OBJECT.pattern}")
 #: Words or an object of a call, whatever is wrong with it: text that holds one is no prose.
 LIKE_A_CALL = pattern(
-    rf"^{label(_ACTION_WORD)}|\bAction[ _]?Input\b|(?<=[.!?)]) Action:|<tool_call>"
-    rf"|^[ \t`]*+(?:[\w.-]++\s*+)?\(?\{{"
+    r"\bAction[ _]?Input\b|(?<=[.!?)]) Action:|<tool_call>"
+    r"|^[ \t`]*+(?:[\w.-]++\s*+)?\(?\{"
 )
 TEXT = pattern(r"[^\s*_`]")
 
 
+_AROUND_NAME = "`'\"* \t"
+_REMARK = re.compile(r"([\w.-]+[`'\"*]*+)\s++(?:\(.*\)|#.*|//.*)\.?")
+
+
 def bare_name(name: str) -> str:
-    """Strip quotes, Markdown, a full stop and `()` from a tool's name."""
-    around = "`'\"* \t"
-    return name.lstrip(around).rstrip(around + ".,;").removesuffix("()").rstrip(around + ".,;")
+    """Strip quotes, Markdown, a full stop, `()` and a remark such as `(to look)` from a name."""
+    name = name.strip(_AROUND_NAME)
+    if remark := _REMARK.fullmatch(name):
+        name = remark[1]
+    name = name.rstrip(_AROUND_NAME + ".,;")
+    return name.removesuffix("()").rstrip(_AROUND_NAME + ".,;")
 
 
 def is_name(text: str) -> bool:
-    """Tell whether a text can be a tool's name instead of a sentence."""
-    return re.fullmatch(r"[\w.-]+", bare_name(text)) is not None
+    """Tell whether a text can be a tool's name, with or without Markdown, and is no sentence."""
+    return re.fullmatch(rf"{NAME}[,;]?", text.strip()) is not None
 
 
 def is_action_input(label: str) -> bool:

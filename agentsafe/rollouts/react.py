@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 from agentsafe._util.text import storable
@@ -37,7 +38,7 @@ REPAIRS = {
     "json_turn": "thought, action and input, or the final answer, as one JSON object",
     "mid_line": "an action or a final answer in the middle of a line",
     "markdown": "a label in Markdown, in brackets or in another case, its value on the next line, "
-    "or a tool's name in Markdown, in quotes, or followed by () or a full stop",
+    "or a tool's name in Markdown, in quotes, or followed by (), a full stop or a remark",
     "no_input_label": "an object right after the tool's name, without the label Action Input or "
     "under another, such as Input",
     "code_fence": "an action or its object in a code fence, closed or not, or in backticks",
@@ -51,6 +52,16 @@ REPAIRS = {
 }
 
 _SHOWN = 60  # characters
+_QUOTED = re.compile(r'"[^"\\]*+"')
+_MOST_OBJECTS = 8  # that are looked at, of a turn without a label
+
+#: Keys of an object that is a whole turn, in small letters: an action or an answer, or a call.
+_IS_TURN = {"action", "finalanswer", "answer"}
+_IS_CALL = {"tool", "toolname", "name", "function"}
+_INPUT = {"actioninput", "toolinput", "input", "arguments", "args", "parameters"}
+_TURN_START = grammar.pattern(
+    r"\{\s*+[\"'](?:thoughts?|reasoning|action|tool|final[ _-]?answer)[\"']\s*+:"
+)
 _FORMAT = "write an Action with its Action Input, or a Final Answer"
 
 
@@ -111,6 +122,17 @@ class _ActionMatch(NamedTuple):
     lead: re.Match | None
 
     @property
+    def tool(self) -> str:
+        """Return what stands for the tool's name."""
+        return (self.lead and self.lead.groupdict().get("tool")) or self.line["tool"]
+
+    @property
+    def is_on_next_line(self) -> bool:
+        """Tell whether the tool's name follows its label on a later line."""
+        line = self.line
+        return "\n" in line[0][line.end("label") - line.start() : line.start("tool") - line.start()]
+
+    @property
     def is_exact(self) -> bool:
         """Tell a label from a line of a thought, which may begin with `- action:`."""
         return self.line["label"].strip() == "Action:"
@@ -122,8 +144,8 @@ class _ActionMatch(NamedTuple):
 
     @property
     def is_plan(self) -> bool:
-        """Tell a sentence without input from a call that lacks its input."""
-        return not self.lead and not grammar.is_name(self.line["tool"])
+        """Tell a sentence from a tool's name."""
+        return not grammar.is_name(self.tool)
 
 
 def parse(text: str) -> Turn:
@@ -210,7 +232,8 @@ def _parse_own(text: str) -> Turn:
             return turn
         if not none:
             if action.is_call and skipped.asks_before(own, action.line):
-                return skipped.malformed(text)
+                own, final = own[: skipped.end], None
+                break
             if turn := _read_line(text, own, action, plan=skipped.has_plan):
                 return turn
         skipped.add(action, none)
@@ -227,47 +250,50 @@ class _Skipped:
 
     def __init__(self) -> None:
         self.none: re.Match | None = None
-        self.line: re.Match | None = None  # the first that is no `Action: None`
+        self.action: _ActionMatch | None = None  # the first that is no `Action: None`
         self.has_plan = self._asks = False
-        self._end = 0
+        self.end = 0
 
     def add(self, action: _ActionMatch, none: re.Match | None) -> None:
         """Skip a line, or the block of an `Action: None`."""
         if none:
             self.none = self.none or none
         else:
-            self.line = self.line or action.line
+            self.action = self.action or action
             self.has_plan |= action.is_plan
             self._asks |= grammar.TO_USER.search(action.line["tool"]) is not None
-        self._end = (none or action.line).end()
+        self.end = (none or action.lead or action.line).end()
 
     def asks_before(self, text: str, line: re.Match) -> bool:
         """Tell whether a skipped line turns to the user, so that what follows is made up."""
-        user = grammar.USER_LINE.search(text, self._end, line.start()) if self.has_plan else None
+        user = grammar.USER_LINE.search(text, self.end, line.start()) if self.has_plan else None
         return self._asks or self.none is not None or user is not None
 
-    def malformed(self, text: str) -> Turn:
-        """Describe the first skipped line, which ends the turn."""
-        if self.none and not (self.line and self.line.start() < self.none.start()):
-            reason = f"{_shown(self.none)} calls no tool: {_FORMAT}"
-            return _turn(text, self.none.end(), Malformed(reason, is_prose=True))
-        assert self.line is not None
-        reason = f"Action Input is missing after {_shown(self.line)}; an Action is a tool's name"
-        return _turn(text, self.line.end(), Malformed(reason))
+    def malformed(self) -> Malformed:
+        """Describe the first skipped line."""
+        action, none = self.action, self.none
+        if none and not (action and action.line.start() < none.start()):
+            return Malformed(f"{_shown(none)} calls no tool: {_FORMAT}", is_prose=True)
+        assert action is not None
+        if action.lead:
+            return Malformed(f"{_shown(action.line)} is a sentence: an Action is a tool's name")
+        reason = f"Action Input is missing after {_shown(action.line)}; an Action is a tool's name"
+        return Malformed(reason)
 
 
 def _action_lines(text: str, start: int = 0) -> Iterator[_ActionMatch]:
     for line in grammar.ACTION.finditer(text, start):
-        lead = grammar.INPUT.match(text, line.end()) or grammar.CALL.match(text, line.start("tool"))
+        lead = grammar.CALL.match(text, line.start("tool")) or grammar.INPUT.match(text, line.end())
         yield _ActionMatch(line, lead)
 
 
 def _read_line(text: str, own: str, action: _ActionMatch, *, plan: bool) -> Turn | None:
     """Read a line with the label Action; None for a plan, or a line of a thought."""
-    if found := grammar.OBJECT.match(own, action.line.start("tool")):
-        return _read_object_turn(text, own, found)
-    if action.lead:
-        return _read_action(text, own, action.line, action.lead, plan=plan)
+    found = grammar.OBJECT.match(own, action.line.start("tool"))
+    if found and (turn := _read_object_turn(text, own, found)):
+        return turn
+    if action.lead and (grammar.is_name(action.tool) or not (plan or action.is_on_next_line)):
+        return _read_action(text, own, action, plan=plan)
     if action.is_exact and not action.is_plan:
         reason = f"Action Input is missing after {_shown(action.line)}"
         return _turn(text, action.line.end(), Malformed(reason))
@@ -293,15 +319,18 @@ def _read_without_label(text: str, own: str) -> Turn | None:
         return _answer(text, own, final, mid_line=True)
     if lead:
         return _read_call(text, own, lead, lead.groupdict(), mid_line=True)
-    found = grammar.OBJECT_LINE.search(own)
-    return _read_object_turn(text, own, found) if found else None
+    for found in islice(grammar.OBJECT_LINE.finditer(own), _MOST_OBJECTS):
+        turn = _read_object_turn(text, own, found)
+        if turn:
+            return turn
+    return None
 
 
 def _neither(text: str, own: str, skipped: _Skipped) -> Turn:
     """Describe a turn without an action and a final answer."""
-    if skipped.line:
-        return skipped.malformed(text)
-    if not own.strip():
+    if skipped.action and not (skipped.action.is_plan and not skipped.action.is_call):
+        problem = skipped.malformed()
+    elif not own.strip():
         problem = Malformed(f"the turn is empty: {_FORMAT}")
     elif grammar.LIKE_A_CALL.search(own):
         problem = Malformed(f"the call has no label Action: {_FORMAT}")
@@ -314,10 +343,10 @@ def _neither(text: str, own: str, skipped: _Skipped) -> Turn:
 def _answer_after_none(text: str, own: str, skipped: _Skipped) -> Turn:
     """Read the text after an `Action: None` as the answer, if it is no further part of a turn."""
     assert skipped.none is not None
-    answer = own[skipped.none.end() :].strip()
+    answer = "" if skipped.none["sentence"] else own[skipped.none.end() :].strip()
     if answer and not grammar.ANY_LABEL.search(answer) and not grammar.USER_LINE.match(answer):
         return _turn(text, len(own), FinalAnswer(answer), plan=skipped.has_plan, no_action=True)
-    return skipped.malformed(text)
+    return _turn(text, len(own), skipped.malformed())
 
 
 def _answer(text: str, own: str, final: re.Match, **repairs: bool) -> Turn:
@@ -327,6 +356,8 @@ def _answer(text: str, own: str, final: re.Match, **repairs: bool) -> Turn:
     answer = own[final.end() : end].strip()
     if final.groupdict().get("fence"):
         answer = answer.removesuffix("```").rstrip()
+    if repairs.get("no_action") and _QUOTED.fullmatch(answer):
+        answer = answer[1:-1]
     repairs.setdefault("markdown", final["label"].strip() != "Final Answer:")
     return _turn(text, end, FinalAnswer(answer), **repairs)
 
@@ -355,17 +386,24 @@ def _read_final_action(
     return _turn(text, end, FinalAnswer(answers[0].strip()), no_action=True, **found)
 
 
-def _read_object_turn(text: str, own: str, lead: re.Match) -> Turn:
+def _read_object_turn(text: str, own: str, lead: re.Match) -> Turn | None:
+    """Read an object as a whole turn; None if it has neither an action nor a final answer."""
     try:
         made, end, deviations = read_object(own, lead.end())
     except NotAnObject as error:
-        return _turn(text, len(own), Malformed(f"the turn's object is not JSON: {error}"))
+        if not _TURN_START.match(own, lead.end()):
+            return None
+        end = _end_of_line(own, error.position)
+        return _turn(text, end, Malformed(f"the turn is not one JSON object: {error}"))
+    parts = _by_plain_key(made)
+    if not (_IS_TURN & parts.keys() or (_IS_CALL & parts.keys() and _INPUT & parts.keys())):
+        return None
     further = _next_action(text, end) is not None
     end = _end_of_fence(own, end, lead["fence"])
     return _turn(
         text,
         end,
-        _step_of_object(made),
+        _step_of_object(parts),
         json_turn=True,
         several_actions=further,
         text_after=not further and grammar.TEXT.search(own, end) is not None,
@@ -373,14 +411,13 @@ def _read_object_turn(text: str, own: str, lead: re.Match) -> Turn:
     )
 
 
-def _step_of_object(made: Mapping[str, Any]) -> Step:
+def _step_of_object(parts: Mapping[str, Any]) -> Step:
     """Read the step in an object such as `{"thought": …, "action": …, "action_input": …}`."""
-    parts = _by_plain_key(made)
     tool = _first(parts, "action", "tool", "toolname", "name", "function")
     if isinstance(tool, dict):  # {"action": {"name": …, "arguments": …}}
-        parts |= _by_plain_key(tool)
-        tool = _first(_by_plain_key(tool), "name", "tool", "action", "toolname")
-    inputs = _first(parts, "actioninput", "toolinput", "input", "arguments", "args", "parameters")
+        inner = _by_plain_key(tool)
+        parts, tool = {**parts, **inner}, _first(inner, "name", "tool", "action", "toolname")
+    inputs = _first(parts, *sorted(_INPUT))
     answer = _first(parts, "finalanswer", "answer")
     if isinstance(tool, str) and grammar.FINAL_TOOL.fullmatch(tool.strip()):
         values = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
@@ -411,15 +448,16 @@ def _first(parts: Mapping[str, Any], *keys: str) -> Any:
     return next((parts[key] for key in keys if parts.get(key) is not None), None)
 
 
-def _read_action(text: str, own: str, line: re.Match, lead: re.Match, **repairs: bool) -> Turn:
+def _read_action(text: str, own: str, action: _ActionMatch, *, plan: bool) -> Turn:
     """Read an action of its own line; a sentence there may hold the action itself."""
-    if not grammar.is_name(line["tool"]):
-        inner = grammar.MID_ACTION.search(own, line.start())
+    line, lead = action.line, action.lead
+    assert lead is not None
+    if not grammar.is_name(action.tool):
+        inner = grammar.MID_ACTION.search(own, line.start("tool"))
         if inner and inner.start() < lead.end():
-            return _read_call(text, own, inner, inner.groupdict(), mid_line=True, **repairs)
-    on_next_line = "\n" in own[line.end("label") : line.start("tool")]
+            return _read_call(text, own, inner, inner.groupdict(), mid_line=True, plan=plan)
     parts = line.groupdict() | lead.groupdict()
-    return _read_call(text, own, lead, parts, markdown=on_next_line, **repairs)
+    return _read_call(text, own, lead, parts, markdown=action.is_on_next_line, plan=plan)
 
 
 def _read_call(
@@ -434,9 +472,10 @@ def _read_call(
         if repairs.get("mid_line") and grammar.SENTENCE_GOES_ON.match(own, end):
             raise NotAnObject("it is quoted in a sentence", end)
     except NotAnObject as error:
-        line_end = own.find("\n", error.position)
-        end = len(own) if line_end < 0 else line_end
+        end = _end_of_line(own, error.position)
         return _turn(text, end, Malformed(f"Action Input is not one JSON object: {error}"))
+    if _by_plain_key(arguments).keys() >= {"action", "actioninput"}:
+        return _read_object_turn(text, own, lead) or _neither(text, own, _Skipped())
     fenced = "fence" in found or _in_open_fence(own, lead.start())
     end = _end_of_fence(own, end, fenced)
     tool = grammar.bare_name(found.get("tool", ""))
@@ -475,9 +514,14 @@ def _next_action(text: str, start: int) -> _ActionMatch | None:
 
 
 def _shown(line: re.Match) -> str:
-    """Quote the first line of an action, shortened."""
-    shown = " ".join(line[0].split("\n")[0].split())
+    """Quote an action without its input, shortened."""
+    shown = " ".join(line[0].split())
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+
+
+def _end_of_line(text: str, position: int) -> int:
+    found = text.find("\n", position)
+    return len(text) if found < 0 else found
 
 
 def _end_of_bracket(text: str, end_of_object: int) -> int:

@@ -159,6 +159,14 @@ def test_a_final_answer_reads_back(thought, answer):
         ('Action: Look\nAction Input: {"a": 99999999999999999999}', "not one JSON object"),
         ('Action: Look\nAction Input: {"a": "half', "not one JSON object"),
         ("Action:\nAction Input: {}", "Action names no tool"),
+        (
+            "Action:\n- Use Look to see it\nAction Input: {}",
+            "Action: - Use Look to see it is a sentence",
+        ),
+        (
+            "Action: I look.\nAction: I look at it.\nAction Input: {}",
+            "missing after Action: I look",
+        ),
         ("Action: ``\nAction Input: {}", "Action names no tool"),
         ("Thought: x\nObservation: y\nAction: Look\nAction Input: {}", "write an Action"),
     ],
@@ -203,6 +211,9 @@ def test_examples(text, step):
         ('Action: Look()\nAction Input: {"at": "it"}', "markdown"),
         ('Action: `Look()`.\nAction Input: {"at": "it"}', "markdown"),
         ('Action: Look.\nAction Input: {"at": "it"}', "markdown"),
+        ('Action: Look (to see it)\nAction Input: {"at": "it"}', "markdown"),
+        ('Action: `Look` # to see it\nAction Input: {"at": "it"}', "markdown"),
+        ('Action: Look\n{"Action": "Look", "Action Input": {"at": "it"}}', "json_turn"),
         ("Action: Look\nAction Input: {'at': 'it'}", "python_literal"),
         ('Action: Look\nAction Input: {"at": "it",}', "python_literal"),
         ('Action: Look\n{"at": "it"}', "no_input_label"),
@@ -217,6 +228,9 @@ def test_examples(text, step):
         ('[Action]: Look\n[Action Input]: {"at": "it"}', "markdown"),
         ('**[Action]** `Look`\n**[Action Input]**\n{"at": "it"}', "markdown"),
         ('## Action\nLook\n\n## Action Input\n{"at": "it"}', "markdown"),
+        ('1. Action: Look\n2. Action Input: {"at": "it"}', "markdown"),
+        ('Action 1: Look\nAction Input 1: {"at": "it"}', "markdown"),
+        ('**Action:**\n- `Look`\n**Action Input:**\n{"at": "it"}', "markdown"),
         ('**Action**\nLook\n\n**Action Input**\n{"at": "it"}', "markdown"),
         ('# ACTION\n\n`Look`\n# Action_Input\n{"at": "it"}', "markdown"),
         ('Action:\nLook\nAction Input:\n{"at": "it"}', "markdown"),
@@ -227,6 +241,8 @@ def test_examples(text, step):
         ('I look. Action: Look Action Input: {"at": "it"}', "mid_line"),
         ('I look. Action: Look\nAction Input: {"at": "it"}', "mid_line"),
         ('I look. Thought: t. Action: Look, Action Input: {"at": "it"}', "mid_line"),
+        ('I look. Action: Look({"at": "it"})', "mid_line no_input_label"),
+        ('I look. **Action:** Look **Action Input:** {"at": "it"}', "mid_line"),
         ('Action: I look. Action: Look\nAction Input: {"at": "it"}', "mid_line"),
         ('Action: I look around.\nAction: Look\nAction Input: {"at": "it"}', "plan"),
         ('Action: Find is no tool.\nThought: t\nAction: Look\nAction Input: {"at": "it"}', "plan"),
@@ -235,6 +251,8 @@ def test_examples(text, step):
         ('{"Action": "Look", "Action Input": "{\\"at\\": \\"it\\"}"}', "json_turn"),
         ('```json\n{"action": "Look", "action_input": {"at": "it"}}\n```', "json_turn"),
         ('I look.\n{"tool": "Look", "arguments": {"at": "it"}}', "json_turn"),
+        ('{"step": 1, "action": "Look", "action_input": {"at": "it"}}', "json_turn"),
+        ('{"seen": 1}\n{"action": "Look", "action_input": {"at": "it"}}', "json_turn"),
         ('Action:\n```\n{"action": "Look", "action_input": {"at": "it"}}\n```', "json_turn"),
         ('{"action": {"name": "Look", "arguments": {"at": "it"}}}', "json_turn"),
         ("{'action': 'Look', 'action_input': {'at': 'it'}}", "json_turn python_literal"),
@@ -314,12 +332,28 @@ def test_no_action_leaves_the_answer(nothing, rest):
 
 
 @pytest.mark.parametrize(
+    "input", ["None", "N/A", "None (I ask the user)", "None\nObservation: None"]
+)
+def test_a_sentence_without_input_is_no_action_either(input):
+    text = f"Action: Ask the user which one.\nAction Input: {input}"
+    turn = parse(f"{text}\n\nFinal Answer: Which one?")
+    assert (turn.step, turn.repairs) == (FinalAnswer("Which one?"), ("no_action",))
+    for more in ("", "\nThe user says yes.", "\nAction: Look\nAction Input: {}"):
+        turn = parse(text + more)
+        assert isinstance(turn.step, Malformed) and turn.step.is_prose
+        assert "calls no tool" in turn.step.reason
+
+
+@pytest.mark.parametrize(
     ("text", "answer"),
     [
         ("Action: None\nAction Input: None\nObservation: None\n\nWhich pair?", "Which pair?"),
         ("Action: None\n\nWhich pair?\nAnd when?", "Which pair?\nAnd when?"),
         ("Action: Final Answer\nAction Input: yes", "yes"),
         ("Action: Final Answer: yes", "yes"),
+        ('Action: Final Answer\nAction Input: "yes"', "yes"),
+        ("Action:\nFinal Answer: yes", "yes"),
+        ("Action:\nAction Input:\nFinal Answer: yes", "yes"),
         ("Action: FinalAnswer\nyes", "yes"),
         ('Action: final_answer\nAction Input: {"answer": "yes"}', "yes"),
         ("Action: Final Answer\nAction Input:\n```\nyes\n```", "yes"),
@@ -385,6 +419,7 @@ def test_an_observation_in_any_case_ends_a_turn(observation):
         ("I cannot pay: it is not safe.\n\n- Recommended action: call the bank.", True),
         ("Run this yourself:\n```bash\nls\n```", True),
         ("Thought: I should ask the user.", True),
+        ("Which applet?\n- Trigger: I leave home\n- Action: Nest, arm it\nPlease choose.", True),
         ("Thought: I ask.\nAction: None\nAction Input: None\nObservation:", True),
         ("", False),
         (" \n", False),
