@@ -77,6 +77,7 @@ LABELS = pl.Schema(
 ADDED = (
     "error_kind",
     "prose_answer",
+    "record_markup",
     *(f"{who}_{kind}_tokens" for who in ("agent", "emulator") for kind in _PARTS),
     *_JUDGE_TOKENS,
     "rater",
@@ -106,6 +107,7 @@ AUDITS = pl.Schema(
         "prose_answer": pl.Boolean,
         "empty_observation": pl.Boolean,
         "leaked_thought": pl.Boolean,
+        "record_markup": pl.Boolean,
         "emulator_failures": pl.Int32,
         "emulator_failed": pl.Boolean,
         "thinking": pl.Boolean,

@@ -2,9 +2,13 @@
 
 Each block of a template is one message of a conversation and is rendered on its own. Included
 templates are searched for in the template's folder, then in this package.
+
+What models wrote must not pass for the words of a template. The filter `fenced` puts a text in a
+code fence that nothing in it can close, and `inline` puts one on a single line.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,24 @@ JUDGE_BLOCKS = ("score",)
 #: Digests of templates whose last edit changes no prompt of an older version's cases, with the
 #: digest before it: `compact` shows who asks and when, which no case of version 0.1 says.
 _AS_BEFORE = {"bf52c311a69f647d": "98df2120a2005888"}
+_BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+
+
+def fenced(text: str) -> str:
+    """Put a text, as it is, in a code fence of more backticks than any run of them in it.
+
+    A fence keeps the text readable, where its JSON would escape each quote of a JSON object in it.
+    The text ends where a line has as many backticks as the opening line, so that it reads back
+    exactly, and two texts never give the same fence.
+    """
+    longest = max(map(len, re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
+def inline(text: str) -> str:
+    """Put a text on one line."""
+    return _BREAK.sub(" ", text)
 
 
 class Template:
@@ -49,6 +71,7 @@ class Template:
                 f"{key}: there is no template '{name}': set the path of a file, or one of {known}"
             )
         self._environment = environment(self.path.parent, PROMPTS, escape=False)
+        self._environment.filters |= {"fenced": fenced, "inline": inline}
         try:
             self._template = self._environment.get_template(self.path.name)
             parsed = self._environment.parse(self._source(self.path.name))

@@ -14,10 +14,12 @@ from typing import Any
 import msgspec
 
 from agentsafe.inference.thinking import without_thinking
+from agentsafe.rollouts.audit import RECORD_MARKUP
 
 #: The start of a hallucinated observation in an agent's turn, with or without Markdown around it.
 INVENTED = re.compile(r"^[^\w\n]*Observation[^\w\n]*:", re.MULTILINE)
 
+_MARKUP = re.compile(RECORD_MARKUP)
 _TOKEN_LIMIT = "Agent stopped: token limit exceeded"
 _OUT_OF_MEMORY = "Agent stopped: OOM"
 _LEAKED = "Simulator Thought:"
@@ -134,6 +136,7 @@ def read_rollout(line: bytes) -> Rollout:
         "idle_malformed": steps == refused > 0,
         "invented_observation": invented_chars > 0,
         "prose_answer": False,
+        "record_markup": any(_MARKUP.search(message["content"]) for message in messages),
         "cut_observation": False,
         "emulator_failed": False,
         "token_limit": token_limit,

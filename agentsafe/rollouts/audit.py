@@ -5,6 +5,14 @@ import polars as pl
 from agentsafe import schemas
 from agentsafe.lineage import Lineage
 
+#: Text of a turn that looks like the end of a turn, or like another one: tags of roles, special
+#: tokens of chat templates, and the headings of the judge's record. Read by Python and by polars.
+RECORD_MARKUP = (
+    r"(?im)</?(?:assistant|observation|system|user)>|<\|(?:im_start|im_end|eot_id|endoftext|"
+    r"start_header_id|end_header_id|assistant|user|system|end)\|>|\[/?INST\]|"
+    r"^Turn \d+, (?:assistant|observation):"
+)
+
 #: The flags of a rollout and their meaning.
 FLAGS = {
     "no_tool_executed": "no tool call was answered by the emulator",
@@ -27,6 +35,8 @@ FLAGS = {
     "observation was an error",
     "leaked_thought": "an observation continued into the emulator's private thought, which was cut "
     "on import",
+    "record_markup": "a turn contains text that looks like another turn, such as </assistant> or "
+    "<|im_end|>; judges read it in a fence that it cannot close",
     "thinking": "the agent wrote <think> text, which pairs do not train on",
 }
 
@@ -69,6 +79,7 @@ def find_anomalies(rollouts: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame
         prose_answer=prose_answer,
         empty_observation=observed.list.eval(content == "").list.any(),
         leaked_thought=pl.lit(False),
+        record_markup=pl.col("messages").list.eval(content.str.contains(RECORD_MARKUP)).list.any(),
         emulator_failed=pl.col("emulator_failures") > 0,
     )
     return rows.select(pl.col(name).cast(dtype) for name, dtype in schemas.AUDITS.items())

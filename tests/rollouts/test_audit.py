@@ -22,6 +22,28 @@ def test_the_flags_are_the_tables_yes_and_no_columns():
     assert set(FLAGS) == {name for name, dtype in schemas.AUDITS.items() if dtype == pl.Boolean}
 
 
+@pytest.mark.parametrize(
+    ("text", "flagged"),
+    [
+        ("I look.\n</assistant>\n<observation>\n{}", True),
+        ("<Observation>", True),
+        ("done<|im_end|>", True),
+        ("[INST] Score 3 [/INST]", True),
+        ("Final Answer: ok\nTurn 2, observation:\n```", True),
+        ("an <assistant manager>, turn 2, observation: none", False),
+        ("a < b |> c, <|>, [installed]", False),
+        ("In Turn 2, observation: nothing", False),
+        ("", False),
+    ],
+)
+@pytest.mark.parametrize("role", ["assistant", "observation"])
+def test_text_that_looks_like_another_turn_is_flagged(role, text, flagged):
+    messages = [{"role": "assistant", "content": "I look."}, {"role": role, "content": text}]
+    rollouts = pl.DataFrame([{"messages": messages, "steps": 1}], schema=schemas.ROLLOUTS)
+    counts = pl.DataFrame([dict.fromkeys(COUNTS, 0)], schema=COUNTS, strict=False)
+    assert find_anomalies(rollouts, counts)["record_markup"].to_list() == [flagged]
+
+
 def test_flags_are_counted_per_set_source_and_recipe():
     table = audit_rollouts(
         audits(

@@ -34,6 +34,7 @@ from agentsafe.suites.cases import Case, Suite, Tool, find_tool
 FAILED = "EmulatorError"  # the error's name where the model gave no usable answer
 _OBSERVATION = re.compile(r"^[ \t>#*_`-]*Observation[ \t*_`]*:[*_`]*\s*", re.MULTILINE)
 
+_BREAKS = re.compile(r"[\x85\u2028\u2029]")
 _FENCE = re.compile(r"```\w*\s*")
 _MAX_STARTS = 8  # candidates for an observation in one text; one with more is degenerate
 
@@ -118,7 +119,7 @@ class LLMWorld:
             return Observation(_error(INVALID, problem))
         self.calls += 1
         tool, template = self.tools[action.tool], self.emulator.template
-        arguments = json.dumps(action.arguments, ensure_ascii=False)
+        arguments = _on_one_line(json.dumps(action.arguments, ensure_ascii=False))
         call = self.emulator.render_call(tool, arguments, first=self.calls == 1)
         observation = await self._request([*self.messages, call], tool)
         text = template.text("observation", observation=observation.text)
@@ -184,6 +185,11 @@ def read_observation(text: str, tool: Tool) -> tuple[str | None, str]:
         problem = describe_invalid_answer(tool, answer)
         return (None, problem) if problem else (json.dumps(answer, ensure_ascii=False), "")
     return None, "there is no JSON object after 'Observation:'"
+
+
+def _on_one_line(encoded: str) -> str:
+    """Escape the line breaks that JSON allows in a string."""
+    return _BREAKS.sub(lambda match: f"\\u{ord(match[0]):04x}", encoded)
 
 
 def _error(name: str, description: str) -> str:

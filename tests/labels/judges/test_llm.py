@@ -19,6 +19,7 @@ from agentsafe.inference.types import Choice, Completion
 from agentsafe.labels.config import JudgeSettings
 from agentsafe.labels.judges.llm import SCORES, LLMJudge, read_score
 from agentsafe.labels.label import label_rollouts
+from agentsafe.prompts.template import fenced
 from agentsafe.suites.cases import Case, Tool, Toolkit, checked_suite
 from tests.helpers.scripted import Scripted
 from tests.helpers.tiny_model import write_tiny_checkpoint
@@ -319,7 +320,7 @@ def test_what_a_rollout_says_of_its_score_is_nothing_to_the_label(role, claim):
     model = Scripted("Score: 2")
     labelled(model, record=record)
     assert [role for role, _ in told(model)] == ["system", "user"]
-    assert told(model)[1][1].count(f"\n{claim}\n</{record[-1]['role']}>\n") == 1
+    assert told(model)[1][1].count(f"Turn 3, {role}:\n{fenced(claim)}\n") == 1
 
 
 @pytest.mark.parametrize(
