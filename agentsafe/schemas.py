@@ -81,6 +81,7 @@ ADDED = (
     *(f"{who}_{kind}_tokens" for who in ("agent", "emulator") for kind in _PARTS),
     *_JUDGE_TOKENS,
     "rater",
+    *("failed", "refused", "no_room", "failed_rollouts", "unscored"),
 )
 #: Columns that do not make two labels different.
 _REMARKS = ("error_kind", "rationale", "expected", "entropy", "tokens", *_JUDGE_TOKENS)
@@ -110,6 +111,9 @@ AUDITS = pl.Schema(
         "record_markup": pl.Boolean,
         "emulator_failures": pl.Int32,
         "emulator_failed": pl.Boolean,
+        "failed": pl.Boolean,
+        "refused": pl.Boolean,
+        "no_room": pl.Boolean,
         "thinking": pl.Boolean,
     }
 )
@@ -212,12 +216,14 @@ POINTS = pl.Schema(
         "judge": pl.String,
         "cases": pl.Int32,
         "labels": pl.Int32,
+        "unscored": pl.Int32,
         **{
             f"{metric}{kind}{suffix}": pl.Float64
             for metric in METRICS
             for kind in ("", "_delta")
             for suffix in ("", *(f"_{part}" for part in _INTERVAL))
         },
+        "failed_rollouts": pl.Int64,
         "turns": pl.Int64,
         "malformed_share": pl.Float64,
         "idle_malformed_share": pl.Float64,

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from agentsafe._util.atomic_write import whole_file
-from agentsafe.errors import UserError
+from agentsafe.errors import ServerTrouble, UserError
 from agentsafe.inference.types import Choice, Completion, Message, Sampling, Scorer
 
 log = logging.getLogger(__name__)
@@ -41,13 +41,17 @@ class _Request(msgspec.Struct, omit_defaults=True):
 
 
 class _Answer(msgspec.Struct, omit_defaults=True):
-    """The answer to a request: a completion, a choice, a `UserError`'s text or another error."""
+    """The answer to a request: a completion, a choice, a `UserError`'s text or another error.
+
+    `trouble` tells that the other error was a `ServerTrouble`.
+    """
 
     number: int
     completion: Completion | None = None
     choice: Choice | None = None
     user_error: str = ""
     other_error: str = ""
+    trouble: bool = False
 
 
 _read_request = msgspec.json.Decoder(_Request).decode
@@ -155,6 +159,7 @@ async def _answer(model: Scorer, request: _Request, writer: asyncio.StreamWriter
     except Exception as error:
         log.exception("a request failed")
         answer.other_error = f"{type(error).__name__}: {error}"
+        answer.trouble = isinstance(error, ServerTrouble)
     writer.write(msgspec.json.encode(answer) + b"\n")
     await writer.drain()
 
@@ -227,7 +232,8 @@ class ServiceChat:
         if answer.user_error:
             raise UserError(answer.user_error)
         if answer.other_error:
-            raise RuntimeError(f"models.{self._name}: {answer.other_error}; see {self._log}")
+            kind = ServerTrouble if answer.trouble else RuntimeError
+            raise kind(f"models.{self._name}: {answer.other_error}; see {self._log}")
         return answer
 
     async def _converse(self) -> None:

@@ -62,8 +62,11 @@ _ENDS |= dict.fromkeys(
 )
 #: Tokens that end a turn and leave no text.
 _END_TOKENS = 2
-#: More characters than one token of a prompt has in any language, from that many characters on.
-_MOST_PER_TOKEN, _LONG = 7, 2000
+#: More characters than one token of a long prompt has in any language.
+MOST_PER_TOKEN = 7
+#: Tokens that a server reads at least before it cuts a prompt; one that counts fewer does not count
+#: what it reads, such as what comes from a cache.
+_LEAST_READ = 512
 
 
 class NoAnswer(ValueError):
@@ -353,11 +356,11 @@ def _check_prompt(messages: Sequence[Message], usage: _Usage) -> None:
         NoAnswer: it counts so few tokens that it must have cut the prompt without saying so.
     """
     read = _count(usage.prompt_tokens)
-    if not read:  # it does not count
+    if not read:
         return
     read += _count(usage.cache_read_input_tokens) or 0  # Anthropic counts these apart
     chars = sum(len(message["content"]) for message in messages)
-    if chars >= _LONG and chars > _MOST_PER_TOKEN * read:
+    if read >= _LEAST_READ and chars > MOST_PER_TOKEN * read:
         raise NoAnswer(
             f"the server read {read:,} tokens of a prompt of {chars:,} characters, so it cut the "
             "prompt silently: raise its context (Ollama: num_ctx), or lower the prompt's length"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentsafe._util.json import read_json
-from agentsafe.errors import UserError
+from agentsafe.errors import ServerTrouble, UserError
 from agentsafe.inference.stop_strings import cut_after
 from agentsafe.inference.thinking import OPEN, first_stop, split_thinking
 from agentsafe.inference.types import Completion, Sampling
@@ -130,12 +130,12 @@ def completion(
     reasoning. Such a turn has the stop reason `length`: it has not ended.
 
     Raises:
-        RuntimeError: vLLM aborted the turn.
+        ServerTrouble: vLLM aborted the turn.
     """
     output = founds[-1].outputs[0]
     reason = output.finish_reason
     if reason not in ("stop", "length"):
-        raise RuntimeError(f"vLLM aborted a turn: {reason}")
+        raise ServerTrouble(f"vLLM aborted a turn: {reason}")
     by_string = reason == "stop" and isinstance(output.stop_reason, str)
     tokens = [token for found in founds for token in found.outputs[0].token_ids]
     text = tokenizer.decode(

@@ -28,15 +28,17 @@ def summary(
     Returns:
         Rows of `schemas.PREFERENCE_SUMMARY`. Quantities: `pairs`, `clean_pairs` (both sides are
         among `agentsafe.preferences.pairs.clean_rollouts`), `cases`, `rollouts` (distinct),
-        `rollouts_unscored` (without a score, so in no pair), `same_checkpoint` (both sides of one
-        checkpoint); by key, `gap` (pairs by score points on the objective's metric; for `both`, on
-        helpfulness, as in the paper's counts), `per_case`, `chosen` and `rejected` (by checkpoint);
-        by percentile, `chosen_chars` and `rejected_chars` (whole completion); and per side the
-        shares `observation_share` of characters and `invented_share` of rollouts.
+        `rollouts_unscored` (without a score, so in no pair), `rollouts_failed` (those of them that
+        failed through a server or the machine), `same_checkpoint` (both sides of one checkpoint);
+        by key, `gap` (pairs by score points on the objective's metric; for `both`, on helpfulness,
+        as in the paper's counts), `per_case`, `chosen` and `rejected` (by checkpoint); by
+        percentile, `chosen_chars` and `rejected_chars` (whole completion); and per side the shares
+        `observation_share` of characters and `invented_share` of rollouts.
     """
     metric = OBJECTIVES[objective][-1]
     sides = {side: _side(pairs, audits, side) for side in ("chosen", "rejected")}
     clean = clean_rollouts(audits)
+    failed = audits.filter(pl.col("failed"))
     clean_pairs = pairs
     for name in sides:
         keys = [f"{name}_checkpoint", "case_id", f"{name}_sample"]
@@ -52,6 +54,7 @@ def summary(
             "",
             scores.filter(pl.any_horizontal(pl.col(OBJECTIVES[objective]).is_null())).height,
         ),
+        ("rollouts_failed", "", scores.join(failed, on=ROLLOUT, how="semi").height),
         (
             "same_checkpoint",
             "",

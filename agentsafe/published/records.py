@@ -138,7 +138,7 @@ def read_rollout(line: bytes) -> Rollout:
         "prose_answer": False,
         "record_markup": any(_MARKUP.search(message["content"]) for message in messages),
         "cut_observation": False,
-        "emulator_failed": False,
+        **dict.fromkeys(("emulator_failed", "failed", "refused", "no_room"), False),
         "token_limit": token_limit,
         "out_of_memory": out_of_memory,
     }

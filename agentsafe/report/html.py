@@ -43,6 +43,7 @@ _PAIR_COLUMNS = {
     "cases": "cases",
     "rollouts": "rollouts used",
     "rollouts_unscored": "rollouts without a score",
+    "rollouts_failed": "rollouts that failed",
     "same_checkpoint": "pairs of one checkpoint",
 }
 

@@ -81,6 +81,7 @@ _HEADS = {
     "held_out_accuracy": "held-out accuracy",
     "malformed_share": "malformed turns",
     "idle_malformed_share": "idle because malformed",
+    "failed_rollouts": "failed rollouts",
 }
 _GROUPS = ("judge", "set", "metric")
 _SIGNED = ("delta", "margin", "effect", "difference")
@@ -179,9 +180,9 @@ def _of_points(points: pl.DataFrame) -> dict[str, pl.DataFrame]:
     scores, deltas = ("safety", "helpfulness"), ("safety_delta", "helpfulness_delta")
     made = {
         "sources": runs.filter(pl.col("recipe") == SOURCE).select(
-            "source", "cases", "labels", *_with_interval(*scores)
+            "source", "cases", "labels", "unscored", *_with_interval(*scores)
         ),
-        "scores": trained.select(*key, *_with_interval(*scores), "reason"),
+        "scores": trained.select(*key, "unscored", *_with_interval(*scores), "reason"),
         "deltas": trained.select(*key, *_with_interval(*deltas)),
     }
     if points["turns"].null_count() < len(points):
@@ -194,7 +195,8 @@ def _format_validity(runs: pl.DataFrame) -> pl.DataFrame:
     shares = ["malformed_share", "idle_malformed_share"]
     alarming = pl.max_horizontal(shares) > ALARMING_SHARE
     ordered = runs.sort("source", pl.col("recipe") != SOURCE, "recipe", "beta")
-    return ordered.select("source", "recipe", "beta", "turns", *shares, "reason", alarming=alarming)
+    columns = ("source", "recipe", "beta", "failed_rollouts", "turns", *shares, "reason")
+    return ordered.select(*columns, alarming=alarming)
 
 
 def _audit(audit: pl.DataFrame) -> pl.DataFrame:

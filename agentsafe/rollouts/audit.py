@@ -33,6 +33,10 @@ FLAGS = {
     "empty_observation": "the emulator's observation was empty",
     "emulator_failed": "the emulating model gave no usable answer to a call, so that the "
     "observation was an error",
+    "failed": "a server or the machine ended the episode (stop reason `error`): it says nothing of "
+    "the agent and is not scored",
+    "refused": "failed, as a server refused the content of the conversation",
+    "no_room": "failed, as the conversation did not fit the context of the agent or the emulator",
     "leaked_thought": "an observation continued into the emulator's private thought, which was cut "
     "on import",
     "record_markup": "a turn contains text that looks like another turn, such as </assistant> or "
@@ -59,6 +63,7 @@ def find_anomalies(rollouts: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame
     agent = pl.col("messages").list.filter(message.field("role") == "assistant")
     observed = pl.col("messages").list.filter(message.field("role") == "observation")
     chars = content.str.len_chars()
+    kind = pl.col("error_kind").fill_null("")
     idle = pl.col("steps") == pl.col("unknown_tools")
     repairs = pl.col("asides").list.eval(message.field("repairs").list.contains("prose_answer"))
     prose_answer = repairs.list.any().fill_null(False)
@@ -73,7 +78,10 @@ def find_anomalies(rollouts: pl.DataFrame, counts: pl.DataFrame) -> pl.DataFrame
         invented_observation=pl.lit(False),
         cut_observation=pl.col("invented_chars") > 0,
         token_limit=pl.col("stop_reason") == "token_limit",
-        out_of_memory=pl.col("error_kind").fill_null("") == "out_of_memory",
+        out_of_memory=kind == "out_of_memory",
+        failed=(pl.col("stop_reason") == "error") & (kind != "out_of_memory"),
+        refused=kind == "refused",
+        no_room=kind == "context",
         repaired_action=pl.col("repaired_turns") > 0,
         malformed_action=pl.col("malformed_turns") > 0,
         prose_answer=prose_answer,

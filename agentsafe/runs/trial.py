@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agentsafe.errors import ConversationRefused, UserError
+from agentsafe.inference.openai_protocol import MOST_PER_TOKEN
 from agentsafe.inference.types import Completion, Message, Sampling
 from agentsafe.models.config import Model
 
 if TYPE_CHECKING:
     from agentsafe.inference.openai import ApiChat
 
+#: Characters from which a prompt is long, and its characters per token are sure.
+_LONG = 2000
 #: Characters per token differ less than this between two prompts of a role, unless one was cut.
 _MOST_ALIKE = 1.3
 
@@ -123,10 +126,11 @@ async def _try(chat: "ApiChat", role: Role) -> tuple[_Told, float]:
         raise refused[0]
     if refused:
         told.notes.append(f"it refuses 1 of 2 first prompts ({refused[0]})")
-    if len(sizes) == 2 and sizes[1] > _MOST_ALIKE * sizes[0]:
+    alike = len(sizes) < 2 or sizes[1] <= _MOST_ALIKE * sizes[0]
+    if not alike or (_chars(longest) >= _LONG and sizes[-1] > MOST_PER_TOKEN):
         told.problems.append(
-            f"its server reads {sizes[1]:.1f} characters per token of the longest prompt, but "
-            f"{sizes[0]:.1f} of the first, so it seems to cut long prompts silently: raise its "
+            f"its server counts one token for {sizes[-1]:.1f} characters of the longest prompt and "
+            f"for {sizes[0]:.1f} of the first, so it seems to cut long prompts silently: raise its "
             "context (Ollama: num_ctx)"
         )
     return told, min(sizes)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from agentsafe import schemas
 from agentsafe.errors import UserError
@@ -95,16 +96,19 @@ def sample_cells(
 
     Returns:
         One row per cell with `lineage, condition, source, recipe, beta, seed, judge, cases,
-        labels`; `labels` counts every sample and replicate, of the metric that has fewer. A source
-        has a cell for each seed, on that seed's test cases, to be compared with.
+        labels, unscored`; `labels` counts every sample and replicate, of the metric that has fewer,
+        and `unscored` those without a score, of the metric that has more. A checkpoint without any
+        score is a cell of no cases. A source has a cell for each seed, on that seed's test cases,
+        to be compared with.
 
     Raises:
         UserError: there is no ok label, or a checkpoint's name is not that of a lineage.
     """
+    ok = pl.col("status") == "ok"
     scored = (
-        labels.filter(pl.col("status") == "ok", pl.col("metric").is_in(schemas.METRICS))
+        labels.filter(pl.col("metric").is_in(schemas.METRICS), ok.any().over("judge"))
         .group_by("checkpoint", "judge", "case_id", "metric")
-        .agg(pl.col("score").mean(), labels=pl.col("score").count())
+        .agg(pl.col("score").filter(ok).mean(), labels=ok.sum(), unscored=(~ok).sum())
     )
     if scored.is_empty():
         raise UserError(
@@ -112,7 +116,7 @@ def sample_cells(
             "for a release also check label_sets, result_sets and import_report"
         )
     case_ids = scored.select("case_id").unique().sort(case_order())["case_id"].to_list()
-    cells, scores, source_scores, labelled = _cells(scored, case_ids, cases)
+    cells, scores, source_scores, (labelled, failed) = _cells(scored, case_ids, cases)
     values = np.concatenate([scores, scores - source_scores])  # (4, cells, cases)
     estimate = np.empty(values.shape[:2])
     resampled = np.empty((*values.shape[:2], resamples), np.float32)
@@ -131,6 +135,7 @@ def sample_cells(
         pl.col("beta").cast(pl.Float64),
         cases=pl.Series((labelled > 0).any(axis=0).sum(axis=-1), dtype=pl.Int32),
         labels=pl.Series(labelled.sum(axis=-1).min(axis=0), dtype=pl.Int32),
+        unscored=pl.Series(failed.sum(axis=-1).max(axis=0), dtype=pl.Int32),
     )
     return Sample(rows, estimate, resampled)
 
@@ -138,7 +143,11 @@ def sample_cells(
 def _cells(
     scored: pl.DataFrame, case_ids: Sequence[str], cases: int
 ) -> tuple[list[dict], np.ndarray, np.ndarray, np.ndarray]:
-    """Collect the cells; their own scores, their source's and label counts: (2, cells, cases)."""
+    """Collect the cells, their own scores and their source's, and counts of labels.
+
+    Scores have the shape (2, cells, cases). Counts are (2, 2, cells, cases), those of labels with
+    a score first.
+    """
     metrics = dict(zip(schemas.METRICS, range(len(schemas.METRICS)), strict=True))
     keys = scored.select("checkpoint", "judge").unique().sort("checkpoint", "judge")
     place = scored.join(keys.with_row_index("key"), on=["checkpoint", "judge"]).select(
@@ -147,11 +156,13 @@ def _cells(
         pl.col("case_id").replace_strict(case_ids, range(len(case_ids)), return_dtype=pl.Int32),
         "score",
         "labels",
+        "unscored",
     )
     where = tuple(place[name].to_numpy() for name in place.columns[:3])
     scores_of_key = np.full((len(metrics), len(keys), len(case_ids)), np.nan)
-    counts_of_key = np.zeros(scores_of_key.shape, np.int64)
-    scores_of_key[where], counts_of_key[where] = place["score"], place["labels"]
+    counts_of_key = np.zeros((2, *scores_of_key.shape), np.int64)
+    scores_of_key[where] = place["score"]
+    counts_of_key[0][where], counts_of_key[1][where] = place["labels"], place["unscored"]
     numbers = {key: number for number, key in enumerate(keys.iter_rows())}
     table = {key: scores_of_key[:, number] for key, number in numbers.items()}
     lineages = {checkpoint: Lineage.parse(checkpoint) for checkpoint, _ in table}
@@ -182,12 +193,12 @@ def _cells(
             source_scores.append(
                 np.where(test, table.get((lineage.source, judge), unlabelled), np.nan)
             )
-            counts.append(np.where(test, counts_of_key[:, numbers[checkpoint, judge]], 0))
+            counts.append(np.where(test, counts_of_key[:, :, numbers[checkpoint, judge]], 0))
     return (
         cells,
         np.stack(scores, axis=1),
         np.stack(source_scores, axis=1),
-        np.stack(counts, axis=1),
+        np.stack(counts, axis=2),
     )
 
 
@@ -227,18 +238,19 @@ def average(cells: Sample, by: Sequence[str]) -> Sample:
     """Average the cells of each group with equal weights, in the estimate and in every resample.
 
     Args:
-        cells: the result of `sample_cells`.
+        cells: the result of `sample_cells`; `unscored` may be missing.
         by: columns of `cells.rows` that tell the groups apart, such as those of `GRAINS`.
 
     Returns:
         One row per group, sorted by `by`. Of `condition, source, recipe, beta` it has the first of
-        the group, `cases` is the largest (cells of one seed share their cases), `labels` the sum.
+        the group, `cases` is the largest (cells of one seed share their cases), `labels` and
+        `unscored` are sums.
     """
     groups = cells.rows.with_row_index("cell").group_by(*by, maintain_order=True)
     rows = groups.agg(
         *(pl.col(name).first() for name in CONDITION_COLUMNS if name not in by),
         pl.col("cases").max(),
-        pl.col("labels").sum(),
+        cs.by_name("labels", "unscored", require_all=False).sum(),
         pl.col("cell"),
     ).sort(by)
     members = np.zeros((len(rows), len(cells.rows)))

@@ -2,7 +2,9 @@
 
 An agent whose turns are mostly malformed does nothing unsafe, so every point has two shares beside
 its scores: of agent turns that the parser refused, and of rollouts in which no tool was called
-because of that. A run that could not be trained is a row too, without numbers and with the reason.
+because of that. Labels and rollouts that failed through a server or the machine are counted beside
+the scores and in neither share. A run that could not be trained is a row too, without numbers and
+with the reason.
 """
 
 from collections.abc import Mapping
@@ -72,7 +74,7 @@ def _estimates(sample: Sample, confidence: float) -> pl.DataFrame:
 
 def _scored_rollouts(rows: pl.DataFrame, audits: pl.DataFrame | None, cases: int) -> pl.DataFrame:
     """Select the audited rollouts behind each cell: those on the test cases of its seed."""
-    columns = ("turns", "malformed_turns", "idle_malformed")
+    columns = ("turns", "malformed_turns", "idle_malformed", "failed")
     audits = pl.DataFrame(schema=schemas.AUDITS) if audits is None else audits
     audits = audits.select(*ROLLOUT, *columns).unique(ROLLOUT)
     names = audits["case_id"].unique().to_list()
@@ -91,17 +93,17 @@ def _scored_rollouts(rows: pl.DataFrame, audits: pl.DataFrame | None, cases: int
 
 def _format_validity(rollouts: pl.DataFrame, by: tuple[str, ...]) -> pl.DataFrame:
     """Compute the malformed shares of each group of cells; a rollout counts once in each."""
-    turns = pl.col("turns").sum()
-    counted = pl.col("turns").is_not_null().any() & (turns > 0)
+    acted = ~pl.col("failed").fill_null(False)
+    known = pl.col("turns").is_not_null().any()
+    turns, malformed = (pl.col(name).filter(acted).sum() for name in ("turns", "malformed_turns"))
     return (
         rollouts.unique([*by, *ROLLOUT])
         .group_by(by)
         .agg(
-            turns=pl.when(pl.col("turns").is_not_null().any()).then(turns).cast(pl.Int64),
-            malformed_share=pl.when(counted).then(pl.col("malformed_turns").sum() / turns),
-            idle_malformed_share=pl.when(pl.col("turns").is_not_null().any()).then(
-                pl.col("idle_malformed").mean()
-            ),
+            failed_rollouts=(~acted).sum().cast(pl.Int64),
+            turns=pl.when(known).then(turns).cast(pl.Int64),
+            malformed_share=pl.when(known & (turns > 0)).then(malformed / turns),
+            idle_malformed_share=pl.when(known).then(pl.col("idle_malformed").filter(acted).mean()),
         )
     )
 

@@ -246,6 +246,7 @@ def test_a_prompt_that_the_server_cut_is_no_answer():
     fields = request_fields(Model("m"), long, Sampling())
     assert completion(body("Yes.", usage=usage(3, 2000)), fields, Sampling()).text == "Yes."
     assert completion(body("Yes.", usage=usage(3, 0)), fields, Sampling()).prompt_tokens == 2250
+    assert completion(body("Yes.", usage=usage(3, 9)), fields, Sampling()).prompt_tokens == 9
     with pytest.raises(NoAnswer, match="read 1,000 tokens of a prompt of 9,000 characters"):
         completion(body("Yes.", usage=usage(3, 1000)), fields, Sampling())
     apart = usage(3, 1000, cache_read_input_tokens=1000)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from agentsafe.errors import UserError
+from agentsafe.errors import ServerTrouble, UserError
 from agentsafe.inference.types import Completion, Sampling
 from agentsafe.inference.vllm_protocol import (
     Prompt,
@@ -186,7 +186,7 @@ def test_prompt_tokens_from_the_prefix_cache_are_counted(tokenizer):
 
 @pytest.mark.parametrize("reason", ["abort", "error", "repetition", None])
 def test_a_turn_that_vllm_aborted_is_no_completion(tokenizer, reason):
-    with pytest.raises(RuntimeError, match="aborted a turn"):
+    with pytest.raises(ServerTrouble, match="aborted a turn"):
         answered(tokenizer, "word", Sampling(), finish_reason=reason)
 
 

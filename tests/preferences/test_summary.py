@@ -49,6 +49,7 @@ def test_the_summary_of_a_set_made_by_hand():
         ("cases", ""): 2,
         ("rollouts", ""): 6,
         ("rollouts_unscored", ""): 1,
+        ("rollouts_failed", ""): 0,
         ("same_checkpoint", ""): 0,
         ("gap", "2"): 3,
         ("gap", "3"): 2,
@@ -90,4 +91,4 @@ def test_the_summary_of_an_empty_set_is_zeros():
     scores = scores_table({("a", "official_0", 0): (1, 1)})
     audits = audits_table({("a", "official_0", 0): {"agent_chars": 1, "observation_chars": 0}})
     table = summary(pairs(scores, "safe"), scores, audits, judge="q32", objective="safe")
-    assert table["value"].to_list() == [0] * 6
+    assert table["value"].to_list() == [0] * 7

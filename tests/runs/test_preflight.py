@@ -6,9 +6,10 @@ import polars as pl
 import pytest
 
 from agentsafe.experiment.check import check
+from agentsafe.rollouts.react import STOP
 from agentsafe.runs.preflight import RELEASED, check_models, describe_cost, estimate
 from agentsafe.suites.toolemu import take_suite
-from tests.helpers.chat_server import serve
+from tests.helpers.chat_server import refusal, said, serve
 from tests.helpers.scripted import Scripted
 from tests.helpers.tiny_model import CHATML, write_tiny_checkpoint
 
@@ -174,3 +175,144 @@ def test_what_the_estimate_stands_on_is_what_was_released(gpt5m):
     rationale = gpt5m.labels.group_by("metric").agg(pl.col("rationale").str.len_chars().mean())
     for metric, length in rationale.rows():
         assert RELEASED[metric] == pytest.approx(length, abs=1)
+
+
+def rule_of(**refused):
+    """Refuse requests with any of these fields, or roles of messages, with an empty word."""
+
+    def rule(body):
+        roles = {message["role"] for message in body["messages"]}
+        return refusal(400, "Bad request") if {*refused} & {*body, *roles} else None
+
+    return rule
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused", "key"),
+    [
+        ({}, "stop", "add stop to models.acting.omit"),
+        ({}, "temperature", "add temperature to models.acting.omit"),
+        ({}, "system", "template without a system message (rollouts.prompt, emulator.prompt"),
+        ({"structured": "json_schema"}, "response_format", "models.acting.structured"),
+        ({"structured": "choice"}, "structured_outputs", "models.acting.structured"),
+        ({"options": {"thinking": {"type": "disabled"}}}, "thinking",
+         "models.acting.options.thinking"),
+        ({"thinking": False}, "chat_template_kwargs", "remove models.acting.thinking"),
+    ],
+)  # fmt: skip
+def test_what_a_server_refuses_is_found_with_its_key(suite, server, changes, refused, key):
+    server.rule = rule_of(**{refused: True})
+    problems, _ = checked(on_server(**changes), suite)
+    assert any(key in problem for problem in problems["acting"]), problems
+    assert all("\n" not in problem for problem in problems["acting"])
+    server.rule = lambda body: None
+    problems, _ = checked(on_server(**changes), suite)
+    assert problems["acting"] == ()
+
+
+def test_two_settings_that_a_server_refuses_are_both_named(suite, server):
+    server.rule = rule_of(stop=True, seed=True)
+    problems, _ = checked(on_server(), suite)
+    assert "add stop to models.acting.omit and add seed to models" in problems["acting"][0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (said(None, reasoning_content="Action: Look"), "reasoning parser"),
+        (said(None, "tool_calls", tool_calls=[{"id": "0"}]), "tool-call parser"),
+        (said(None), "no content"),
+        (said("", "abort"), "finish_reason 'abort'"),
+        (said(None, "content_filter"), "refuses this conversation"),
+        (refusal(400, "Content Exists Risk"), "refuses this conversation"),
+        (said(None, "length", reasoning_content="I", usage={"prompt_tokens": 4000}),
+         "raise rollouts.max_turn_tokens, or switch thinking off"),
+        (said("Score: 2", usage={"prompt_tokens": 100}), "cut long prompts silently"),
+        (refusal(400, "This model's maximum context length is 8192 tokens and the prompt is too "
+                 "long: 9000"), "leaves no room for an answer"),
+    ],
+)  # fmt: skip
+def test_what_would_be_taken_for_the_agents_silence_is_one_line(suite, server, answer, words):
+    server.rule = lambda body: answer
+    problems, _ = checked(on_server(retries=0), suite)
+    assert any(words in problem for problem in problems["acting"]), problems
+    assert all("\n" not in problem for problem in problems["acting"])
+
+
+def test_the_runs_own_questions_are_sent(suite, server):
+    asked = on_server(structured="choice")
+    problems, lengths = checked(asked, suite)
+    assert problems["acting"] == ()
+    bodies = [request.body for request in server.requests]
+    first = [dict(message) for message in _told(suite)[0]]
+    [agent, *_] = [body for body in bodies if body["messages"] == first]
+    assert agent["stop"] == list(STOP)
+    assert agent["max_tokens"] == asked["rollouts"]["max_turn_tokens"]
+    assert agent["temperature"] == asked["rollouts"]["temperature"]
+    constrained = [body for body in bodies if "structured_outputs" in body]
+    assert constrained and len(constrained[0]["messages"]) > 2
+    longest = max(_told(suite), key=lambda told: sum(len(each["content"]) for each in told))
+    assert longest in [body["messages"] for body in bodies]
+    agent = lengths.filter(pl.col("role") == "agent").row(0, named=True)
+    most = max(sum(len(each["content"]) for each in told) for told in _told(suite))
+    assert agent["max"] == pytest.approx(most / 4, rel=0.01)  # as the server counts
+
+
+def test_a_server_that_cuts_long_prompts_silently_is_named(suite, server):
+    class Cutting(Judging):
+        async def complete(self, messages, sampling):
+            answer = await super().complete(messages, sampling)
+            return replace(answer, prompt_tokens=min(answer.prompt_tokens, most))
+
+    sizes = [sum(len(each["content"]) for each in told) for told in _told(suite)]
+    most = max(sizes) // 6
+    assert sizes[0] / 4 < most
+    server.model = Cutting("Score: 2", "2")
+    problems, _ = checked(on_server(), suite)
+    assert any("cut long prompts silently" in problem for problem in problems["acting"])
+
+
+def test_the_servers_context_is_shown_and_counts(suite, server):
+    server.listed = {"max_model_len": 1500}
+    [_, (finding, _)] = list(check_models(on_server(), suite))
+    assert "context 1,500" in finding.detail
+    assert any("but its context is 1,500" in problem for problem in finding.problems)
+    server.listed = {"max_model_len": 131072}
+    [_, (finding, _)] = list(check_models(on_server(), suite))
+    assert (finding.problems, "context 131,072" in finding.detail) == ((), True)
+
+
+def test_one_refused_case_is_a_note_and_no_problem(suite, server):
+    first = _told(suite)[0]
+
+    def rule(body):
+        return refusal(400, "Content Exists Risk") if body["messages"] == first else None
+
+    server.rule = rule
+    [_, (finding, _)] = list(check_models(on_server(), suite))
+    assert finding.problems == ()
+    assert "as agent, it refuses 1 of 2 first prompts" in finding.detail
+
+
+def _told(suite):
+    from agentsafe.rollouts.react import prompts
+
+    return [list(told) for told in prompts(suite, suite.cases, "react").values()]
+
+
+def on_server(**changes):
+    """One model on a server that acts, emulates and judges."""
+    entry = {"model": "tiny", "backend": "openai", "base_url_env": "PREFLIGHT_URL"}
+    entry |= {"api_key_env": "PREFLIGHT_KEY", **changes}
+    return check(
+        {
+            "run": "x",
+            "suite": "toolemu",
+            "toolemu": {"cases": CASES},
+            "models": {"acting": entry},
+            "sources": ["acting"],
+            "emulator": {"model": "acting"},
+            "judges": {"a": {"model": "acting"}},
+            "rollouts": {"prompt": "react", "samples": 2, "max_turn_tokens": 256},
+        }
+    )

@@ -292,7 +292,11 @@ def hand_made(estimate, rows: dict) -> Sample:
     estimate = np.asarray(estimate, float)
     size = estimate.shape[1]
     names = ("condition", "source", "recipe", "beta")
-    filled = {name: ["x"] * size for name in names} | {"cases": [1] * size, "labels": [2] * size}
+    filled = {name: ["x"] * size for name in names} | {
+        "cases": [1] * size,
+        "labels": [2] * size,
+        "unscored": [0] * size,
+    }
     draws = np.stack([estimate, 10 * estimate], axis=-1).astype(np.float32)
     return Sample(pl.DataFrame(filled | rows), estimate, draws)
 
@@ -305,12 +309,14 @@ def test_averages_are_plain_means_of_cells_by_hand():
             "judge": ["j", "j", "k", "j"],
             "cases": [5, 6, 7, 8],
             "labels": [1, 2, 3, 4],
+            "unscored": [0, 1, 0, 2],
         },
     )
     runs = average(cells, ("condition",))
     assert runs.rows["condition"].to_list() == ["r1", "r2"]
     assert runs.rows["cases"].to_list() == [8, 7]
     assert runs.rows["labels"].to_list() == [6, 4]
+    assert runs.rows["unscored"].to_list() == [3, 0]
     expected = [[4, 2.5], [2, 0.5], [0, 2], [1, 1]]
     np.testing.assert_allclose(runs.estimate, expected)
     np.testing.assert_allclose(runs.resamples[..., 0], expected)
@@ -391,3 +397,18 @@ def test_a_metric_without_labels_is_null_and_never_nan():
     assert table["helpfulness_high"].null_count() == len(table)
     assert table["safety"].null_count() == 0
     assert table["labels"].to_list() == [0] * len(table)
+
+
+def test_labels_without_a_score_are_counted_and_a_checkpoint_of_nothing_else_is_a_cell():
+    table = labels_table(random_scores())
+    run = RUNS[1]
+    lost = (pl.col("checkpoint") == run) & (pl.col("judge") == "j1")
+    status = pl.when(lost).then(pl.lit("error")).otherwise("status")
+    table = table.with_columns(score=pl.when(~lost).then("score"), status=status)
+    sample = sample_cells(table, cases=CASES, resamples=100, seed=0)
+    cells = sample.rows.with_row_index("number")
+    [cell] = cells.filter(pl.col("lineage") == run, pl.col("judge") == "j1").to_dicts()
+    assert (cell["cases"], cell["labels"]) == (0, 0)
+    assert cell["unscored"] > 0
+    assert np.isnan(sample.estimate[:, cell["number"]]).all()
+    assert cells.filter(pl.col("number") != cell["number"])["unscored"].sum() == 0

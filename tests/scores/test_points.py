@@ -58,13 +58,30 @@ def test_a_rollout_that_two_judges_and_two_seeds_score_counts_once():
 
 
 def test_without_audits_or_counts_there_are_no_shares_and_the_scores_stay():
-    names = ["turns", "malformed_share", "idle_malformed_share"]
+    names = ["failed_rollouts", "turns", "malformed_share", "idle_malformed_share"]
     whole = scored(audits=audits({}))
     uncounted = audits({}).with_columns(turns=pl.lit(None, pl.Int32))
     for table in (scored(), scored(audits=uncounted)):
-        assert all(table[name].is_null().all() for name in names)
+        assert all(table[name].is_null().all() for name in names[1:])
         assert table.drop(names).equals(whole.drop(names))
     assert whole["malformed_share"].to_list() == [0.0] * len(whole)
+
+
+def test_what_failed_is_counted_apart_and_in_no_share():
+    run, source = RUNS[1], "a"
+    test = sorted(split(CASES, 0)[1])
+    marked = audits({(run, test[0]): TURNS}).with_columns(
+        failed=(pl.col("checkpoint") == run) & (pl.col("case_id") == f"official_{test[0]}")
+    )
+    row = scored(audits=marked).filter(pl.col("lineage") == run).row(0, named=True)
+    assert (row["failed_rollouts"], row["malformed_share"], row["idle_malformed_share"]) == (
+        2,
+        0,
+        0,
+    )
+    assert row["turns"] == 2 * TURNS * (len(test) - 1)
+    whole = scored(audits=audits({})).filter(pl.col("lineage") == source)
+    assert whole["failed_rollouts"].to_list() == [0] * len(whole)
 
 
 def test_an_untrained_lineage_is_a_row_with_a_reason_at_every_grain():
