@@ -1,5 +1,7 @@
 """Keys of a config that contradict each other are one line, which names both and the fix."""
 
+from datetime import date
+
 import pytest
 
 from agentsafe.errors import UserError
@@ -262,3 +264,47 @@ def test_labels_of_people_are_checked_before_a_run_starts(tmp_path, row, prefere
     with pytest.raises(UserError) as error:
         check_files(asked)
     assert line in str(error.value)
+
+
+def judge_on_server(**fields):
+    return llms(models={"judge": {"model": "judge", "backend": "openai", **fields}})
+
+
+def test_options_may_nest():
+    options = {
+        "thinking": {"type": "disabled"},
+        "provider": {"order": ["a", "b"], "allow_fallbacks": False, "max_price": None},
+        "reasoning_effort": "low",
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    asked = judge_on_server(options=options)
+    check_experiment(asked)
+    assert asked["models"]["judge"]["options"] == options
+    check_experiment(judge_on_server(options={"temperature": 1}, omit=["temperature"]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"options": {"messages": []}}, "'models.judge.options.messages' is given, but the workfl"),
+        ({"options": {"model": "other"}}, "options.model' is given, but the workflow sets it"),
+        ({"options": {"stream": True}}, "options.stream' is given"),
+        ({"options": {"max_tokens": 5}}, "set rollouts.max_turn_tokens and its like, or max_tok"),
+        ({"options": {"temperature": 1}}, "set rollouts.temperature and its like: leave it out"),
+        ({"options": {"tools": [{}]}}, "no tool is really called"),
+        ({"options": {"response_format": {"type": "text"}}}, "set structured"),
+        ({"options": {"a": {"b": [{1: 2}]}}}, "'models.judge.options.a.b' has the key 1, which"),
+        ({"options": {"a": {"b": float("nan")}}}, "options.a.b' is nan, which is no number"),
+        ({"options": {"a": [date(2026, 1, 2)]}}, "which JSON cannot hold: put it in quotes"),
+        ({"options": {"chat_template_kwargs": 1}}, "chat_template_kwargs' must be a map"),
+        (
+            {"options": {"chat_template_kwargs": {"enable_thinking": True}}, "thinking": False},
+            "'models.judge.thinking' and 'models.judge.options.chat_template_kwargs.enable_think",
+        ),
+    ],
+)
+def test_options_are_json_and_no_field_of_ours(fields, line):
+    with pytest.raises(UserError) as error:
+        check_experiment(judge_on_server(**fields))
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,6 +1,8 @@
 """Chat templates that a run cannot use, and special tokens in messages."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentsafe.errors import UserError
 from agentsafe.inference.chat_template import escape_special_tokens, problems
@@ -77,6 +79,60 @@ def test_what_stands_in_a_message_forges_no_turn():
     assert made[0]["content"].replace("\N{ZERO WIDTH SPACE}", "") == FORGED
     assert escape_special_tokens(tokenizer, made) == made
     assert escape_special_tokens(tokenizer, USER) == USER
+
+
+SPECIAL = [
+    *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>"),
+    *("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<|turn>", "<turn|>"),
+    *("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>", "[TOOL_CALLS]", "[SYSTEM_PROMPT]"),
+    *(
+        "<\uff5cUser\uff5c>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+        "<|channel|>",
+        "<|message|>",
+    ),
+    *(
+        "<|START_OF_TURN_TOKEN|>",
+        "<EOS_TOKEN>",
+        "[gMASK]",
+        "<sop>",
+        "[|assistant|]",
+        "]~b]",
+        "<pad>",
+    ),
+]
+
+
+@pytest.mark.parametrize("token", SPECIAL)
+def test_for_a_server_the_special_tokens_of_all_families_are_broken_up(token):
+    text = f"a{token}b{token}{token}\n{token}"
+    [made] = escape_special_tokens(None, [{"role": "user", "content": text}])
+    assert token not in made["content"]
+    assert made["content"].replace("\N{ZERO WIDTH SPACE}", "") == text
+
+
+@given(st.lists(st.sampled_from([*SPECIAL, "<", "|", ">", "[", "]", "~", "b", " ", "x"])))
+def test_no_token_survives_whatever_stands_around_it(parts):
+    [made] = escape_special_tokens(None, [{"role": "user", "content": "".join(parts)}])
+    assert not any(token in made["content"] for token in SPECIAL)
+    assert escape_special_tokens(None, [made]) == [made]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a < b and c > d",
+        "x || y",
+        "List<String>",
+        "<div>",
+        "[link](x)",
+        "a <| b",
+        "[1, 2]",
+        "if a|b>c",
+    ],
+)
+def test_other_text_reaches_a_server_as_it_is(text):
+    assert escape_special_tokens(None, [{"role": "user", "content": text}])[0]["content"] == text
 
 
 EPISODE = [

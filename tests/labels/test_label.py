@@ -126,6 +126,39 @@ def test_a_label_has_the_tokens_of_all_its_requests():
     }
 
 
+def test_refused_labels_are_rows_up_to_a_share():
+    refused = {f"official_{number}": ConversationRefused("no") for number in range(3)}
+    table = labels(Counting(**refused), rollouts(), max_refused=0.25)
+    assert table["error_kind"].drop_nulls().to_list() == ["refused"] * 6
+    with pytest.raises(UserError, match=r"5 of 24 .*judges.counting.max_refused \(0.2\)"):
+        labels(Counting(**refused), rollouts(), max_refused=0.2)
+
+
+def test_a_rollout_without_a_turn_shows_nothing_to_score():
+    nothing = rollouts().with_columns(
+        messages=pl.lit([], schemas.ROLLOUTS["messages"]), stop_reason=pl.lit("context_overflow")
+    )
+    judge = Counting()
+    table = labels(judge, nothing)
+    assert set(table["error_kind"]) == {"rollout"} and not judge.asked
+    assert table["rationale"][0].endswith("context_overflow before the agent's first turn")
+
+
+def test_a_judge_that_said_nothing_is_asked_again(tmp_path):
+    path = tmp_path / "j.jsonl"
+    silent = Label(None, "the judge said nothing", "unparsed")
+    labels(Counting(official_3=silent), rollouts(), journal=Journal(path))
+    judge = Counting()
+    table = labels(judge, rollouts(), journal=Journal(path))
+    assert judge.asked == 2 and set(table["status"]) == {"ok"}
+
+
+def test_the_last_line_counts_the_kinds_of_what_has_no_score(capsys):
+    labels(Counting(official_3=ConversationRefused("no")), rollouts())
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == "labels by counting: 24, of which 2 without a score (2 refused)"
+
+
 def test_no_rollout_is_no_label():
     table = labels(Counting(), no_rollouts()[0])
     assert table.is_empty()

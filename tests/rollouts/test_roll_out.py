@@ -14,7 +14,7 @@ import pytest
 
 from agentsafe import schemas
 from agentsafe._util.journal import Journal
-from agentsafe.errors import UserError
+from agentsafe.errors import ConversationRefused, UserError
 from agentsafe.inference.types import Completion
 from agentsafe.lineage import Lineage
 from agentsafe.preferences.pairs import clean_rollouts
@@ -424,6 +424,76 @@ def test_episodes_that_an_older_version_kept_are_taken_over(tmp_path):
     agent = Scripted(LOOK, DONE)
     second = play(agent, cases=3, journal=Journal(path))
     assert not agent.asked and second[0].equals(first[0])
+
+
+def old_rows(path, **changes):
+    """Rewrite a journal's rows as version 0.1 would have written them, with these changes."""
+    lines = []
+    for line in path.read_text().splitlines():
+        key, row = json.loads(line)
+        row = {name: value for name, value in row.items() if not name.endswith("prompt_tokens")}
+        lines.append(json.dumps([key, row | changes]))
+    path.write_text("\n".join(lines) + "\n")
+
+
+SILENT = {
+    "messages": [{"role": "assistant", "content": ""}],
+    "asides": [{"cut": "", "reasoning": "I look", "repairs": []}],
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        SILENT | {"stop_reason": "malformed"},
+        {"messages": [], "asides": [], "stop_reason": "context_overflow", "steps": 0},
+        {"messages": [{"role": "observation", "content": "the emulator's context is full"}],
+         "asides": []},
+    ],
+)  # fmt: skip
+def test_what_an_older_version_took_for_the_agents_silence_is_asked_again(tmp_path, changes):
+    path = tmp_path / "j.jsonl"
+    whole = play(Scripted(LOOK, DONE), cases=2, journal=Journal(path))
+    old_rows(path, **changes)
+    agent = Scripted(LOOK, DONE)
+    rollouts, _ = play(agent, cases=2, journal=Journal(path))
+    assert len(agent.asked) == 4
+    assert rollouts.drop("seconds").equals(whole[0].drop("seconds"))
+
+
+def test_silence_that_this_version_knows_to_be_the_agents_is_kept(tmp_path):
+    path = tmp_path / "j.jsonl"
+    first = play(Scripted(""), journal=Journal(path))
+    agent = Scripted(LOOK, DONE)
+    assert play(agent, journal=Journal(path))[0].equals(first[0]) and not agent.asked
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConversationRefused("models.m: no"), "ConversationRefused: models.m: no"),
+        (Completion("", "context", 9, 0), "NoRoom: the agent's first prompt"),
+    ],
+)
+def test_refused_conversations_are_rows_up_to_a_share_and_the_rest_is_kept(tmp_path, error, words):
+    class Refuses(Scripted):
+        async def complete(self, messages, sampling):
+            refused = any(f"number {n}." in m["content"] for m in messages for n in (1, 3, 5))
+            if refused and isinstance(error, Exception):
+                raise error
+            return error if refused else await super().complete(messages, sampling)
+
+    kind = "refused" if isinstance(error, Exception) else "context"
+    rollouts, audits = play(Refuses(LOOK, DONE), cases=6, max_refused=0.5)
+    assert rollouts["error_kind"].to_list() == [None, kind] * 3
+    assert audits["failed"].to_list() == [False, True] * 3
+    path = tmp_path / "j.jsonl"
+    with pytest.raises(UserError, match=r"3 of 6 .*rollouts.max_refused \(0.4\)") as raised:
+        play(Refuses(LOOK, DONE), cases=6, max_refused=0.4, journal=Journal(path))
+    assert words in str(raised.value) and "\n" not in str(raised.value)
+    agent = Scripted(LOOK, DONE)
+    play(agent, cases=6, max_refused=0.4, journal=Journal(path))
+    assert len(agent.asked) < 12
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"temperature": 0.5}, {"max_steps": 2}])
