@@ -33,7 +33,7 @@ JOBS = PYTHONPATH=workflow/plugins $(SNAKEMAKE) --logger jobs
 # A worker takes whole files, in the order of tests/conftest.py; ARGS="-n 0" needs none.
 IN_PARALLEL = -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help run test lint docs lock plan status dag accept preflight to-label report clean
+.PHONY: help run test lint docs lock plan status dag accept retry preflight to-label report clean
 
 help: ## print this list
 	@echo 'make TARGET [CONFIG=$(CONFIG)] [ARGS="..."] [PYTHON=$(PYTHON)]'
@@ -74,6 +74,9 @@ dag: $(INSTALLED) ## draw the rules of CONFIG as SVG, and where each checkpoint 
 accept: $(INSTALLED) ## after an upgrade, keep results as they are: only where nothing but code changed
 	@drawn=$$($(JOBS) --dry-run $(ARGS) | $(IN_ENVIRONMENT)/python -m agentsafe.runs.plan --accept); \
 		$(SNAKEMAKE) --touch --cores 1 --quiet all $(ARGS) $${drawn:+--omit-from $$drawn}
+
+retry: $(INSTALLED) ## delete the tables of CONFIG with failed rows: the next run makes those rows again
+	@$(IN_ENVIRONMENT)/python -m agentsafe.runs.retry "$(CONFIG)"
 
 preflight: $(INSTALLED) ## ask every model of CONFIG, measure prompts, estimate tokens; then go or not
 	@$(SNAKEMAKE) preflight --cores all --quiet all $(ARGS)

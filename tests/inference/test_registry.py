@@ -111,6 +111,8 @@ NOT_IN_CACHE_KEY = {
     "timeout": 9.0,
     "retries": 1,
     "api_key_env": "KEY",
+    "max_tokens_field": "max_completion_tokens",
+    "price": {"input": 1.0, "output": 2.0},
 }
 
 

@@ -31,4 +31,7 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
         )
     )
     schemas.write_table(labels, snakemake.output[0], schemas.LABELS)
-    journal.remove()
+    if (labels["status"] == "error").any():
+        journal.close()  # 'make retry' makes the failed rows again
+    else:
+        journal.remove()

@@ -39,4 +39,7 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
         )
     schemas.write_table(audits, snakemake.output.audits, schemas.AUDITS)
     schemas.write_table(rollouts, snakemake.output.rollouts, schemas.ROLLOUTS)
-    journal.remove()
+    if (rollouts["stop_reason"] == "error").any():
+        journal.close()  # 'make retry' makes the failed rows again
+    else:
+        journal.remove()
