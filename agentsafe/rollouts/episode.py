@@ -120,7 +120,6 @@ class Rollout:
         self.asides.append(
             {"cut": cut, "reasoning": storable(reasoning), "repairs": list(turn.repairs)}
         )
-        self.agent += answer.usage
         self.cut_chars += len(cut)
         self.invented_chars += invented
         self.repaired_turns += bool(turn.repairs)
@@ -243,8 +242,8 @@ async def _run_steps(
 ) -> str:
     """Record the episode's steps in `rollout` and return the stop reason."""
     was_told = False  # what the format is
+    left = settings.max_agent_tokens  # which answers that were not usable do not take from
     while rollout.steps < settings.max_steps:
-        left = settings.max_agent_tokens - rollout.agent.completion
         if left <= 0:
             return "token_limit"
         turn = len(rollout.asides)
@@ -256,6 +255,7 @@ async def _run_steps(
         )
         messages = [*inputs.prompt, *conversation(rollout.messages)]
         answer = await agent.complete(messages, sampling)
+        rollout.agent += answer.usage
         full = answer.stop_reason == "context"
         if full and not answer.completion_tokens:
             return _overflow(turn)
@@ -272,6 +272,7 @@ async def _run_steps(
         elif reason := _end_without_action(rollout, step, answer, settings):
             return reason
         was_told |= _is_prose(step, answer)
+        left -= answer.completion_tokens
         if full:
             return "context_overflow"
     return "step_limit"

@@ -14,6 +14,7 @@ import pytest
 
 from agentsafe import schemas
 from agentsafe._util.journal import Journal
+from agentsafe._util.usage import Usage
 from agentsafe.errors import ConversationRefused, UserError
 from agentsafe.inference.types import Completion
 from agentsafe.lineage import Lineage
@@ -102,6 +103,16 @@ def test_the_tokens_of_all_requests_are_counted():
         "emulator_tokens": 14,
         "emulator_reasoning_tokens": 4,
     }
+
+
+def test_answers_that_were_not_usable_count_and_take_no_tokens_from_the_agent():
+    turn = Completion(LOOK, "stop", 5, 10, wasted=Usage(70, 0, 1000))
+    row, _ = only(Scripted(turn), max_agent_tokens=25)
+    assert (row["stop_reason"], row["steps"]) == ("token_limit", 3)
+    assert (row["agent_prompt_tokens"], row["agent_tokens"]) == (3 * 75, 3 * 1010)
+    full = Completion("", "context", 9, 0, wasted=Usage(70, 0, 1000))
+    row, _ = only(Scripted(LOOK, full))
+    assert (row["stop_reason"], row["agent_tokens"]) == ("context_overflow", 1010)
 
 
 def test_an_episode_that_failed_keeps_the_tokens_that_it_took():
