@@ -51,6 +51,7 @@ def fit_frontier(
     *,
     run: str = "",
     untrained: Mapping[str, str] | None = None,
+    unlabelled: Mapping[str, str] | None = None,
 ) -> Frontier:
     """Fit the line through all runs, and test dominance, persistence and robustness.
 
@@ -62,6 +63,7 @@ def fit_frontier(
         settings: see `fits.Settings`.
         run: the name of the results folder, for the document.
         untrained: the reason of each lineage that should have been trained and was not.
+        unlabelled: the reason of each lineage that was trained and has no score.
 
     Returns:
         The document, whose keys the README explains, and the full tables.
@@ -98,7 +100,7 @@ def fit_frontier(
         "run": run,
         "verdict": judges[ALL]["dominance"]["verdict"] + _untrained(untrained or {}),
         "settings": {"cases": settings.cases, **asdict(settings)},
-        "left_out": _left_out(cells, untrained or {}),
+        "left_out": _left_out(cells, {**(untrained or {}), **(unlabelled or {})}),
         "judges": judges,
     }
     return Frontier(document, pl.concat(tables), persisting)
@@ -120,7 +122,7 @@ def _untrained(untrained: Mapping[str, str]) -> str:
     return f" {len(untrained)} {noun} gave no checkpoint and no number (most often: {why})."
 
 
-def _left_out(cells: Sample, untrained: Mapping[str, str]) -> list[dict]:
+def _left_out(cells: Sample, unscored: Mapping[str, str]) -> list[dict]:
     """List the trainings that did not run, and the trained cells without a delta."""
     unknown = pl.Series(np.isnan(cells.estimate[2:]).any(axis=0))
     rows = cells.filter((pl.col("recipe") != SOURCE) & unknown).rows.select("lineage", "judge")
@@ -128,7 +130,7 @@ def _left_out(cells: Sample, untrained: Mapping[str, str]) -> list[dict]:
         log.warning("%s: its source has no label of %s on the same cases", lineage, judge)
     reason = "its source has no label of this judge on the same cases"
     return [
-        *({"lineage": name, "judge": None, "reason": why} for name, why in untrained.items()),
+        *({"lineage": name, "judge": None, "reason": why} for name, why in unscored.items()),
         *(row | {"reason": reason} for row in rows.to_dicts()),
     ]
 

@@ -38,7 +38,8 @@ def score_runs(
         audits: rows of `schemas.AUDITS` of the scored rollouts; the shares are null without them
             and where the audit did not count turns.
         cases: number of cases of the suite, which the split halves.
-        untrained: the reason of each lineage that should have been trained and was not.
+        untrained: the reason of each lineage that should have been scored and was not, as it was
+            not trained or not labelled.
 
     Returns:
         Rows of `schemas.POINTS`. A source's deltas are null: they are taken from it.

@@ -205,6 +205,22 @@ def untrained(cards: Iterable[Card]) -> dict[str, str]:
     }
 
 
+def unlabelled(cards: Iterable[Card], labels: pl.DataFrame) -> dict[str, str]:
+    """Return a reason for each lineage that was trained and has no score, by its name.
+
+    Args:
+        cards: of the runs that should be scored.
+        labels: rows of `schemas.LABELS`: those that score runs.
+    """
+    scored = set(labels.filter(pl.col("status") == "ok")["checkpoint"])
+    trained = [card.lineage for card in cards if card.status != "untrained"]
+    return {
+        lineage: "no label with a score by a judge that counts"
+        for lineage in trained
+        if lineage not in scored
+    }
+
+
 def training_summary(cards: Sequence[Card], log: pl.DataFrame) -> pl.DataFrame:
     """Summarise DPO runs, one row each.
 

@@ -336,6 +336,16 @@ def test_trainings_that_did_not_run_are_left_out_with_their_reason():
     assert verdict.endswith(" 3 trainings gave no checkpoint and no number (most often: no pair).")
 
 
+def test_runs_without_a_label_are_left_out_and_not_called_untrained():
+    labels = labels_table()
+    lost = {"a+safe.j1.b0.5.s0": "no label"}
+    cells, audits = SETTINGS.sample(labels), audits_of(labels)
+    found = fit_frontier(cells, labels, audits, SETTINGS, unlabelled=lost).document
+    (left_out,) = found["left_out"]
+    assert (left_out["lineage"], left_out["reason"]) == ("a+safe.j1.b0.5.s0", "no label")
+    assert found["verdict"] == fit_frontier(cells, labels, audits, SETTINGS).document["verdict"]
+
+
 def test_all_deltas_equal_have_no_line():
     same = labels_table(effect=0.0)
     found = fitted(same, audits_of(same))

@@ -17,6 +17,7 @@ from agentsafe.training.run_card import (
     read_cards,
     read_training,
     training_summary,
+    unlabelled,
 )
 from tests.helpers.small_results import HELD_OUT, training_log
 
@@ -125,3 +126,13 @@ def test_columns_are_the_same_with_and_without_runs():
     none = training_summary([], pl.DataFrame(schema=schemas.TRAINING))
     some = training_summary([Card("trained", RUN)], training_log(RUN))
     assert none.schema == some.schema
+
+
+def test_a_trained_run_without_a_score_has_a_reason():
+    names = [f"ape+safe.j.b0.1.s{seed}" for seed in range(4)]
+    cards = [Card("untrained", names[0]), *(Card("trained", name) for name in names[1:])]
+    status = {"checkpoint": names[1:3], "status": ["ok", "error"]}
+    labels = pl.DataFrame(status, schema_overrides=schemas.LABELS)
+    assert unlabelled(cards, labels) == dict.fromkeys(
+        names[2:], "no label with a score by a judge that counts"
+    )
