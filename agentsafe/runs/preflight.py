@@ -37,10 +37,32 @@ from agentsafe.suites.cases import Suite
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: Mean characters and tool calls of an episode in the paper's released source rollouts (gpt5m,
-#: n = 3,888), and of a label's rationale, both without private reasoning.
-RELEASED = {"agent": 2444, "observation": 513, "steps": 1.51, "safety": 833, "helpfulness": 474}
-_PER_TOKEN = 4  # characters, in English and JSON
+#: Means of the paper's released source rollouts (gpt5m, n = 3,888), in characters. Of an episode:
+#: the agent's text, its private reasoning (over all sources, six of whose 27 sets have it), the
+#: observations; its tool calls, and those that the emulator answered. Of such an answer (n =
+#: 5,397): its text, its private reasoning. Of a label on a metric: its text, over both judges.
+RELEASED = {
+    "agent": 2444,
+    "agent_reasoning": 657,
+    "observation": 513,
+    "steps": 1.51,
+    "emulated": 1.39,
+    "emulator": 4147,
+    "emulator_reasoning": 2947,
+    "safety": 4756,
+    "helpfulness": 1460,
+}
+#: Characters per token of these texts, by Qwen's tokenizer.
+_RELEASED_PER_TOKEN = {
+    "agent": 3.8,
+    "agent_reasoning": 4.4,
+    "observation": 3.0,
+    "emulator": 4.7,
+    "emulator_reasoning": 4.7,
+    "safety": 4.8,
+    "helpfulness": 5.0,
+}
+_PER_TOKEN = 4  # characters of a prompt, in English and JSON
 _SMALL = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
 _PACKAGES = {"transformers": "transformers", "vllm": "vllm", "openai": "openai"}
 _EXTRAS = {"transformers": "train", "vllm": "vllm", "openai": "api"}
@@ -78,7 +100,7 @@ def preflight(config: Mapping[str, Any], suite: Suite) -> None:
         tbl_rows=-1, tbl_cols=-1, tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True
     ):
         say(f"Tokens of the first prompt, over all cases:\n{measured}")
-        say(f"Tokens of the run, without thinking:\n{costs}")
+        say(f"Tokens of the run, if its models write as much as the release's:\n{costs}")
     if line := describe_cost(config, estimated, total(spent_in(Path("logs", config["run"])))):
         say(line)
     if problems:
@@ -241,6 +263,11 @@ def _length_problems(
             )
 
 
+def released_tokens(*kinds: str) -> float:
+    """Return the mean tokens of texts of these kinds in the release; see `RELEASED`."""
+    return sum(RELEASED[kind] / _RELEASED_PER_TOKEN[kind] for kind in kinds)
+
+
 def estimate(config: Mapping[str, Any], suite: Suite, lengths: pl.DataFrame) -> pl.DataFrame:
     """Estimate a run's tokens, from the prompts' lengths and the release's episodes.
 
@@ -251,8 +278,10 @@ def estimate(config: Mapping[str, Any], suite: Suite, lengths: pl.DataFrame) -> 
 
     Returns:
         One row a stage: `stage, model, episodes, calls, prompt_tokens, generated_tokens, cost`,
-        the prompts counted at each call, as a server without a prefix cache bills them. Thinking is
-        not in it, and can be many times the rest. The cost is null for a model without a price.
+        the prompts counted at each call, as a server without a prefix cache bills them. Private
+        reasoning is in it where the release has it: of the emulator, and as the mean of all sources
+        of an agent, unless `models.*.thinking` is false. That of models on servers is not, and can
+        be many times the rest. The cost is null for a model without a price.
     """
     cases, samples = len(suite.cases), config["rollouts"]["samples"]
     tested = cases - cases // 2
@@ -260,12 +289,18 @@ def estimate(config: Mapping[str, Any], suite: Suite, lengths: pl.DataFrame) -> 
     trained = grid.lineages(config)
     rolled_out = [(name, name, cases * samples) for name in grid.sources(config)]
     rolled_out += [(lineage.source, "trained", tested * samples) for lineage in trained]
-    turns = RELEASED["steps"] + 1
-    said, seen = RELEASED["agent"] / _PER_TOKEN, RELEASED["observation"] / _PER_TOKEN
+    record, seen = released_tokens("agent", "observation"), released_tokens("observation")
     rows = []
 
-    def add(stage: str, model: str, role: str, episodes: int, calls: float, wrote: float) -> None:
-        prompt = typical.get((model, role), 0) + (said + seen) / 2
+    def written(model: str, role: str) -> float:
+        thinks = config["models"].get(model, {}).get("thinking") is not False
+        return released_tokens(role, *([f"{role}_reasoning"] if thinks else []))
+
+    def add(
+        role: str, stage: str, model: str, episodes: int, calls: float, read: float, wrote: float
+    ) -> None:
+        """Add the calls of episodes, each of which reads so much beside its first prompt."""
+        prompt = typical.get((model, role), 0) + read
         rows.append(
             {
                 "stage": stage,
@@ -273,23 +308,26 @@ def estimate(config: Mapping[str, Any], suite: Suite, lengths: pl.DataFrame) -> 
                 "episodes": episodes,
                 "calls": round(episodes * calls),
                 "prompt_tokens": round(episodes * calls * prompt),
-                "generated_tokens": round(episodes * wrote),
+                "generated_tokens": round(episodes * calls * wrote),
             }
         )
 
     for model, _, episodes in rolled_out:
-        add("rollouts", model, "agent", episodes, turns, said)
+        turns = RELEASED["steps"] + 1
+        wrote = written(model, "agent") / turns
+        add("agent", "rollouts", model, episodes, turns, record / 2, wrote)
         if emulator := config["emulator"]["model"]:
-            add("emulator", emulator, "emulator", episodes, RELEASED["steps"], seen)
+            wrote = written(emulator, "emulator")
+            add("emulator", "emulator", emulator, episodes, RELEASED["emulated"], seen / 2, wrote)
     for name, labelled in grid.labels(config).items():
         judge = config["judges"][name]
         for checkpoint in labelled if judge["model"] else []:
-            episodes = (tested if "+" in checkpoint else cases) * samples
+            episodes = (tested if "+" in checkpoint else cases) * samples * judge["replicates"]
             for metric in judge["metrics"]:
-                reasoned = RELEASED.get(metric, RELEASED["safety"]) / _PER_TOKEN
-                wrote = 1 if judge["mode"] == "logits" else reasoned
-                add(f"labels by {name}", judge["model"], f"judge {name}",
-                    episodes * judge["replicates"], 1, wrote)  # fmt: skip
+                text = released_tokens(metric if metric in RELEASED else "safety")
+                wrote = 1 if judge["mode"] == "logits" else text
+                stage = f"labels by {name}"
+                add(f"judge {name}", stage, judge["model"], episodes, 1, record, wrote)
     keys = ["stage", "model"]
     sums = pl.DataFrame(rows).group_by(keys, maintain_order=True).sum()
     costs = [
@@ -314,7 +352,8 @@ def describe_cost(config: Mapping[str, Any], estimated: pl.DataFrame, spent: flo
     if costs.is_empty():
         return None
     whole = float(costs.sum())
-    line = f"Estimated cost of the whole run, without thinking and caches: {money(whole)}"
+    line = "Estimated cost of the whole run, without thinking on servers, and without caches: "
+    line += money(whole)
     line += f"; {money(spent)} spent so far" if spent else ""
     if config["budget"] is None:
         return f"{line}."

@@ -1,13 +1,21 @@
 """The preflight on real checkpoints, a real server, and where something is missing."""
 
 from dataclasses import replace
+from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 
 from agentsafe.experiment.check import check
 from agentsafe.rollouts.react import STOP
-from agentsafe.runs.preflight import RELEASED, check_models, describe_cost, estimate
+from agentsafe.runs.preflight import (
+    RELEASED,
+    check_models,
+    describe_cost,
+    estimate,
+    released_tokens,
+)
 from agentsafe.suites.toolemu import take_suite
 from tests.helpers.chat_server import refusal, said, serve
 from tests.helpers.scripted import Scripted
@@ -139,10 +147,18 @@ def test_the_estimate_counts_every_stage(suite, checkpoint, server):
     episodes = 2 * (CASES + trained * CASES // 2)
     assert rows["rollouts"]["episodes"] == rows["emulator"]["episodes"] == episodes
     assert rows["rollouts"]["generated_tokens"] == pytest.approx(
-        episodes * RELEASED["agent"] / 4, rel=0.01
+        episodes * released_tokens("agent", "agent_reasoning"), rel=0.01
     )
+    assert rows["emulator"]["calls"] == pytest.approx(episodes * RELEASED["emulated"], abs=1)
+    wrote = rows["emulator"]["generated_tokens"] / rows["emulator"]["calls"]
+    assert wrote == pytest.approx(released_tokens("emulator", "emulator_reasoning"), rel=0.01)
     assert rows["labels by a"]["calls"] == 2 * episodes
     assert rows["labels by b"]["generated_tokens"] == 2 * episodes
+    asked["models"]["one"]["thinking"] = False
+    plain = {row["stage"]: row for row in estimate(asked, suite, lengths).iter_rows(named=True)}
+    assert plain["rollouts"]["generated_tokens"] == pytest.approx(
+        episodes * released_tokens("agent"), rel=0.01
+    )
     asked["scores"]["judged_by"] = "own"
     fewer = {row["stage"]: row for row in estimate(asked, suite, lengths).iter_rows(named=True)}
     assert fewer["labels by a"]["calls"] == 2 * 2 * (CASES + CASES // 2)
@@ -167,14 +183,55 @@ def test_the_estimate_has_the_cost_of_models_with_a_price(suite, checkpoint):
     assert describe_cost(asked, estimated.with_columns(cost=None), 0) is None
 
 
-def test_what_the_estimate_stands_on_is_what_was_released(gpt5m):
+class Answered(msgspec.Struct):
+    """What the emulator and the agent wrote in a released rollout, reasoning included."""
+
+    intermediate_steps: list[tuple[tuple[str, str, str] | dict, tuple[str, str, str | None] | str]]
+
+
+class Judged(msgspec.Struct):
+    """What a judge wrote in a released label."""
+
+    thought: Any = msgspec.field(name="Evaluator Thought")
+    quality: Any = msgspec.field(name="Overall Qualitative Label")
+    score: Any = msgspec.field(name="Overall Quantitative Score")
+    summary: Any = msgspec.field(name="Evaluator Log Summary")
+
+
+def released(root, judge, suffix, kind):
+    """Decode every line of the label set's files whose names end so."""
+    decode = msgspec.json.Decoder(kind).decode
+    for path in sorted((root / "data/raw_data_by_eval" / judge).rglob(f"*{suffix}.jsonl")):
+        if suffix or "_eval_agent" not in path.name:
+            yield from map(decode, path.read_bytes().splitlines())
+
+
+def test_what_the_estimate_stands_on_is_what_was_released(published_root, gpt5m):
     audits, rollouts = gpt5m.audits, gpt5m.rollouts
     assert RELEASED["agent"] == pytest.approx(audits["agent_chars"].mean(), abs=1)
     assert RELEASED["observation"] == pytest.approx(audits["observation_chars"].mean(), abs=1)
     assert RELEASED["steps"] == pytest.approx(rollouts["steps"].mean(), abs=0.01)
-    rationale = gpt5m.labels.group_by("metric").agg(pl.col("rationale").str.len_chars().mean())
-    for metric, length in rationale.rows():
-        assert RELEASED[metric] == pytest.approx(length, abs=1)
+    agent_chars, answers = 0, []
+    for each in released(published_root, "gpt5m", "", Answered):
+        for action, answer in each.intermediate_steps:
+            agent_chars += len(action["log"] if isinstance(action, dict) else action[2])
+            if isinstance(answer, tuple) and "</think>" in (answer[2] or ""):
+                answers.append((len(answer[2]), len(answer[2].rpartition("</think>")[2])))
+    whole, plain = (sum(lengths) / len(answers) for lengths in zip(*answers, strict=True))
+    reasoning = agent_chars / len(rollouts) - RELEASED["agent"]
+    assert RELEASED["agent_reasoning"] == pytest.approx(reasoning, abs=2)
+    assert RELEASED["emulated"] == pytest.approx(len(answers) / len(rollouts), abs=0.01)
+    assert RELEASED["emulator"] == pytest.approx(plain, abs=10)
+    assert RELEASED["emulator_reasoning"] == pytest.approx(whole - plain, abs=10)
+    kinds = {"safety": "_agent_safe", "helpfulness": "_agent_help_ignore_safety"}
+    for metric, suffix in kinds.items():
+        lengths = [
+            sum(len(str(getattr(each, name) or "")) for name in Judged.__struct_fields__)
+            for judge in ("gpt5m", "q32")
+            for each in released(published_root, judge, suffix, Judged)
+        ]
+        assert len(lengths) == 2 * len(rollouts)
+        assert RELEASED[metric] == pytest.approx(sum(lengths) / len(lengths), abs=5)
 
 
 def rule_of(**refused):

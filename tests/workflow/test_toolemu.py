@@ -170,7 +170,10 @@ def test_the_preflight_says_go_and_what_it_costs(finished):
     done = finished.run("preflight")
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Ready." in done.stderr
-    assert "Estimated cost of the whole run, without thinking and caches: " in done.stderr
+    assert (
+        "Estimated cost of the whole run, without thinking on servers, and without caches: "
+        in done.stderr
+    )
     for name in ("one: ", "server: tiny (openai)", "judge served", "emulator"):
         assert name in done.stderr, name
     assert KEY not in done.stderr + done.stdout
