@@ -39,8 +39,9 @@ FLAGS = {
     "no_room": "failed, as the conversation did not fit the context of the agent or the emulator",
     "leaked_thought": "an observation continued into the emulator's private thought, which was cut "
     "on import",
-    "record_markup": "a turn contains text that looks like another turn, such as </assistant> or "
-    "<|im_end|>; judges read it in a fence that it cannot close",
+    "record_markup": "a turn contains text that looks like another turn, such as the tag of a "
+    "role, a special token of a chat template or a heading of the judge's record; judges read it "
+    "in a fence that it cannot close",
     "thinking": "the agent wrote <think> text, which pairs do not train on",
 }
 

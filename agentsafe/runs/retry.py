@@ -2,9 +2,9 @@
 
     python -m agentsafe.runs.retry config/mine.yaml
 
-A job of rollouts or labels that lost rows to a server or the machine keeps its journal. With the
-table gone, its rule runs again and takes everything but those rows from the journal. Tables without
-a journal stay, as all of their rows would be made again.
+A job of rollouts or labels that lost rows to a server or the machine, or labels to a cut answer,
+keeps its journal. With the table gone, its rule runs again and takes everything but those rows from
+the journal. Tables without a journal stay, as all of their rows would be made again.
 """
 
 import sys
@@ -31,8 +31,9 @@ def failed_tables(run: str | Path) -> Iterator[tuple[Path, int]]:
         for path in sorted(Path(run, kind).rglob("*.parquet")):
             if not journal_of(path).is_file():
                 continue
-            own = pl.col("error_kind").fill_null("") != "rollout"
-            failed = pl.scan_parquet(path).filter(pl.col(state) == "error", own)
+            error = pl.col("error_kind").fill_null("")
+            lost = (pl.col(state) == "error") & (error != "rollout")
+            failed = pl.scan_parquet(path).filter(lost | (error == "cut"))
             if count := failed.select(pl.len()).collect().item():
                 yield path, count
 

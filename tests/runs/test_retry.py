@@ -1,7 +1,9 @@
 """Failed rows are made again, and no others."""
 
 import asyncio
+from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 
@@ -65,3 +67,16 @@ def test_a_table_without_a_journal_stays(project):
     (project / "results/x/journals/rollouts/bold/0.jsonl").unlink()
     retry.main("config.yaml")
     assert path.exists()
+
+
+def test_labels_whose_answers_were_cut_are_made_again(project):
+    path = project / "results/x/labels/strict/bold/0.parquet"
+    journal = project / "results/x/journals/labels/strict/bold/0.jsonl"
+    journal.parent.mkdir(parents=True)
+    journal.touch()
+    kinds = {"cut": "unparsed", "rollout": "error", None: "ok"}
+    rows = [{"error_kind": kind, "status": status} for kind, status in kinds.items()]
+    schemas.write_table(pl.DataFrame(rows, schema=schemas.LABELS), path, schemas.LABELS)
+    assert list(retry.failed_tables("results/x")) == [
+        (Path("results/x/labels/strict/bold/0.parquet"), 1)
+    ]
