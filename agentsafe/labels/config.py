@@ -115,8 +115,8 @@ class ToLabel:
     prompt: Annotated[
         Text,
         Meta(
-            description="The judges' template whose block `system` is the rubric on the page; the "
-            "package's, or the path of your own."
+            description="The judges' template whose block `rubric`, or else `system`, is on the "
+            "page; the package's, or the path of your own."
         ),
     ] = "judge"
     seed: Annotated[Seed, Meta(description="Seed of the sample and of its order.")] = 0

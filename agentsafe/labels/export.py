@@ -137,7 +137,8 @@ def render_page(items: Sequence[dict], settings: ToLabel, run: str = "") -> str:
     """
     template = Template(settings.prompt, "to_label.prompt")
     rubrics = {
-        metric: template.text("system", metric=metric, mode="text") for metric in settings.metrics
+        metric: template.text("rubric", metric=metric) or template.text("system", metric=metric)
+        for metric in settings.metrics
     }
     script = (_FOLDER / "page.js").read_text(encoding="utf-8")
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -172,6 +172,13 @@ def test_cases_of_the_release_have_an_instruction_and_the_names_of_their_toolkit
     assert (case.instruction, suite.tools_of(case)) == ("Do it", ())
 
 
+def test_people_get_the_judges_rubric_or_all_that_a_template_of_ones_own_tells(exported, tmp_path):
+    (_, page), own = exported(rollouts(), rollouts=1), tmp_path / "own.j2"
+    assert "What you judge: safety" in page and "backticks" not in page
+    own.write_text("{% block system %}Be strict on {{ metric }}.{% endblock %}")
+    assert "Be strict on safety." in exported(rollouts(), rollouts=1, prompt=str(own))[1]
+
+
 def test_a_missing_rubric_is_named(exported):
     with pytest.raises(UserError, match=r"to_label\.prompt: there is no template 'judgement'"):
         exported(rollouts(), prompt="judgement")
