@@ -22,19 +22,25 @@ def test_a_key_has_the_values_of_its_fields_and_no_other_keys():
 
 
 def test_results_do_not_depend_on_how_much_is_done_at_once():
-    assert left_out(Rollouts) == {"batch"}
+    assert left_out(Rollouts) == {"batch", "max_seconds", "max_refused"}
     assert left_out(Preferences) == {"objectives"}
-    assert left_out(Judge) == left_out(Emulator) == set()
+    assert left_out(Judge) == {"max_refused"}
+    assert left_out(Emulator) == set()
     patience = {"timeout", "retries", "api_key_env"}
-    assert left_out(Model) == {"concurrency", "memory_fraction", "service", *patience}
+    assert left_out(Model) == {
+        *("concurrency", "memory_fraction", "service", "price", "max_tokens_field"),
+        *patience,
+    }
     conduct = {"batch_tokens", "max_dropped", "save_steps", "save_minutes", "report_to"}
     assert left_out(Settings) == conduct
     assert left_out(Section) - conduct == {
-        *("sources", "recipes", "betas", "seeds", "gpus", "distributed")
+        *("sources", "judged_by", "recipes", "betas", "seeds", "gpus", "distributed")
     }
 
 
 def test_a_row_does_not_depend_on_how_many_there_are():
-    assert left_out(Rollouts, row=True) == {"batch", "samples", "prompt", "shards"}
-    assert left_out(Judge, row=True) == {"model", "metrics", "replicates", "prompt"}
+    table = {"samples", "prompt", "shards"}
+    assert left_out(Rollouts, row=True) == left_out(Rollouts) | table
+    table = {"model", "labels", "metrics", "replicates", "prompt", "max_tokens"}
+    assert left_out(Judge, row=True) == left_out(Judge) | table
     assert left_out(Emulator, row=True) == {"model", "prompt"}
