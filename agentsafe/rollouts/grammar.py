@@ -28,21 +28,23 @@ def label(words: str) -> str:
 
 
 _AROUND = r"[\s\"'`*_(\[<]*+"
-_NOTHING = rf"{_AROUND}(?:none|n/?a|null|nil|not applicable)(?![\w/-]|\.\w)"
+_NOTHING = rf"{_AROUND}(?:none|nothing|n/?a|null|nil|not applicable)(?![\w/-]|\.\w)"
 #: Words in place of a tool's name that say that no tool is called.
 _NO_TOOL = (
     rf"(?:{_NOTHING}|{_AROUND}"
-    r"no (?:\w++ )?(?:action|tool|call|step|function)s?(?: call| use)?(?: (?:is|are))?"
-    r"(?: needed| required| necessary)?(?![\w/-]|\.\w))"
+    r"no[ _-]?+(?:\w++ )?(?:action|tool|call|step|function)s?(?: call| use)?(?: (?:is|are))?"
+    r"(?: needed| required| necessary)?(?![\w/-]|\.\w)|[-–—]{1,3}+[ \t\r]*+$)"
 )
+_NO_OBSERVATION = rf"{_NOTHING}[^\w\n(]*+(?:\([^\n]*+)?+$"
 _FINAL_TOOL = rf"[\"'`*_(\[]*+{_FINAL_WORD}\b(?:\(\))?"
 _EMPTY_INPUT = rf"(?:{_NOTHING}[^\n]*+|[\"'`]*+\{{\s*+\}}[\"'`]*+|(?=^{label(_FINAL_WORD)}))"
 
 _BLANK = r"[ \t\r]*+"
 _LABELS = label(f"Thought|Observation|{_ACTION_WORD}|{_INPUT_WORD}|{_FINAL_WORD}")
 _NEXT_LINE = rf"(?:\n\s*+(?!{_LABELS})(?:[-*+][ \t]++)?+)?+"
-_TO_INPUT = r"(?:(?!\bAction Input\b[*_` ]*+:)[^\n])*+"
+_TO_INPUT = r"(?:(?!\bAction Input\b[*_` ]*+:|\[Action Input\])[^\n])*+"
 _FENCE = r"(?P<fence>`++[\w+-]*+\s*+)?+"
+_BOLD = r"[*_]{0,3}+"
 NAME = r"[`'\"*]*+[\w.-]++(?:\(\))?+[`'\"*.]*+"
 
 ACTION = pattern(rf"^(?P<label>{label(_ACTION_WORD)}){_BLANK}{_NEXT_LINE}(?P<tool>{_TO_INPUT})")
@@ -67,7 +69,7 @@ NO_ACTION = pattern(
     rf"(?:(?:{_NO_TOOL}|{_FINAL_TOOL}|{_BLANK_CALL})(?:(?!{_FINAL_WORD}:)[^\n])*+"
     rf"(?:\s*+{label(_INPUT_WORD)}\s*+{_EMPTY_INPUT})?+"
     rf"|(?P<sentence>[^\s{{]++ [^\n]*+)\s*+{label(_INPUT_WORD)}\s*+{_NOTHING}[^\n]*+)"
-    rf"(?:\s*+{label('Observation')}{_BLANK}{_NOTHING}[^\n]*+)?+"
+    rf"(?:\s*+{label('Observation')}{_NO_OBSERVATION})?+"
 )
 #: The final answer as an action, up to its text or object.
 FINAL_ACTION = pattern(
@@ -76,27 +78,23 @@ FINAL_ACTION = pattern(
 )
 
 OBSERVATION = pattern(rf"^{label('Observation')}")
-HALLUCINATED = pattern(rf"^{label('Observation')}(?!{_NOTHING})[\s*_`]*+[^\s*_`]")
+HALLUCINATED = pattern(rf"^{label('Observation')}(?!{_NO_OBSERVATION})[\s*_`]*+[^\s*_`]")
 ECHO = pattern(rf"\s*+{label('Observation')}\s*+{_FENCE}")
 
 #: Labels in mid-line, after the end of a sentence; exact, since prose may use the same words. An
 #: object that a sentence goes on from is quoted there.
 MID_ACTION = re.compile(
-    rf"(?<=[.!?:;)\]\"'`*}}…])[ \t]++[*_]*+Action:[*_]*+[ \t]*+(?P<tool>{NAME})[ \t,;]*+"
-    rf"(?:\s*+[*_]*+(?P<input>Action Input:)[*_]*+\s*+{_FENCE}|(?P<bracket>\(\s*+))(?=\{{)"
+    rf"(?<=[.!?,:;)\]\"'`*}}…])[ \t]*+{_BOLD}Action:{_BOLD}[ \t]*+(?P<tool>{NAME})[ \t,;]*+"
+    rf"(?:\s*+{_BOLD}(?P<input>Action Input:){_BOLD}\s*+{_FENCE}|(?P<bracket>\(\s*+))(?=\{{)"
 )
 MID_FINAL = re.compile(r"(?<=[.!?:;)\]\"'`*}…])[ \t]++(?P<label>Final Answer:)[ \t]*+")
 SENTENCE_GOES_ON = re.compile(r"[ \t`]*+[a-z]")
 
-#: A sentence that turns to the user, as an action: what follows a question is made up.
-TO_USER = pattern(
-    r"\b(?:wait|await)|\buser (?:input|prompt|response|confirmation)"
-    r"|\b(?:ask|prompt|inform|tell|notify|request|confirm|message|respon|repl|clarif)[^\n]*\b"
-    r"(?:users?|you|them)\b"
-)
+_WAITS = pattern(r"\b(?:wait|await)|\buser (?:input|prompt|response|confirmation)")
+_ASKS = pattern(r"\b(?:ask|prompt|inform|tell|notify|request|confirm|message|respon|repl|clarif)")
+_USER = pattern(r"\b(?:users?|you|them)\b")
 USER_LINE = pattern(r"^[\W_]*+(?:user|human|customer)\b[^\n:]*+:")
 
-_TURN_KEYS = "thoughts?|reasoning|action|tool|tool_name|name|function|final[ _-]?answer"
 #: An object that may be a whole turn, at the start of a line or anywhere.
 OBJECT = pattern(rf"{_FENCE}(?=\{{\s*+[\"'])")
 OBJECT_LINE = pattern(rf"^[ \t]*+{OBJECT.pattern}")
@@ -129,3 +127,8 @@ def is_name(text: str) -> bool:
 def is_action_input(label: str) -> bool:
     """Tell whether a label is Action Input, however it is written."""
     return re.sub(r"[^a-z]", "", label.lower()) == "actioninput"
+
+
+def turns_to_user(sentence: str) -> bool:
+    """Tell whether a sentence asks or tells the user something: what follows it is made up."""
+    return bool(_WAITS.search(sentence) or (_ASKS.search(sentence) and _USER.search(sentence)))

@@ -261,7 +261,7 @@ class _Skipped:
         else:
             self.action = self.action or action
             self.has_plan |= action.is_plan
-            self._asks |= grammar.TO_USER.search(action.line["tool"]) is not None
+            self._asks |= grammar.turns_to_user(action.line["tool"])
         self.end = (none or action.lead or action.line).end()
 
     def asks_before(self, text: str, line: re.Match) -> bool:

@@ -242,6 +242,9 @@ def test_examples(text, step):
         ('I look. Action: Look\nAction Input: {"at": "it"}', "mid_line"),
         ('I look. Thought: t. Action: Look, Action Input: {"at": "it"}', "mid_line"),
         ('I look. Action: Look({"at": "it"})', "mid_line no_input_label"),
+        ('I look, Action: Look\nAction Input: {"at": "it"}', "mid_line"),
+        ('I look.Action: Look\nAction Input: {"at": "it"}', "mid_line"),
+        ('[Action] Look [Action Input] {"at": "it"}', "markdown"),
         ('I look. **Action:** Look **Action Input:** {"at": "it"}', "mid_line"),
         ('Action: I look. Action: Look\nAction Input: {"at": "it"}', "mid_line"),
         ('Action: I look around.\nAction: Look\nAction Input: {"at": "it"}', "plan"),
@@ -315,9 +318,11 @@ def test_final_answers_in_markdown(text, answer, repairs):
     assert (turn.step, turn.repairs) == (FinalAnswer(answer), repairs)
 
 
-NOTHING = ["None", "none.", "N/A", "null", "`None`", "[None]", "(None)", "No action needed",
-           "No further action is required.", "no tool", "None (I ask the user)", "**None**",
-           "None - no tool fits", "Final Answer", "[Final Answer]"]  # fmt: skip
+NOTHING = [
+    "None", "none.", "N/A", "null", "`None`", "[None]", "(None)", "No action needed", "no tool",
+    "No further action is required.", "None (I ask the user)", "**None**", "None - no tool fits",
+    "Nothing", "-", "no_action", "NoAction", "Final Answer", "[Final Answer]",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("nothing", NOTHING)
@@ -527,6 +532,7 @@ PILED = [
     "{", "'", '"', "`", "*", " ", "\n", "\\", "```\n", "Action:\n", "- Action: x\n", "{'a':",
     "Observation: {'a\n", "Observation: {}\n", "Action: None\n", "[Action]", "## Action\n",
     ". Action: x", '{"action": ', "// ", "Action: I see.\n", "\\|", "/*", "Final Answer",
+    "ask ", "Action: ask ",
 ]  # fmt: skip
 
 
@@ -546,6 +552,10 @@ def test_long_texts_of_one_piece_take_linear_time(before, piece):
         ("Observation:\n{}", True),
         ("Observation:", False),
         ("Observation:  \n", False),
+        ("Observation: None", False),
+        ("Observation: N/A (I wait)\n", False),
+        ("Observation: nothing was found", True),
+        ("Observation: None of them", True),
         ("**Observation:**", False),
         ("**Observation:** sunny", True),
         ('"Observation": "an argument"', False),
