@@ -27,7 +27,10 @@ OF_ONE_CONVERSATION = "refused", "context"
 
 
 class UserError(Exception):
-    """An error that a user can fix; its message is one line: what is wrong, where, and the fix."""
+    """An error that a user can fix; its message is one line: what is wrong, where, and the fix.
+
+    A file with several faults has a line for each.
+    """
 
 
 class RequestFailed(RuntimeError):

@@ -5,10 +5,10 @@ import csv
 import polars as pl
 import pytest
 
-from tests.helpers.project import Project
+from tests.helpers.project import Project, touch_outputs
 from tests.helpers.release import Release
 
-SETS = {"label_sets": ["gpt5m"], "result_sets": ["match_eval_results"]}
+NOUNS = ("agreement", "calibration")
 
 
 @pytest.fixture(scope="module")
@@ -55,17 +55,39 @@ def test_labels_of_people_are_calibrated_with_every_judge(project):
     assert "0 of another text than the rollout has now, and 0 without a digest" in written
 
 
-def test_a_changed_file_runs_what_depends_on_it_and_a_fault_stops_before(project):
+def test_a_fault_in_a_file_stops_before_anything_runs(project):
     path = project.folder / "ben.csv"
     before = path.read_text()
-    try:
-        path.write_text(before.replace(",ben,", ",ken,"))
-        jobs = project.jobs()
-        assert jobs["import_labels"] == 2
-        assert {"measure_agreement", "measure_calibration", "write_report"} <= jobs.keys()
-        assert "import_published" not in jobs
-        path.write_text(before.replace(",0,ben", ",4,ben", 1))
-        done = project.run("--dry-run")
-        assert done.returncode and "ben.csv:2: the score '4' is none of 0 to 3" in done.stderr
-    finally:
-        path.write_text(before)
+    path.write_text(before.replace(",0,ben", ",4,ben", 1))
+    done = project.run("--dry-run")
+    path.write_text(before)
+    assert done.returncode and "ben.csv:2: the score '4' is none of 0 to 3" in done.stderr
+
+
+def test_a_changed_file_runs_what_depends_on_it_and_trains_nothing_for_labels_of_tests(tmp_path):
+    project = Project(
+        tmp_path / "project",
+        None,
+        training={"sources": ["bold"], "recipes": [["safe"]], "seeds": [0], "judged_by": "human"},
+        judges={"rules": {}, "human": {"labels": "labels.csv"}},
+    )
+    rows = {"bold": 2, "bold+safe.human.b0.1.s0": 2}
+
+    def write(**changes) -> None:
+        lines = [
+            f"{name},official_0,0,safety,{score},ann" for name, score in (rows | changes).items()
+        ]
+        text = "\n".join(["checkpoint,case_id,sample,metric,score,rater", *lines])
+        (project.folder / "labels.csv").write_text(text)
+
+    write()
+    touch_outputs(project)
+    assert project.run("--touch", "--forceall", "--no-hooks").returncode == 0
+    write(**{"bold+safe.human.b0.1.s0": 1})
+    compared = {f"{verb}_{noun}": 1 for verb in ("measure", "plot") for noun in NOUNS}
+    pages = {"write_tables": 1, "write_report": 1}
+    assert project.jobs() == {"import_labels": 1, **compared, **pages}
+    write(bold=1)
+    jobs = project.jobs()
+    assert (jobs["build_preferences"], jobs["train"], jobs["roll_out"]) == (3, 1, 1)
+    assert jobs["import_labels"] == 2  # also of what is rolled out again
