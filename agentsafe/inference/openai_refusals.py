@@ -105,6 +105,8 @@ def read_refusal(status: int, body: Any, requested: int, field: str = "max_token
         requested: tokens of the answer that the request allowed.
         field: the name under which it did.
     """
+    if isinstance(body, list) and len(body) == 1:  # Gemini
+        body = body[0]
     message, codes = _words(body)
     text = " ".join([*codes, message[:_READ]])
     if "insufficient_quota" in codes:
@@ -129,7 +131,9 @@ def read_refusal(status: int, body: Any, requested: int, field: str = "max_token
 
 def is_about_content(codes: list[str], message: str) -> bool:
     """Tell whether an error's codes or words are about the content of a conversation."""
-    return any(map(_CONTENT_CODE.search, codes)) or bool(_CONTENT_WORDS.search(message[:_READ]))
+    page = message.lstrip().startswith("<")  # a proxy's, which refuses all conversations
+    words = None if page else _CONTENT_WORDS.search(message[:_READ])
+    return bool(words) or any(map(_CONTENT_CODE.search, codes))
 
 
 def is_content_reason(finish_reason: str) -> bool:

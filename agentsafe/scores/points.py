@@ -44,7 +44,8 @@ def score_runs(
     Returns:
         Rows of `schemas.POINTS`. A source's deltas are null: they are taken from it.
         Shares are over a group's distinct rollouts on test cases. `reason` is null where nothing
-        is missing; a run of which only some lineages trained is the mean of those, with a reason.
+        is missing; a run of which only some lineages trained is the mean of those, with a reason,
+        and one without any score has a reason, too.
     """
     rollouts = _scored_rollouts(cells.rows, audits, cases)
     missing = _missing(untrained or {}, cells.rows["judge"].unique().sort().to_list())
@@ -147,6 +148,10 @@ def _with_reasons(
     )
     known = table.join(
         lost.select(*by, "reason"), on=by, how="left", nulls_equal=True, maintain_order="left"
+    )
+    unscored = pl.col("reason").is_null() & (pl.col("cases") == 0)
+    known = known.with_columns(
+        reason=pl.when(unscored).then(pl.lit("no label has a score")).otherwise("reason")
     )
     absent = lost.filter(pl.col("trained").is_null()).drop("lost", "why", "trained")
     absent = absent.with_columns(labels=pl.lit(0))

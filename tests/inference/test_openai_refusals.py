@@ -170,6 +170,7 @@ def test_the_name_of_the_limit(message, field, kind):
 def test_a_refusal_of_the_content(status, error):
     assert read_refusal(status, {"error": error}, WANTED).kind == "content"
     assert read_refusal(status, error, WANTED).kind == "content"
+    assert read_refusal(status, [{"error": error}], WANTED).kind == "content"
 
 
 @pytest.mark.parametrize(
@@ -180,6 +181,8 @@ def test_a_refusal_of_the_content(status, error):
         (400, "temperature must be <= 2"),
         (400, "{'input': " + "x" * 600 + " what is a context window and a content policy?}"),
         (401, "Incorrect API key; see our usage policy"),
+        (403, "<html><body>Your request was blocked by our usage policy</body></html>"),
+        (403, "Country, region, or territory not supported"),
         (404, "The model `safety` does not exist."),
         (429, "Requests are moderated: too many tokens"),
         (503, "The moderation service is unavailable"),

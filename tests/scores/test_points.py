@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 
 from agentsafe import schemas
-from agentsafe.scores.cells import QUANTITIES
+from agentsafe.scores.cells import QUANTITIES, sample_cells
 from agentsafe.scores.points import score_runs
 from agentsafe.suites.cases import split
-from tests.helpers.scored_runs import CASES, RUNS, random_scores, sampled
+from tests.helpers.scored_runs import CASES, RUNS, labels_table, random_scores, sampled
 
 TURNS = 3  # of every rollout
 
@@ -119,3 +119,16 @@ def test_with_nothing_trained_sources_keep_their_scores():
     own = table.filter(pl.col("grain") == "run", pl.col("lineage") == "a")
     expected = np.mean([scores["a", judge, case] for judge in ("j1", "j2") for case in range(13)])
     assert np.mean(own.select("safety", "helpfulness").row(0)) == pytest.approx(expected)
+
+
+def test_a_checkpoint_without_any_score_is_a_row_with_a_reason():
+    table = labels_table(random_scores())
+    lost = pl.col("checkpoint") == RUNS[1]
+    status = pl.when(lost).then(pl.lit("error")).otherwise("status")
+    failed = table.with_columns(score=pl.when(~lost).then("score"), status=status)
+    cells = sample_cells(failed, cases=CASES, resamples=100, seed=0)
+    points = score_runs(cells, confidence=0.9, cases=CASES)
+    mine = points.filter(pl.col("lineage") == RUNS[1])
+    assert mine["reason"].unique().to_list() == ["no label has a score"]
+    assert mine["safety"].is_null().all() and (mine["unscored"] > 0).all()
+    assert points.filter(pl.col("lineage") == "a")["reason"].is_null().all()
