@@ -130,11 +130,12 @@ def shows_nothing(rollout: Mapping) -> bool:
 def _is_lost(row: Mapping) -> bool:
     """Tell whether a finished label rests on trouble, so that it is requested again.
 
-    Version 0.1 read what was no answer as a judge that said nothing. An answer that was cut may
-    fit under other settings.
+    An answer that was cut may fit under other settings. Version 0.1 read what was no answer as a
+    judge that said nothing, and forced it to a digit; its rows do not count the prompts' tokens.
     """
     lost = row["status"] == "error" or row.get("error_kind") == "cut"
-    return lost or row["rationale"] == "the judge said nothing"
+    forced = "prompt_tokens" not in row and row["rationale"].strip() in ("0", "1", "2", "3")
+    return lost or forced or row["rationale"] == "the judge said nothing"
 
 
 async def _label(judge: Judge, case: Case, rollout: Mapping, metric: str, replicate: int) -> Label:

@@ -207,21 +207,20 @@ async def roll_out(
 def _is_lost(row: Mapping) -> bool:
     """Tell whether a finished episode rests on the trouble of a server or the machine.
 
-    Version 0.1 read what was no answer as an empty turn, and a first prompt without room as an
-    overflow; its rows have no count of the prompts' tokens.
+    Version 0.1 read what was no answer as an empty turn or observation, and a first prompt without
+    room as an overflow; its rows have no count of the prompts' tokens.
     """
     if row["stop_reason"] == "error":
         return True
     if "agent_prompt_tokens" in row:
         return False
     turns = [each["content"] for each in row["messages"] if each["role"] == "assistant"]
-    observed = [each["content"] for each in row["messages"] if each["role"] == "observation"]
     silent = any(
         not text.strip() and not aside["cut"]
         for text, aside in zip(turns, row["asides"], strict=True)
     )
     cut = row["stop_reason"] == "context_overflow" and row["steps"] == 0 and len(turns) < 2
-    return silent or cut or any("the emulator's context is full" in text for text in observed)
+    return silent or cut or row["emulator_failures"] > 0
 
 
 def _tables(checkpoint: str, rows: Iterable[dict]) -> tuple[pl.DataFrame, pl.DataFrame]:

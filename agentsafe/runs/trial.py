@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from agentsafe.errors import ConversationRefused, UserError
 from agentsafe.inference.openai_protocol import MOST_PER_TOKEN
+from agentsafe.inference.thinking import split_thinking
 from agentsafe.inference.types import Completion, Message, Sampling
 from agentsafe.models.config import Model
 
@@ -112,11 +113,11 @@ async def _try(chat: "ApiChat", role: Role) -> tuple[_Told, float]:
     for prompt in asked:
         try:
             answer = await chat.check(prompt, role.sampling)
-            if role.request is not None and answer.text:
+            if role.request is not None:
                 text, sampling = role.request
-                score = [Message(role="assistant", content=answer.text)]
-                score.append(Message(role="user", content=text))
-                await chat.check([*prompt, *score], sampling)
+                said = split_thinking(answer.text)[0].strip() or "(nothing)"
+                turns = Message(role="assistant", content=said), Message(role="user", content=text)
+                await chat.check([*prompt, *turns], sampling)
         except ConversationRefused as refusal:
             refused.append(refusal)
             continue

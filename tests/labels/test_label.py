@@ -153,6 +153,17 @@ def test_a_judge_that_said_nothing_is_asked_again(tmp_path):
     assert judge.asked == 2 and set(table["status"]) == {"ok"}
 
 
+def test_a_digit_that_an_older_version_forced_is_asked_for_again(tmp_path):
+    path = tmp_path / "j.jsonl"
+    labels(Counting(official_3=Label(3, "3")), rollouts(), journal=Journal(path))
+    judge = Counting()
+    labels(judge, rollouts(), journal=Journal(path))
+    assert not judge.asked
+    path.write_text(path.read_text().replace('"prompt_tokens": 0, ', ""))
+    labels(judge, rollouts(), journal=Journal(path))
+    assert judge.asked == 2
+
+
 def test_the_last_line_counts_the_kinds_of_what_has_no_score(capsys):
     labels(Counting(official_3=ConversationRefused("no")), rollouts())
     line = capsys.readouterr().err.splitlines()[-1]
