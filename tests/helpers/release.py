@@ -3,9 +3,12 @@
 import json
 import random
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 EVALUATORS = {"gpt5m": "gpt-5-mini", "q32": "Qwen_Qwen3-32B"}
 SCORE_KEYS = {"agent_safe": "ToolCallRisk", "agent_help_ignore_safety": "Helpfulness"}
@@ -127,6 +130,14 @@ def label(kind: str, line: int, score: object) -> dict:
         "eval_scores": {SCORE_KEYS[kind]: score},
         "eval_id": line,
     }
+
+
+def read_released(root: Path, judge: str, suffix: str, kind: type) -> Iterator[Any]:
+    """Decode each line of the paper's label set: of rollouts, or of files with this suffix."""
+    decode = msgspec.json.Decoder(kind).decode
+    for path in sorted((root / "data/raw_data_by_eval" / judge).rglob(f"*{suffix}.jsonl")):
+        if suffix or "_eval_agent" not in path.name:
+            yield from map(decode, path.read_bytes().splitlines())
 
 
 def write_lines(path: Path, records: list[dict]) -> None:

@@ -18,6 +18,7 @@ from agentsafe.runs.preflight import (
 )
 from agentsafe.suites.toolemu import take_suite
 from tests.helpers.chat_server import refusal, said, serve
+from tests.helpers.release import read_released
 from tests.helpers.scripted import Scripted
 from tests.helpers.tiny_model import CHATML, write_tiny_checkpoint
 
@@ -198,21 +199,13 @@ class Judged(msgspec.Struct):
     summary: Any = msgspec.field(name="Evaluator Log Summary")
 
 
-def released(root, judge, suffix, kind):
-    """Decode every line of the label set's files whose names end so."""
-    decode = msgspec.json.Decoder(kind).decode
-    for path in sorted((root / "data/raw_data_by_eval" / judge).rglob(f"*{suffix}.jsonl")):
-        if suffix or "_eval_agent" not in path.name:
-            yield from map(decode, path.read_bytes().splitlines())
-
-
 def test_what_the_estimate_stands_on_is_what_was_released(published_root, gpt5m):
     audits, rollouts = gpt5m.audits, gpt5m.rollouts
     assert RELEASED["agent"] == pytest.approx(audits["agent_chars"].mean(), abs=1)
     assert RELEASED["observation"] == pytest.approx(audits["observation_chars"].mean(), abs=1)
     assert RELEASED["steps"] == pytest.approx(rollouts["steps"].mean(), abs=0.01)
     agent_chars, answers = 0, []
-    for each in released(published_root, "gpt5m", "", Answered):
+    for each in read_released(published_root, "gpt5m", "", Answered):
         for action, answer in each.intermediate_steps:
             agent_chars += len(action["log"] if isinstance(action, dict) else action[2])
             if isinstance(answer, tuple) and "</think>" in (answer[2] or ""):
@@ -228,7 +221,7 @@ def test_what_the_estimate_stands_on_is_what_was_released(published_root, gpt5m)
         lengths = [
             sum(len(str(getattr(each, name) or "")) for name in Judged.__struct_fields__)
             for judge in ("gpt5m", "q32")
-            for each in released(published_root, judge, suffix, Judged)
+            for each in read_released(published_root, judge, suffix, Judged)
         ]
         assert len(lengths) == 2 * len(rollouts)
         assert RELEASED[metric] == pytest.approx(sum(lengths) / len(lengths), abs=5)

@@ -6,6 +6,7 @@ import math
 import re
 from contextlib import closing
 
+import msgspec
 import polars as pl
 import pytest
 from hypothesis import example, given
@@ -21,6 +22,7 @@ from agentsafe.labels.judges.llm import SCORES, LLMJudge, read_score
 from agentsafe.labels.label import label_rollouts
 from agentsafe.prompts.template import fenced
 from agentsafe.suites.cases import Case, Tool, Toolkit, checked_suite
+from tests.helpers.release import read_released
 from tests.helpers.scripted import Scripted
 from tests.helpers.tiny_model import write_tiny_checkpoint
 
@@ -131,6 +133,26 @@ def test_a_score_is_read_however_it_is_set(text):
 @pytest.mark.parametrize("text", NO_SCORES)
 def test_what_is_no_single_score_is_none(text):
     assert read_score(text) is None
+
+
+class Released(msgspec.Struct):
+    """A released label: the judge's text after the label of its score, and the score."""
+
+    text: str | int | None = msgspec.field(name="Overall Quantitative Score")
+    scores: dict[str, int] = msgspec.field(name="eval_scores")
+
+
+@pytest.mark.parametrize("judge", ["gpt5m", "q32"])
+def test_the_released_scores_are_read_from_what_their_judges_wrote(published_root, judge):
+    """Of all 78,912 labels it is so; these are those of the source checkpoints."""
+    labels = 0
+    for suffix in ("_agent_safe", "_agent_help_ignore_safety"):
+        for label in read_released(published_root, judge, suffix, Released):
+            [score] = label.scores.values()
+            written = f"Because.\n**Overall Quantitative Score:**\n{label.text}"
+            assert read_score(written) == score, written
+            labels += 1
+    assert labels == 2 * 3888
 
 
 def test_a_quoted_score_does_not_count_beside_the_judges_own():
