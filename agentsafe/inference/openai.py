@@ -54,6 +54,8 @@ log = logging.getLogger(__name__)
 _OPENAI = "https://api.openai.com/v1"
 _LONGEST_PAUSE = 60.0  # seconds, unless the server requests more
 _TRANSIENT = 408, 409, 425, 429  # and 500 and above
+#: Statuses of refusals that may be one request's own; 403 and 406 are those of a proxy's filter.
+_OF_THE_REQUEST = 400, 403, 406, 413, 422
 _PROBE_TOKENS = 16
 #: Either name of an answer's most tokens, and the other one.
 _LIMIT_FIELDS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
@@ -382,7 +384,7 @@ class ApiChat:
             raise self._content_refused(reason)
         if (status in _TRANSIENT or status >= 500) and found.kind != "quota":
             return _Failure(reason, pause)
-        if status in (400, 413, 422) and await self._takes(client, fields):
+        if status in _OF_THE_REQUEST and await self._takes(client, fields, known=status != 403):
             raise self._content_refused(reason)
         raise self._unusable(status, found, reason)
 
@@ -441,9 +443,14 @@ class ApiChat:
             self._asked_context = True
         return self._served_context
 
-    async def _takes(self, client: openai.AsyncOpenAI, fields: Mapping[str, Any]) -> bool:
-        """Tell whether the server takes the settings of a request, with a harmless text."""
-        if _settings(fields) in self._accepted:
+    async def _takes(
+        self, client: openai.AsyncOpenAI, fields: Mapping[str, Any], *, known: bool
+    ) -> bool:
+        """Tell whether the server takes the settings of a request, with a harmless text.
+
+        It is asked where it has not yet taken them, or where what is `known` may have changed.
+        """
+        if known and _settings(fields) in self._accepted:
             return True
         messages = [{**message, "content": "Hello."} for message in fields["messages"]]
         limit = {name: _PROBE_TOKENS for name in _LIMIT_FIELDS if name in fields}

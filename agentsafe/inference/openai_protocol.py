@@ -95,7 +95,8 @@ class _Content(msgspec.Struct):
         said = self.content
         thoughts = [self.reasoning_content or self.reasoning]
         if isinstance(said, list):
-            parts = [part for part in said if isinstance(part, dict)]
+            parts = [{"text": part} if isinstance(part, str) else part for part in said]
+            parts = [part for part in parts if isinstance(part, dict)]
             texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
             said = "".join(texts) if texts else None
             thoughts += [part.get("thinking") for part in parts]
@@ -252,7 +253,7 @@ def completion(body: bytes, fields: Mapping[str, Any], sampling: Sampling) -> Co
     _check_prompt(fields["messages"], usage)
     end = _end(choice, said is None, reasoning)
     if not text.strip() and end == "stop":
-        _check_silence(choice, completion_tokens, reasoning_tokens, sampling)
+        _check_silence(choice, completion_tokens, reasoning_tokens, (*sampling.stop, text))
     prompt_tokens, cached_tokens = usage.read()
     prompt_tokens = prompt_tokens or estimate(fields["messages"])  # some servers send zeros
     completion_tokens = completion_tokens or _estimate([text, reasoning])
@@ -329,19 +330,19 @@ def _end(choice: _Choice, silent: bool, reasoning: str) -> str:
 
 
 def _check_silence(
-    choice: _Choice, tokens: int | None, reasoning_tokens: int, sampling: Sampling
+    choice: _Choice, tokens: int | None, reasoning_tokens: int, written: Sequence[str]
 ) -> None:
-    """Check that an empty text is what the model wrote: an end token or a stop string at once.
+    """Check that an empty text is what the model wrote: an end token, after one of `written`.
 
     Raises:
         NoAnswer: it generated nothing at all, or more than it takes to end.
     """
     named = choice.stop_reason, choice.matched_stop
-    if tokens is None or any(each in sampling.stop for each in named):
+    if tokens is None or any(each in written for each in named):
         return
     if tokens == 0:
         raise NoAnswer("the answer is empty, and the server generated no token for it")
-    if reasoning_tokens or tokens > _END_TOKENS + max(map(len, sampling.stop), default=0):
+    if reasoning_tokens or tokens > _END_TOKENS + max(map(len, written)):
         raise NoAnswer(
             f"the answer is empty, although the server generated {tokens} tokens for it: a parser "
             "of the server may have removed them, or switch thinking off (thinking: false)",

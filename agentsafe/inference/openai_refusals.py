@@ -21,7 +21,7 @@ _TOO_LONG = re.compile(
     r"|(prompt|input|messages?|conversation|tokens?)\b.{0,60}\b(too (long|large)|exceed)"
     r"|range of input length|tokens?`? must be <=|token limit|too many (input )?tokens"
     r"|reduce (the|your) (length|number|size|message|prompt|input)|max_seq_len|超长"
-    r"|超过.{0,12}长度",
+    r"|超过.{0,12}长度|exceed.{0,40}context|context.{0,20}(exceed|overflow)|fit.{0,20}context",
     re.IGNORECASE,
 )
 #: What a failing server (status 500 and above) must say at least.
@@ -54,7 +54,7 @@ _LIMIT_FIELD = re.compile(r"\bmax_(completion_)?tokens\b")
 #: Codes, types and finish reasons that stand for the content of a conversation.
 _CONTENT_CODE = re.compile(
     r"content_?-?(filter|policy|exists_risk|blocked|moderation)|data_?inspection|sensitive"
-    r"|moderation|policy_violation|invalid_prompt|safety|prohibited|blocklist|block_?reason|censor"
+    r"|moderation|policy_violation|invalid_prompt|safety|prohibited|blocked|blocklist|censor"
     r"|guardrail|jailbreak|flagged|unsafe|harmful|spii|recitation|model_armor|risk|^1301$|^1026$"
     r"|^1027$|^refusal$",
     re.IGNORECASE,

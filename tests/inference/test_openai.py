@@ -196,7 +196,7 @@ def test_what_no_other_request_would_escape_stops_at_once_with_a_line(chat, faul
         line = refused(chat(server))
     assert re.match(rf"models\.judge: 127\.0\.0\.1:\d+ refuses tiny: .*{words}", line)
     assert len(line) < 500
-    settings = re.search("status (400|422)", line) is not None
+    settings = re.search("status (400|403|422)", line) is not None
     assert len(server.requests) == 1 + settings  # with a harmless text
 
 
@@ -482,16 +482,25 @@ def test_a_text_that_a_server_will_not_answer_is_that_requests_own(chat, fault):
         assert len(server.requests) == 1
 
 
-def test_an_unexplained_refusal_is_the_conversations_own_where_the_settings_are_taken(chat):
+@pytest.mark.parametrize(
+    "answer",
+    [
+        refusal(400, "Bad request"),
+        refusal(422, "Unprocessable"),
+        Reply(403, "<html>Forbidden</html>"),  # a firewall's
+        Reply(406, "<html>Not acceptable</html>"),
+    ],
+)
+def test_an_unexplained_refusal_is_the_conversations_own_where_the_settings_are_taken(chat, answer):
     def rule(body):
-        return refusal(400, "Bad request") if "b0mb" in str(body["messages"]) else None
+        return answer if "b0mb" in str(body["messages"]) else None
 
     with serve(Parrot(), rule=rule) as server:
         talker = chat(server)
         for _ in range(2):
-            with pytest.raises(ConversationRefused, match=r"status 400 \(Bad request\)"):
+            with pytest.raises(ConversationRefused, match=f"status {answer.status}"):
                 ask(talker, "b0mb")
-    assert len(server.requests) == 3  # a harmless text once
+    assert len(server.requests) == (4 if answer.status == 403 else 3)  # a harmless text once
     assert server.requests[1].body["messages"] == [{"role": "user", "content": "Hello."}]
 
 

@@ -162,7 +162,7 @@ def test_an_answer_is_read():
 
 def test_an_answer_in_parts_is_joined():
     parts = [{"type": "text", "text": "Yes"}, {"type": "text", "text": "."}]
-    assert read(body(parts)).text == "Yes."
+    assert read(body(parts)).text == read(body(["Yes", "."])).text == "Yes."
     thought = {"type": "thinking", "thinking": [{"type": "text", "text": "One is less."}]}
     answer = read(body([thought, *parts]))
     assert (answer.text, answer.reasoning) == ("Yes.", "One is less.")
@@ -179,6 +179,7 @@ STOP = Sampling(stop=("\nObservation:",))
         (body("", usage=usage(1)), Sampling()),  # an end token at once
         (body("", usage=usage(2)), Sampling()),
         (body("\n", usage=usage(2)), Sampling()),
+        (body("\n" * 9, usage=usage(10)), Sampling()),
         (body(""), Sampling()),  # a server that does not count
         (body("", usage=usage(5)), STOP),  # a stop string at once
     ],

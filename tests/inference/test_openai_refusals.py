@@ -86,6 +86,8 @@ def test_a_prompt_that_is_too_long_for_any_answer(message):
         "Please reduce the length of the messages or completion. Current length is 9001 while "
         "limit is 8192",
         "This model's maximum prompt length is 131072 but the request contains 150000 tokens.",
+        "The request exceeds the model's context",
+        "context overflow",
     ],
 )
 def test_an_error_whose_room_is_not_certain_names_none(message):
