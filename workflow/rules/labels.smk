@@ -15,7 +15,7 @@ rule label_rollouts:
     benchmark:
         f"{RESULTS}/benchmarks/label_rollouts/{{judge}}/{{lineage}}/{{shard}}.tsv"
     wildcard_constraints:
-        judge="|".join(set(config["judges"]) - set(PEOPLE)) or "none",
+        judge="|".join(name for name in config["judges"] if name not in PEOPLE) or "none",
     conda:
         "../envs/agentsafe.yaml"
     threads: THREADS
