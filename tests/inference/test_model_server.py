@@ -4,14 +4,16 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
 
-from agentsafe.errors import UserError
-from agentsafe.inference.model_server import ServiceChat
+from agentsafe.errors import ServerTrouble, UserError
+from agentsafe.inference.model_server import ServiceChat, _converse
 from agentsafe.inference.types import Sampling
 from tests.helpers.tiny_model import write_tiny_checkpoint
 
@@ -111,3 +113,28 @@ def test_a_service_on_another_machine_is_refused(tmp_path):
     file.write_text(json.dumps({"socket": "/x", "host": "elsewhere", "log": "the.log"}))
     with pytest.raises(UserError, match="runs on elsewhere"):
         ServiceChat("tiny", file)
+
+
+def test_a_servers_trouble_stays_that_and_any_other_error_is_one(tmp_path):
+    class Broken:
+        async def complete(self, messages, sampling):
+            raise ServerTrouble("aborted") if sampling.seed else ValueError("odd")
+
+    async def ask(path, seed):
+        async def converse(reader, writer):
+            await _converse(Broken(), reader, writer)
+
+        file = tmp_path / "service.json"
+        where = {"socket": path, "host": socket.gethostname(), "log": "the.log"}
+        file.write_text(json.dumps(where))
+        async with await asyncio.start_unix_server(converse, path):
+            await ServiceChat("tiny", file).complete(PROMPT, Sampling(seed=seed))
+
+    with tempfile.TemporaryDirectory() as folder:
+        with pytest.raises(
+            ServerTrouble, match=r"models.tiny: ServerTrouble: aborted; see the.log"
+        ):
+            asyncio.run(ask(f"{folder}/s", 1))
+        with pytest.raises(RuntimeError, match="ValueError: odd") as raised:
+            asyncio.run(ask(f"{folder}/t", 0))
+        assert not isinstance(raised.value, ServerTrouble)
