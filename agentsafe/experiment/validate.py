@@ -394,6 +394,12 @@ def _check_tuning(training: Mapping, suite: str) -> None:
             "config: 'training.tuning' is full, which keeps no parent beside the policy: write "
             "'training.reference_logps: once' and leave 'training.ld_alpha' out"
         )
+    shares = training["batching"] != "pairs" or training["batch_tokens"] is not None
+    if training["router_aux_loss_coef"] and shares:
+        raise UserError(
+            "config: 'training.router_aux_loss_coef' needs rows of their own: write "
+            "'training.batching: pairs' and leave 'training.batch_tokens' out"
+        )
     gpus, batch = training["gpus"], training["batch_size"]
     accumulation = training["gradient_accumulation_steps"]
     if suite == "miniature" and (quantized or gpus > 1):

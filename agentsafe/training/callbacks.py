@@ -8,6 +8,7 @@ so import it late.
 import json
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import FSDP_MODEL_NAME, TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import safe_globals
 from trl import DPOTrainer
 
@@ -134,14 +135,26 @@ class Watch(TrainerCallback):
                 f"{self.name}: step {step}: the loss or its gradient is NaN or infinite; "
                 f"{advice(args.output_dir)}"
             )
-        tolerance = _HALF_TOLERANCE if args.bf16 else _TOLERANCE
-        if step == 1 and abs(logs["dpo_loss"] - self.first) > tolerance * self.first:
-            raise UserError(
-                f"{self.name}: the first DPO loss is {logs['dpo_loss']:.4f} instead of "
-                f"{self.first:.4f}: policy and reference differ before the first step, so the "
-                "model's log-probabilities depend on the batch; write training.reference_logps: "
-                "batch and training.batching: pairs"
+        if step == 1:
+            first = logs.get("plain_dpo_loss", logs["dpo_loss"])
+            self._check_first(first, _HALF_TOLERANCE if args.bf16 else _TOLERANCE)
+
+    def _check_first(self, loss: float, tolerance: float) -> None:
+        """Check the first DPO loss: that of a policy which equals its reference."""
+        if abs(loss - self.first) <= tolerance * self.first:
+            return
+        trainer: Any = self.trainer
+        fix = "write training.reference_logps: batch and training.batching: pairs"
+        if trainer.batching.plain and not trainer.data.reference:
+            fix = (
+                "nothing is shared or computed before, so the model itself is not reproducible: "
+                "choose another attention kernel, or a model that computes the same twice"
             )
+        raise UserError(
+            f"{self.name}: the first DPO loss is {loss:.4f} instead of {self.first:.4f}: policy "
+            "and reference differ before the first step, so the model's log-probabilities depend "
+            f"on the batch; {fix}"
+        )
 
 
 def advice(folder: str | Path) -> str:
@@ -195,7 +208,7 @@ def _step(folder: Path) -> int:
 
 
 def _is_intact(folder: Path) -> bool:
-    """Read all that resuming reads: a killed job leaves half a checkpoint."""
+    """Check all files that resuming reads: a killed job leaves half a checkpoint."""
     try:
         for path in weights(folder):
             check_weights(path)
@@ -203,9 +216,25 @@ def _is_intact(folder: Path) -> bool:
         for name in ("adapter_config.json" if adapter else "config.json", TRAINER_STATE_NAME):
             json.loads((folder / name).read_text(encoding="utf-8"))
         with safe_globals():
-            for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
-                torch.load(folder / name, map_location="cpu", weights_only=True)
+            for name in _states(folder):
+                # Mapped, not read: full tuning's optimizer has twice the bytes of its model.
+                torch.load(folder / name, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a torn pickle raises nearly any type
         log.warning("%s is incomplete and is skipped: %s", folder.name, error)
         return False
     return True
+
+
+def _states(folder: Path) -> list[str]:
+    """List the files of torch that transformers' trainer resumes from, by its names for them.
+
+    Each of several processes has a state of random numbers of its own. FSDP2 writes the gathered
+    weights and optimizer under accelerate's names.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    random = ["rng_state.pth"]
+    if processes > 1:
+        random = [f"rng_state_{process}.pth" for process in range(processes)]
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    optimizer = [f"{FSDP_MODEL_NAME}.bin", "optimizer.bin"] if sharded else ["optimizer.pt"]
+    return [*optimizer, "scheduler.pt", *random]

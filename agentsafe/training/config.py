@@ -1,4 +1,4 @@
-"""Settings of DPO runs (the config's section `training`), and TRL's and PEFT's options for them."""
+"""Settings of DPO runs (the config's section `training`), and TRL's options for them."""
 
 import importlib.util
 import math
@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from agentsafe._util.settings import NOT_IN_CACHE_KEY, Count, JudgeName, Name, Seed
+from agentsafe._util.settings import NOT_IN_CACHE_KEY, Count, JudgeName, Name, Seed, Text
 from agentsafe.errors import UserError
 from agentsafe.models.loading import half_precision
 from agentsafe.preferences.config import Objective
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
     from trl import DPOConfig
 
 _Share = Annotated[float, Meta(ge=0, lt=1)]
@@ -46,6 +45,14 @@ class Lora:
             "arXiv 2312.03732)."
         ),
     ] = False
+    target_modules: Annotated[
+        Annotated[tuple[Text, ...], Meta(min_length=1)] | None,
+        Meta(
+            description="Names of the layers that get an adapter, such as `q_proj` or `experts`; "
+            "null takes all linear layers of the language model, without experts and routers.",
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ class DPO:
 
     tuning: Annotated[
         Literal["lora", "full"],
-        Meta(description="Train an adapter on all linear layers (`lora`) or all weights (`full`)."),
+        Meta(description="Train an adapter (`lora`) or all weights (`full`)."),
     ] = "lora"
     quantization: Annotated[
         Literal["none", "int4"],
@@ -219,7 +226,16 @@ class DPO:
             "log-likelihood of the chosen tokens; 0, as in the paper, leaves it out.",
         ),
     ] = 20
-    lora: Annotated[Lora, Meta(description="The adapter on all linear layers.")] = Lora()
+    router_aux_loss_coef: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Weight of the load-balancing loss of a mixture of experts; 0 leaves it "
+            "out.",
+        ),
+    ] = 0
+    lora: Annotated[Lora, Meta(description="The adapter.")] = Lora()
     save_steps: Annotated[
         Count,
         Meta(
@@ -341,6 +357,7 @@ def arguments(settings: Settings, beta: float, folder: Path, name: str = "") -> 
         loss_weights=[1.0, settings.sft_weight] if mixed else None,
         label_smoothing=settings.label_smoothing,
         ld_alpha=settings.ld_alpha,
+        router_aux_loss_coef=settings.router_aux_loss_coef,
         learning_rate=settings.learning_rate,
         # transformers' "constant" leaves the warm-up out
         lr_scheduler_type="constant_with_warmup" if scheduler == "constant" else scheduler,
@@ -372,18 +389,3 @@ def arguments(settings: Settings, beta: float, folder: Path, name: str = "") -> 
     )
     made._n_gpu = min(made.n_gpu, 1)  # TRL trains on one, whatever else is visible
     return made
-
-
-def lora_config(lora: Lora) -> "LoraConfig":
-    """PEFT's options for the adapter."""
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        use_dora=lora.dora,
-        use_rslora=lora.rslora,
-        target_modules="all-linear",  # PEFT leaves the output layer out
-        task_type="CAUSAL_LM",
-    )

@@ -5,8 +5,8 @@ enough. Memory is the peak of all tensors on one device during a step, term by t
 0.98 to 1.21 times the measured peak of small models on a CPU.
 
 Not covered: the driver's memory (about half a GB on a GPU), the allocator's reserve (glibc's, on a
-CPU, up to the same again), shards of a model on several GPUs, and mixtures of experts, which are
-not plain linear layers.
+CPU, up to the same again), shards of a model on several GPUs, and the activations of a mixture
+of experts.
 """
 
 import math
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agentsafe.training.config import Lora, Settings
+from agentsafe.training.config import Settings
 from agentsafe.training.tokenize import Trajectory
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Shape:
 
     Attributes:
         parameters: of the model, tied ones once.
+        trained: those that train: the adapter's, or all.
         linear: parameters of the linear layers without the output layer.
         inputs, outputs: features of these linear layers, summed.
         layers: number of decoder layers.
@@ -42,19 +43,13 @@ class Shape:
     """
 
     parameters: int
+    trained: int
     linear: int
     inputs: int
     outputs: int
     layers: int
     hidden: int
     vocabulary: int
-
-    def adapter(self, lora: Lora) -> int:
-        """Count the parameters of a LoRA adapter on all linear layers: r × (in + out) of each.
-
-        DoRA adds one magnitude an output (Liu et al., arXiv 2402.09353, section 4.1).
-        """
-        return lora.r * (self.inputs + self.outputs) + (self.outputs if lora.dora else 0)
 
 
 @dataclass(frozen=True)
@@ -102,22 +97,28 @@ def estimate(
     """
     in_epoch = math.ceil(len(pairs) / (settings.batch_size * settings.gradient_accumulation_steps))
     epoch_tokens = sum(len(tokens[row].ids) for pair in pairs for row in pair)
-    shape = shape_of(config)
-    full = settings.tuning == "full"
+    shape = shape_of(config, settings)
     return Estimate(
         steps=settings.max_steps or settings.num_train_epochs * in_epoch,
         epoch_tokens=epoch_tokens,
         step_tokens=round(epoch_tokens / in_epoch),
         parameters=shape.parameters,
-        trained=shape.parameters if full else shape.adapter(settings.lora),
+        trained=shape.trained,
         memory=_memory(shape, settings, pairs, tokens, gpu, getattr(config.dtype, "itemsize", 4)),
     )
 
 
-def shape_of(config: "PreTrainedConfig") -> Shape:
-    """Return the `Shape` of the model of a config."""
+def shape_of(config: "PreTrainedConfig", settings: Settings) -> Shape:
+    """Return the `Shape` of the model of a config.
+
+    Raises:
+        UserError: as `lora.lora_config`.
+    """
     import torch
+    from peft import get_peft_model
     from transformers import AutoModelForCausalLM
+
+    from agentsafe.training.lora import lora_config
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -126,8 +127,14 @@ def shape_of(config: "PreTrainedConfig") -> Shape:
         each for each in model.modules() if isinstance(each, torch.nn.Linear) and each is not output
     ]
     text = config.get_text_config(decoder=True)
+    parameters = trained = sum(each.numel() for each in model.parameters())
+    if settings.tuning == "lora":
+        with torch.device("meta"):
+            adapted = get_peft_model(model, lora_config(settings.lora, model))
+        trained = adapted.num_parameters(only_trainable=True)
     return Shape(
-        parameters=sum(each.numel() for each in model.parameters()),
+        parameters=parameters,
+        trained=trained,
         linear=sum(each.weight.numel() for each in linear),
         inputs=sum(each.in_features for each in linear),
         outputs=sum(each.out_features for each in linear),
@@ -162,7 +169,6 @@ def _memory(
     full, quantised = settings.tuning == "full", settings.quantization == "int4"
     compute = 2 if gpu else 4
     weight = saved if gpu and not full else 4
-    trained = shape.parameters if full else shape.adapter(settings.lora)
     each = 2 if quantised else 4
     at_once, longest, counted = _largest(settings, pairs, tokens)
     dropout = 0 if full or not settings.lora.dropout else 4 * shape.inputs / shape.layers
@@ -172,9 +178,9 @@ def _memory(
     rest = shape.parameters - shape.linear
     memory = {
         "weights": shape.linear * _INT4 + rest * 2 if quantised else shape.parameters * weight,
-        "adapter": 0 if full else each * trained,
-        "gradients": each * trained,
-        "optimizer": 2 * each * trained,
+        "adapter": 0 if full else each * shape.trained,
+        "gradients": each * shape.trained,
+        "optimizer": 2 * each * shape.trained,
         "activations": at_once * kept,
         "attention": at_once * longest * (1 + compute * (1 if gpu else shape.layers)),
         "logits": tile * (compute if gpu else 4 * (1 + _TILE_COPIES)),

@@ -44,7 +44,6 @@ from agentsafe.training.config import (
     Settings,
     arguments,
     first_loss,
-    lora_config,
     tell_trackers,
 )
 from agentsafe.training.held_out import measure
@@ -331,6 +330,7 @@ def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "TrajectoryT
     from peft import PeftModel
     from trl.trainer.utils import disable_dropout_in_model
 
+    from agentsafe.training.lora import lora_config
     from agentsafe.training.trainer import Batching, Data, TrajectoryTrainer
 
     full = settings.tuning == "full"
@@ -339,6 +339,12 @@ def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "TrajectoryT
         dtype="float32" if full else "auto",  # bfloat16 would round most steps away
         quantization=settings.quantization,
     )
+    routes = hasattr(model.config.get_text_config(decoder=True), "output_router_logits")
+    if settings.router_aux_loss_coef and not routes:
+        raise UserError(
+            f"training.router_aux_loss_coef: {task.parent} is no mixture of experts that returns "
+            "its router's logits: leave it out"
+        )
     if task.base is not None:
         disable_dropout_in_model(model)
         adapter = Path(task.parent, checkpoint.ADAPTER)
@@ -348,7 +354,7 @@ def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "TrajectoryT
         loading.load_tokenizer(task.parent),
         Data(prepared.pairs, prepared.tokens, prepared.cases, prepared.reference),
         arguments=arguments(settings, task.beta, Path(task.scratch), prepared.card.lineage),
-        lora=None if full or task.base is not None else lora_config(settings.lora),
+        lora=None if full or task.base is not None else lora_config(settings.lora, model),
         batching=Batching(settings.batching, settings.batch_tokens),
     )
     if task.base is not None and prepared.reference:

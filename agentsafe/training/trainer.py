@@ -208,19 +208,9 @@ class TrajectoryTrainer(DPOTrainer):
         """
         inputs = dict(inputs)
         keys = inputs.pop("keys")
-        log_probs: list[torch.Tensor] = []
-
-        def policy(**options: Any) -> Any:
-            output = model(**options)
-            log_probs.append(output.log_probs.detach())
-            return output
-
-        loss = super().compute_loss(policy, inputs, *args, **kwargs)
-        dpo_loss = loss.detach()
-        if len(self.loss_types) > 1:
-            counted = inputs["completion_mask"].chunk(2)[0][:, 1:].bool()
-            dpo_loss = dpo_loss + self.loss_weights[1] * log_probs[0].chunk(2)[0][counted].mean()
-        dpo_loss = self._mean_over_pairs(dpo_loss, len(keys) // 2)
+        if self.state.global_step == 0 and self.model.training and _drops_out(self.model):
+            self._metrics["train"]["plain_dpo_loss"].append(self._without_dropout(model, inputs))
+        loss, dpo_loss = self._losses(model, inputs, *args, **kwargs)
         if not math.isfinite(dpo_loss):
             raise UserError(
                 f"{self.args.run_name}: step {self.state.global_step + 1}: the loss is NaN or "
@@ -228,6 +218,38 @@ class TrajectoryTrainer(DPOTrainer):
             )
         self._metrics["train"]["dpo_loss"].append(dpo_loss)
         return loss
+
+    def _losses(self, model: Any, inputs: dict, *args: Any, **kwargs: Any) -> tuple[Any, float]:
+        """Compute TRL's loss, and DPO's part of it as the mean over the pairs of all processes."""
+        outputs: list[Any] = []
+
+        def policy(**options: Any) -> Any:
+            outputs.append(model(**options))
+            return outputs[-1]
+
+        loss = super().compute_loss(policy, inputs, *args, **kwargs)
+        dpo_loss = loss.detach()
+        if len(self.loss_types) > 1:
+            counted = inputs["completion_mask"].chunk(2)[0][:, 1:].bool()
+            chosen = outputs[0].log_probs.detach().chunk(2)[0]
+            dpo_loss = dpo_loss + self.loss_weights[1] * chosen[counted].mean()
+        if self.aux_loss_enabled:
+            dpo_loss = dpo_loss - self.router_aux_loss_coef * outputs[0].aux_loss.detach()
+        return loss, self._mean_over_pairs(dpo_loss, len(inputs["completion_mask"]) // 2)
+
+    def _without_dropout(self, model: Any, inputs: dict) -> float:
+        """Compute DPO's loss as `_losses`, with dropout turned off.
+
+        An adapter that trains further is not zero, so that its dropout alone tells the policy from
+        its reference before the first step.
+        """
+        model.eval()
+        try:
+            with torch.no_grad():
+                return self._losses(model, inputs)[1]
+        finally:
+            model.train()
+            self._metrics["eval"].clear()
 
     def _mean_over_pairs(self, mean: torch.Tensor, pairs: int) -> float:
         """Average a mean over this process's pairs over the pairs of all processes."""
@@ -248,6 +270,10 @@ class TrajectoryTrainer(DPOTrainer):
             if not all(math.isfinite(found[key]) for key in sides):
                 return f"in a pair of {data.cases[sides[0]]}"
         return f"but no log-probability is, among pairs of {data.cases[keys[0]]}"
+
+
+def _drops_out(model: torch.nn.Module) -> bool:
+    return any(isinstance(each, torch.nn.Dropout) and each.p > 0 for each in model.modules())
 
 
 class ByCase(Sampler[int]):

@@ -106,6 +106,10 @@ def test_a_contradiction_is_one_line(changes, line):
             "'training.stage_from' is adapter, but 'training.tuning: full' has none",
         ),
         (
+            {"training": {"router_aux_loss_coef": 0.01, "batching": "case"}},
+            "training.router_aux_loss_coef' needs rows of their own",
+        ),
+        (
             {"training": {"tuning": "full", "reference_logps": "batch"}},
             "'training.tuning' is full, which keeps no parent beside the policy",
         ),

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from agentsafe.training.config import Lora, Settings, lora_config
+from agentsafe.training.config import Lora, Settings
+from agentsafe.training.lora import lora_config
 from agentsafe.training.memory import LOGITS_TILE, estimate, shape_of
 from agentsafe.training.tokenize import Trajectory
 
@@ -49,14 +50,12 @@ PAIRS = [(0, 1), (0, 2)]
 @pytest.mark.parametrize("lora", [Lora(r=4), Lora(r=3, dora=True)], ids=["lora", "dora"])
 def test_parameters_are_those_of_the_real_model_and_of_pefts_adapter(config, lora):
     model = AutoModelForCausalLM.from_config(config)
-    shape = shape_of(config)
-    assert shape.parameters == model.num_parameters()
-    adapted = get_peft_model(model, lora_config(lora))
-    assert shape.adapter(lora) == adapted.num_parameters(only_trainable=True)
     expected = estimate(config, Settings(lora=lora), PAIRS, TOKENS, gpu=False)
-    assert expected.trained == shape.adapter(lora)
+    assert expected.parameters == model.num_parameters()
+    adapted = get_peft_model(model, lora_config(lora, model))
+    assert expected.trained == adapted.num_parameters(only_trainable=True)
     full = estimate(config, Settings(tuning="full"), PAIRS, TOKENS, gpu=False)
-    assert full.trained == full.parameters == shape.parameters
+    assert full.trained == full.parameters == expected.parameters
 
 
 @pytest.mark.parametrize("pairs", [1, 7, 8, 9, 16, 17])
@@ -102,14 +101,14 @@ def test_less_goes_through_at_once_with_shared_work_and_a_budget():
 
 def test_a_gpu_holds_half_precision_or_four_bits():
     config = LlamaConfig(**SIZES, tie_word_embeddings=False, dtype="bfloat16")
-    shape = shape_of(config)
+    shape = shape_of(config, Settings())
     plain, four = (
         estimate(config, Settings(quantization=kind), PAIRS, TOKENS, gpu=True).memory
         for kind in ("none", "int4")
     )
     assert plain["weights"] == 2 * shape.parameters
     assert plain["adapter"] == plain["gradients"] == plain["optimizer"] / 2
-    assert plain["adapter"] == 2 * four["adapter"] == 4 * shape.adapter(Lora())
+    assert plain["adapter"] == 2 * four["adapter"] == 4 * shape.trained
     rest = shape.parameters - shape.linear
     assert rest == 2 * 96 * 32 + 7 * 32  # embeddings in and out, two norms a layer and the last
     assert four["weights"] == round(shape.linear * 0.5625 + 2 * rest)
@@ -145,7 +144,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from trl.trainer.utils import add_fused_lm_head
 from peft import get_peft_model
 from agentsafe.training.prefix_sharing import counted_tokens_only
-from agentsafe.training.config import Lora, lora_config
+from agentsafe.training.config import Lora
+from agentsafe.training.lora import lora_config
 
 sizes, dropout, width, counted, padded = json.loads(sys.argv[1])
 torch.set_num_threads(1)
@@ -153,7 +153,7 @@ torch.set_num_threads(1)
 def steps(width, counted, **sizes):
     model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes), dtype=torch.float32)
     add_fused_lm_head(model)
-    model = get_peft_model(model, lora_config(Lora(r=16, dropout=dropout)))
+    model = get_peft_model(model, lora_config(Lora(r=16, dropout=dropout), model))
     weights = [each for each in model.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(weights, fused=True)
     for _ in range(2):

@@ -1,11 +1,18 @@
 """DPO runs of a random tiny model: against TRL's own trainer, and after interrupts."""
 
+import json
 import logging
 import math
+import os
 import random
+import re
 import shutil
+import signal
+import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import polars as pl
@@ -394,23 +401,29 @@ def test_full_tuning_resumes_to_the_same_weights(run, interrupt, known_reference
     assert same(weights(whole.folder), weights(resumed.folder), 0)
 
 
-@pytest.mark.parametrize("once", [True, False])
+@pytest.mark.parametrize("once, dropout", [(True, 0.0), (False, 0.0), (True, 0.3)])
 def test_a_second_stage_trains_the_first_ones_adapter_further(
-    run, plain, task, parent, rollouts, once
+    run, plain, task, parent, rollouts, tmp_path, once, dropout
 ):
+    """Dropout of an adapter that is not zero is no reason to stop at the first step."""
     from peft import PeftModel
     from safetensors.torch import load_file
 
     known = reference(plain.folder, rollouts, PROMPTS, lineage="tiny", settings=SETTINGS, threads=1)
+    folder = shutil.copytree(plain.folder, tmp_path / "first")
+    config = folder / ADAPTER / "adapter_config.json"
+    written = json.loads(config.read_text()) | {"lora_dropout": dropout}
+    config.write_text(json.dumps(written))
     second = run(
         replace(SETTINGS, stage_from="adapter"),
-        parent=str(plain.folder),
+        parent=str(folder),
         base=str(parent),
         lineage=SECOND,
         cards_before=(task.card,),
         reference=known if once else None,
     )
-    assert second.card.first_loss == pytest.approx(math.log(2), abs=1e-3)
+    first = pytest.approx(math.log(2), abs=1e-3)
+    assert (second.card.first_loss == first) == (dropout == 0)
     assert second.log["dpo_loss"][-1] < second.log["dpo_loss"][0]
     before, after = (
         load_file(made.folder / ADAPTER / "adapter_model.safetensors") for made in (plain, second)
@@ -553,6 +566,51 @@ def test_two_processes_train_what_one_trains(run, task, known_reference, tmp_pat
     assert not list(tmp_path.glob("scratch*"))
 
 
+def processes_of(text):
+    """The processes whose command line has a text."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it may have ended
+            if text.encode() in path.read_bytes() and path.parent.name != str(os.getpid()):
+                found.append(int(path.parent.name))
+    return found
+
+
+def kill_after(log, text, processes):
+    """Kill processes once a log has a text."""
+    deadline = time.monotonic() + 600
+    while text not in (log.read_text() if log.exists() else ""):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for process in processes_of(processes):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def test_two_processes_killed_at_a_step_resume_and_end_equal(task, known_reference, tmp_path):
+    path = tmp_path / "reference.parquet"
+    schemas.write_table(known_reference, path, schemas.REFERENCE)
+    settings = replace(PAIRS_OF_A_STEP, max_steps=10, learning_rate=1e-3)
+    whole, killed = (
+        replace(task, settings=settings, reference=str(path), **written_to(tmp_path / name))
+        for name in ("whole", "killed")
+    )
+    in_two_processes(whole)
+    log = tmp_path / "killed" / "run.log"
+    log.parent.mkdir()
+    killer = Thread(target=kill_after, args=(log, "step 3/10", f"{killed.scratch}.task.json"))
+    killer.start()
+    with pytest.raises(RuntimeError, match="training in 2 processes ended with"):
+        in_two_processes(killed)
+    killer.join()
+    in_two_processes(killed)
+    assert re.search(r"resumes after step \d", log.read_text())
+    assert log.read_text().count("step 1/10") == 1
+    whole, resumed = outcome(whole), outcome(killed)
+    assert_frame_equal(steps(whole), steps(resumed), abs_tol=1e-6)
+    assert same(weights(whole.folder), weights(resumed.folder), 1e-6)
+
+
 def test_an_error_in_one_of_two_processes_is_one_line(task, tmp_path):
     wrong = replace(task, parent="nowhere", **written_to(tmp_path))
     with pytest.raises(UserError, match="nowhere: ") as caught:
@@ -575,6 +633,25 @@ def test_half_a_trainer_checkpoint_is_skipped(run, plain, interrupt, caplog, tor
     assert "resumes after step 2" in caplog.text
     assert_frame_equal(steps(plain), steps(resumed))
     assert same(weights(plain.folder), weights(resumed.folder), 0)
+
+
+@pytest.mark.parametrize(
+    "lost", [None, "optimizer.bin", "pytorch_model_fsdp.bin", "rng_state_1.pth", "scheduler.pt"]
+)
+def test_a_trainer_checkpoint_of_fsdp2_has_accelerates_names(parent, tmp_path, monkeypatch, lost):
+    import torch
+
+    from agentsafe.training.callbacks import newest_checkpoint
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    folder = Path(shutil.copytree(parent, tmp_path / "checkpoint-4"))
+    (folder / "trainer_state.json").write_text("{}")
+    states = ("optimizer.bin", "pytorch_model_fsdp.bin", "scheduler.pt")
+    for name in (*states, "rng_state_0.pth", "rng_state_1.pth"):
+        if name != lost:
+            torch.save({"state": torch.zeros(3)}, folder / name)
+    assert newest_checkpoint(tmp_path) == (folder if lost is None else None)
 
 
 def test_a_run_stopped_while_writing_only_writes(run, plain, caplog, tmp_path):
@@ -613,6 +690,66 @@ def test_an_sft_term_adds_the_likelihood_of_what_is_chosen(run):
     made = run(replace(SETTINGS, sft_weight=0.5))
     assert made.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
     assert made.log["loss"][0] > made.card.first_loss + 0.5
+
+
+def write_experts(folder, parent):
+    """Save a random mixture of experts, with the tokenizer of another checkpoint."""
+    import torch
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    tokenizer = loading.load_tokenizer(parent)
+    torch.manual_seed(0)
+    config = Qwen3MoeConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        moe_intermediate_size=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        initializer_range=0.2,
+    )
+    Qwen3MoeForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 0.5])
+@pytest.mark.parametrize("modules", [None, ("q_proj", "experts")])
+def test_a_mixture_of_experts_trains(run, parent, tmp_path, coefficient, modules):
+    """The router's loss is in the minimised loss only where it is asked for, never in DPO's."""
+    experts = write_experts(tmp_path / "experts", parent)
+    lora = Lora(r=4, alpha=8, target_modules=modules)
+    made = run(
+        replace(SETTINGS, max_steps=3, lora=lora, router_aux_loss_coef=coefficient),
+        parent=str(experts),
+    )
+    assert made.card.first_loss == pytest.approx(math.log(2), abs=1e-3)
+    apart = (made.log["loss"] - made.log["dpo_loss"]).to_list()
+    if coefficient:
+        assert min(apart) > 0.4  # balanced loads give 1, times the coefficient
+    else:
+        assert apart == pytest.approx([0.0] * 3, abs=1e-5)
+    before, after = weights(experts), weights(made.folder)
+    moved = {name for name in before if (before[name] != after[name]).any()}
+    assert any("q_proj" in name for name in moved)
+    assert any("experts" in name for name in moved) == (modules is not None)
+    assert not any(name.endswith("mlp.gate.weight") for name in moved)
+
+
+def test_a_router_loss_of_a_dense_model_is_refused(run):
+    with pytest.raises(UserError, match=r"router_aux_loss_coef: .* is no mixture of experts"):
+        run(replace(SETTINGS, router_aux_loss_coef=0.1))
+
+
+@pytest.mark.parametrize("batching", ["prefix", "case"])
+def test_a_mixture_of_experts_shares_prefixes(run, parent, tmp_path, batching):
+    experts = write_experts(tmp_path / "experts", parent)
+    made = run(replace(SETTINGS, max_steps=2, batching=batching), parent=str(experts))
+    assert made.card.first_loss == pytest.approx(math.log(2), abs=1e-3)
 
 
 def test_a_constant_rate_has_its_warm_up_too(run):
