@@ -369,6 +369,11 @@ def _check_training(config: Mapping) -> None:
                 f"config: 'training.sources' would train {name!r}, whose weights are on a server "
                 "(backend openai): name only sources that can be trained there"
             )
+        if model_of(config, name).get("trust_remote_code"):
+            raise UserError(
+                f"config: 'training.sources' would train {name!r}, which needs 'trust_remote_code'"
+                ": training runs only code of transformers; name only sources that it knows"
+            )
         if model_of(config, name).get("adapter"):
             raise UserError(
                 f"config: 'training.sources' would train {name!r}, which has an adapter of its "

@@ -165,6 +165,13 @@ def _has_chat_template(folder: Path) -> bool:
     return isinstance(template, str | list) and bool(template)  # a list holds named templates
 
 
+def hub_id(folder: str | Path) -> tuple[str, str] | None:
+    """Return the hub id and the commit of a fetched model; None for any other checkpoint."""
+    path = Path(folder) / ORIGIN
+    origin = read_json(path) if path.is_file() else {}
+    return (origin["model"], origin["commit"]) if "commit" in origin else None
+
+
 def fingerprint(folder: str | Path) -> str:
     """Hash the names and bytes of a checkpoint's files.
 

@@ -4,17 +4,23 @@ Nothing is downloaded, and code that comes with a checkpoint runs only with `tru
 """
 
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentsafe._util.json import read_json
 from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
-from agentsafe.models.checkpoint import check, check_weights
+from agentsafe.models.checkpoint import check, check_weights, weights
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+#: Files of a checkpoint that describe its model.
+_CONFIGS = ("config.json", "generation_config.json")
+#: torch's names of safetensors' dtypes for weights.
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def load_tokenizer(
@@ -174,6 +180,48 @@ def saved_dtype(folder: str | Path) -> "torch.dtype":
     found = read_json(Path(folder) / "config.json")
     name = found.get("dtype") or found.get("torch_dtype") or "float32"
     return getattr(torch, name)
+
+
+def save_as(model: "PreTrainedModel", like: str | Path, folder: str | Path) -> None:
+    """Save a model as the checkpoint that it was trained from was saved.
+
+    Args:
+        model: of the same architecture.
+        like: folder of that checkpoint. Each tensor gets the dtype that it has there, and its
+            configs are kept as they are: a trainer changes some of their fields, and transformers
+            refuses to save some generation configs that it reads.
+        folder: to write into.
+    """
+    from transformers import GenerationConfig
+
+    dtypes, usual = saved_dtypes(like), saved_dtype(like)
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtypes.get(name, usual))
+    if model.generation_config is not None:
+        model.generation_config = GenerationConfig()
+    model.save_pretrained(folder)
+    for name in _CONFIGS:
+        written, kept = Path(folder, name), Path(like, name)
+        if kept.is_file():
+            shutil.copyfile(kept, written)
+        else:
+            written.unlink(missing_ok=True)
+
+
+def saved_dtypes(folder: str | Path) -> dict[str, "torch.dtype"]:
+    """Return the dtype of each tensor in a checkpoint's files, by name; no tensor is read."""
+    import torch
+    from safetensors import safe_open
+
+    found = {}
+    for path in weights(folder):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                found[name] = getattr(
+                    torch, _DTYPES.get(file.get_slice(name).get_dtype(), ""), None
+                )
+    return {name: dtype for name, dtype in found.items() if dtype is not None}
 
 
 def half_precision() -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: The fields of `Findings` in words, after their count.
 KINDS = {
-    "long": "pairs are dropped, longer than training.max_length",
+    "long": "pairs are dropped, longer than training.max_length or the model's context",
     "empty": "pairs are dropped, without a turn of the agent on a side",
     "unfinished": "rollouts end in an observation, which is context",
     "joined": "rollouts have a turn whose first token begins in the chat template's text",
@@ -84,19 +84,27 @@ def check_boundary(
         raise UserError(f"{tokenizer.name_or_path}: {'; '.join(found)}")
 
 
-def check_dropped(name: str, counts: PairCounts, settings: Settings) -> None:
+def check_dropped(name: str, counts: PairCounts, settings: Settings, max_length: int) -> None:
     """Stop a run that would drop too many of its pairs for their length.
 
     Args:
         name: of the run.
         counts: of its pairs.
         settings: of the run.
+        max_length: the limit in tokens: that of the settings or, if smaller, the parent's context.
 
     Raises:
         UserError: the share of pairs over `max_length` is above `max_dropped`.
     """
     dropped, total, lengths = counts.dropped_pairs, counts.total, counts.lengths
     if lengths and dropped > settings.max_dropped * total:
+        if max_length < settings.max_length:
+            raise UserError(
+                f"{name}: {dropped:,} of {total:,} pairs ({percent(dropped / total)}) are longer "
+                f"than the model's own context, {max_length:,} tokens, the longest "
+                f"{lengths['max']:,}: train a model with a longer one, shorten rollouts.prompt, or "
+                f"raise training.max_dropped, {settings.max_dropped:g}"
+            )
         raise UserError(
             f"{name}: {dropped:,} of {total:,} pairs ({percent(dropped / total)}) are longer than "
             f"training.max_length, {settings.max_length:,} tokens, the longest "

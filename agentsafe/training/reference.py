@@ -63,6 +63,7 @@ def reference(
     options = thinking_options(thinking)
     model = _model(parent_folder, settings.quantization, threads)
     weights = weights_digest(parent_folder)
+    max_length = loading.context(model.config, tokenizer, settings.max_length)
     max_tokens = settings.batch_tokens or 2 * settings.max_length
     rows: dict[int, dict[str, Any]] = {}
     table = rollouts.select(*ROLLOUT, "messages").with_row_index("row")
@@ -81,7 +82,7 @@ def reference(
                     options=options,
                 )
                 status = "ok" if any(each.mask[1:]) else "empty"
-                if len(each.ids) > settings.max_length:
+                if len(each.ids) > max_length:
                     status = "long"
                 if status == "ok":
                     tokens[row] = each

@@ -214,7 +214,8 @@ def train(task: Task) -> Card:
         task.checkpoint,
         task.parent if task.base is None else task.base,
         task.parent,
-        _model_card(task, card, prepared.history),
+        base_name=_parent_name(task) if task.base is None else Lineage.parse(task.lineage).source,
+        model_card=_model_card(task, card, prepared.history),
     )
     if _is_main():
         _write(task, card, _log(card.lineage, trained.steps))
@@ -261,19 +262,20 @@ def prepare(task: Task) -> Prepared:
         assistant_only_loss=settings.assistant_only_loss,
         options=options,
     )
-    kept, counts = fitting(training, tokens, settings.max_length)
-    tested, _ = fitting(test, tokens, settings.max_length)
-    checks.check_dropped(str(lineage), counts, settings)
+    config, gpu = loading.load_config(task.parent), loading.half_precision()
+    max_length = loading.context(config, tokenizer, settings.max_length)
+    kept, counts = fitting(training, tokens, max_length)
+    tested, _ = fitting(test, tokens, max_length)
+    checks.check_dropped(str(lineage), counts, settings, max_length)
     card = card.counted(counts)
     if not kept:
         reason = "no preference pair of its training cases"
         if len(training):
-            reason += f" has both sides within {settings.max_length} tokens and a turn on each"
+            reason += f" has both sides within {max_length} tokens and a turn on each"
         return Prepared(card.untrained(reason), history)
-    config, gpu = loading.load_config(task.parent), loading.half_precision()
     card = replace(
         card,
-        findings=checks.findings(training, rollouts, tokens, kept, settings.max_length),
+        findings=checks.findings(training, rollouts, tokens, kept, max_length),
         loss_tokens=checks.loss_share(kept, tokens),
         expected=estimate(config, settings, kept, tokens, gpu=gpu),
         data_sha256=_data_digest(kept, tokens),
@@ -397,8 +399,11 @@ def _is_main() -> bool:
 
 
 def _model_card(task: Task, card: Card, history: Sequence[Card]) -> str:
-    parent = task.base_model or str(Lineage.parse(task.lineage).parent)
-    return model_card(card, parent=parent, history=history)
+    return model_card(card, parent=_parent_name(task), history=history)
+
+
+def _parent_name(task: Task) -> str:
+    return task.base_model or str(Lineage.parse(task.lineage).parent)
 
 
 def _log(lineage: str, steps: Sequence[Mapping[str, float | None]]) -> pl.DataFrame:

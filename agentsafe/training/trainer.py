@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from torch.utils.data import Sampler
-from transformers import PrinterCallback
+from transformers import GenerationConfig, PrinterCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import disable_dropout_in_model, use_adapter
@@ -26,7 +26,7 @@ from trl.trainer.utils import disable_dropout_in_model, use_adapter
 from agentsafe._util.atomic_write import whole_folder
 from agentsafe.errors import UserError
 from agentsafe.models import loading
-from agentsafe.models.checkpoint import ADAPTER
+from agentsafe.models.checkpoint import ADAPTER, hub_id
 from agentsafe.training.callbacks import advice
 from agentsafe.training.packing import Packing, pack, padded
 from agentsafe.training.prefix_sharing import counted_tokens_only, prefix_sharing
@@ -143,6 +143,8 @@ class TrajectoryTrainer(DPOTrainer):
         # TRL's own option would disable the adapter's dropout as well.
         if not isinstance(model, PeftModel):
             disable_dropout_in_model(model)
+        # transformers would refuse to save some that it reads, and the parent's is kept as it is.
+        model.generation_config = GenerationConfig()
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         chosen, rejected = map(list, zip(*data.pairs, strict=True))
@@ -308,6 +310,8 @@ def write_checkpoint(
     folder: str | Path,
     base_folder: str | Path,
     parent_folder: str | Path,
+    *,
+    base_name: str,
     model_card: str,
 ) -> None:
     """Write a trained policy as a checkpoint, atomically. All processes of a run call this.
@@ -316,7 +320,8 @@ def write_checkpoint(
         trainer: after the training.
         folder: to write: weights, tokenizer, model card and, if one was trained, `adapter/`.
         base_folder: the checkpoint below the adapter; the adapter is merged into its weights.
-        parent_folder: its tokenizer and dtype are kept.
+        parent_folder: its tokenizer, configs and dtypes are kept.
+        base_name: of the checkpoint below the adapter, for those who load the adapter alone.
         model_card: the README.md.
     """
     state = trainer.accelerator.get_state_dict(trainer.model)
@@ -324,22 +329,28 @@ def write_checkpoint(
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
     with whole_folder(folder) as partial:
+        plain = loading.load_model(base_folder)
         if isinstance(model, PeftModel):
-            adapter = partial / ADAPTER
-            model.save_pretrained(
-                str(adapter),
-                state_dict=state,
-                selected_adapters=["default"],
-                save_embedding_layers=False,
-            )
-            (adapter / "README.md").unlink(missing_ok=True)
-            plain = loading.load_model(base_folder)
-            PeftModel.from_pretrained(plain, adapter).merge_and_unload().save_pretrained(partial)
+            _write_adapter(model, state, partial / ADAPTER, base_folder, base_name)
+            plain = PeftModel.from_pretrained(plain, partial / ADAPTER).merge_and_unload()
         else:
-            dtype = loading.saved_dtype(parent_folder)
-            kept = {name: value.to(dtype) for name, value in state.items()}
-            model.config.dtype = dtype
-            model.save_pretrained(partial, state_dict=kept)
+            plain.load_state_dict(state)
+        loading.save_as(plain, parent_folder, partial)
         # The trainer may have added a padding token to its own tokenizer.
         loading.load_tokenizer(parent_folder).save_pretrained(partial)
         (partial / "README.md").write_text(model_card, encoding="utf-8")
+
+
+def _write_adapter(
+    model: PeftModel, state: dict, folder: Path, base_folder: str | Path, base_name: str
+) -> None:
+    """Write the trained adapter, which names its base by hub id and commit if it has them."""
+    config: Any = model.peft_config["default"]
+    config.base_model_name_or_path, config.revision = hub_id(base_folder) or (base_name, None)
+    model.save_pretrained(
+        str(folder),
+        state_dict=state,
+        selected_adapters=["default"],
+        save_embedding_layers=False,
+    )
+    (folder / "README.md").unlink(missing_ok=True)

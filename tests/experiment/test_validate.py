@@ -85,6 +85,10 @@ def test_a_contradiction_is_one_line(changes, line):
             "'training.sources' would train 'judge', whose weights are on a server",
         ),
         (
+            {"models": {"small": {"model": "a/small", "trust_remote_code": True}}},
+            "'training.sources' would train 'small', which needs 'trust_remote_code'",
+        ),
+        (
             {"models": {"small": {"model": "a/small", "adapter": "lora"}}},
             "'training.sources' would train 'small', which has an adapter of its own: merge it",
         ),

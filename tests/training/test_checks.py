@@ -101,20 +101,20 @@ def test_a_run_stops_over_the_share_that_may_be_dropped(dropped, stops):
     counts = PairCounts(9 - dropped, 2, dropped, 1, lengths)
     settings = Settings(max_length=512, max_dropped=0.2)
     if not stops:
-        check_dropped("tiny+safe", counts, settings)
+        check_dropped("tiny+safe", counts, settings, settings.max_length)
         return
     with pytest.raises(UserError) as error:
-        check_dropped("tiny+safe", counts, settings)
+        check_dropped("tiny+safe", counts, settings, settings.max_length)
     line = str(error.value)
     assert f"tiny+safe: {dropped} of 10 pairs ({10 * dropped}%) are longer than" in line
     assert "training.max_length, 512 tokens, the longest 1,234" in line
     assert "or training.max_dropped, 0.2" in line
     assert "\n" not in line
-    check_dropped("tiny+safe", counts, Settings(max_dropped=1))
+    check_dropped("tiny+safe", counts, Settings(max_dropped=1), 512)
 
 
 def test_no_pairs_at_all_are_no_reason_to_stop():
-    check_dropped("tiny+safe", PairCounts(0, 0, 0, 0, None), Settings())
+    check_dropped("tiny+safe", PairCounts(0, 0, 0, 0, None), Settings(), 512)
 
 
 def test_a_template_that_keeps_the_border_passes():

@@ -101,7 +101,8 @@ def test_the_log_describes_a_run_line_by_line():
     assert not [line for line in lines if "\n" in line]
     text = "\n".join(lines)
     assert "4 of 28 pairs train, of 2 cases; tokens of the longer side: half up to 400, 90%" in text
-    assert "22 pairs are dropped, longer than training.max_length:\n  official_0: tiny/0 " in text
+    long = "22 pairs are dropped, longer than training.max_length or the model's context"
+    assert f"{long}:\n  official_0: tiny/0 " in text
     assert "tiny/19 over tiny/0\n  and 2 more\n" in text
     assert "observation, which is context" not in text
     assert "of the tokens 40% user, 60% agent; of those that count in the loss 100% agent" in text

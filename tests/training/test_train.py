@@ -265,6 +265,65 @@ def test_adapter_and_merged_weights_are_the_same_model(plain, parent):
     assert not [name for name in adapted.state_dict() if "lora" in name and "lm_head" in name]
 
 
+def fields(folder):
+    """The fields of a checkpoint's configs."""
+    names = ("config.json", "generation_config.json")
+    return {name: json.loads((Path(folder) / name).read_text()) for name in names}
+
+
+def dtypes(folder):
+    return {name: weight.dtype for name, weight in weights(folder).items()}
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_checkpoint_is_saved_as_its_parent_was(run, parent, rollouts, tmp_path, tuning, dtype):
+    """Field by field and tensor by tensor, with a tied head, and a norm that is kept in float32."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = Path(shutil.copytree(parent, tmp_path / "parent"))
+    kept = {
+        name: weight if name == "model.norm.weight" else weight.to(getattr(torch, dtype))
+        for name, weight in weights(folder).items()
+    }
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text()) | {"dtype": dtype, "mine": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    # transformers reads such a file, and refuses to save it.
+    sampling = {"temperature": 0.5, "do_sample": False, "eos_token_id": 258}
+    (folder / "generation_config.json").write_text(json.dumps(sampling))
+    settings = replace(SETTINGS, tuning=tuning, max_steps=2, save_steps=1, learning_rate=1e-2)
+    known = reference(folder, rollouts, PROMPTS, lineage="tiny", settings=settings, threads=1)
+    made = run(settings, parent=str(folder), reference=known)
+    assert fields(made.folder) == fields(folder)
+    assert dtypes(made.folder) == dtypes(folder)
+    assert "lm_head.weight" not in weights(made.folder)
+    assert not same(weights(folder), weights(made.folder), 1e-4)
+
+
+def test_an_adapter_names_its_base_and_no_folder_of_this_machine(run, plain, parent, tmp_path):
+    config = json.loads((plain.folder / ADAPTER / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny"
+    fetched = Path(shutil.copytree(parent, tmp_path / "fetched"))
+    origin = {"model": "maker/tiny", "backend": "transformers", "commit": "abc"}
+    (fetched / checkpoint.ORIGIN).write_text(json.dumps(origin))
+    made = run(replace(SETTINGS, max_steps=1), parent=str(fetched))
+    config = json.loads((made.folder / ADAPTER / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("maker/tiny", "abc")
+
+
+def test_no_pair_beyond_the_models_own_context_trains(run, plain, parent, tmp_path):
+    half = plain.card.lengths["p50"]
+    short = Path(shutil.copytree(parent, tmp_path / "short"))
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": half}))
+    settings = replace(SETTINGS, max_steps=1, max_dropped=1.0)
+    assert 0 < run(settings, parent=str(short)).card.pairs < plain.card.pairs
+    with pytest.raises(UserError, match=f"longer than the model's own context, {half} tokens"):
+        run(replace(settings, max_dropped=0.0), parent=str(short))
+
+
 def test_a_trained_checkpoint_trains_again_and_the_same_way_twice(run, plain, task):
     second = run(parent=str(plain.folder), lineage=SECOND, cards_before=(task.card,), name="second")
     assert second.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
