@@ -27,6 +27,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trl.trainer import utils as trl_utils
 from trl.trainer.utils import FusedCausalLMOutput
 
+from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
 from agentsafe.training.packing import IGNORED, PackedBatch, Packing, pack, padded
 from agentsafe.training.tokenize import Trajectory
@@ -35,6 +36,10 @@ _ATTENTION = "agentsafe_prefix_sharing"  # the name of `_attention` in transform
 _FIELDS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 #: Largest difference from the log-probability of an unpacked row, and that in half precision.
 _TOLERANCE, _HALF_TOLERANCE = 1e-3, 0.2
+
+
+class CannotShare(UserError):
+    """A model's attention does not allow trajectories to share a prefix in one forward pass."""
 
 
 @contextmanager
@@ -54,7 +59,7 @@ def prefix_sharing(model: PreTrainedModel) -> Iterator[None]:
         model: without an adapter around it, with TRL's fused output layer (`add_fused_lm_head`).
 
     Raises:
-        UserError: the model has another kind of attention, or its log-probabilities differ from
+        CannotShare: the model has another kind of attention, or its log-probabilities differ from
             those of unpacked rows.
     """
     own_forward, own_attention = model.forward, model.config._attn_implementation
@@ -120,7 +125,7 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend segment by segment in a packed batch; without one, as in rows padded at the end."""
     if options.get("sliding_window") is not None or options.get("s_aux") is not None:
-        raise UserError("its attention has a window, or sinks")
+        raise CannotShare("its attention has a window, or sinks")
     if packed is None:
         return sdpa_attention_forward(module, query, key, value, None, **options)
     outputs = []
@@ -181,9 +186,9 @@ def _check(model: PreTrainedModel, expected: torch.Tensor) -> None:
         if apart < (_HALF_TOLERANCE if model.dtype.itemsize == 2 else _TOLERANCE):
             return
         why = f"log-probabilities differ by {apart:.2g}"
-    except UserError as error:
-        why = str(error)
-    raise UserError(
+    except (CannotShare, TypeError) as error:  # TypeError: its layers take no further arguments
+        why = one_line(error)
+    raise CannotShare(
         f"{model.config.model_type} models cannot share prefixes between trajectories: {why}; "
         "write training.batching: pairs and leave training.batch_tokens out"
     )

@@ -212,11 +212,11 @@ def _model(folder: str | Path, quantization: str, threads: int | None) -> Any:
 @contextmanager
 def _sharing_if_possible(model: Any, folder: str | Path) -> Iterator[None]:
     """Share prefixes in a block if the model can; otherwise each rollout is a row of its own."""
-    from agentsafe.training.prefix_sharing import prefix_sharing
+    from agentsafe.training.prefix_sharing import CannotShare, prefix_sharing
 
     with ExitStack() as stack:
         try:
             stack.enter_context(prefix_sharing(model))
-        except UserError as error:
+        except CannotShare as error:
             say(f"{folder}: each rollout is forwarded on its own: {error}")
         yield

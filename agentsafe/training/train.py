@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -299,8 +300,10 @@ def prepare(task: Task) -> Prepared:
 
 
 def _trained(task: Task, prepared: Prepared) -> _Trained:
-    """Train; when memory runs out, resume once with half of the tokens at a time."""
+    """Train; when memory runs out, resume once with half of the tokens or pairs at a time."""
     import torch
+
+    from agentsafe.training.prefix_sharing import CannotShare
 
     settings = task.settings
     try:
@@ -311,9 +314,22 @@ def _trained(task: Task, prepared: Prepared) -> _Trained:
     # Outside of the handler, so that nothing refers to the first trainer any longer.
     gc.collect()
     torch.cuda.empty_cache()
-    settings = replace(settings, batch_tokens=_half(settings, prepared.tokens))
-    say(f"{task.lineage}: out of memory; resumes with {settings.batch_tokens} tokens at a time")
-    return _fit(task, prepared, settings)
+    fewer = replace(settings, batch_tokens=_half(settings, prepared.tokens))
+    with suppress(CannotShare):
+        say(f"{task.lineage}: out of memory; resumes with {fewer.batch_tokens} tokens at a time")
+        return _fit(task, prepared, fewer)
+    if settings.batch_size == 1:
+        raise MemoryError(
+            f"{task.lineage}: out of memory with one pair at a time: write training.quantization: "
+            "int4, a smaller training.max_length, or train on a larger device"
+        )
+    # The same steps: twice as many batches, of the largest divisor that is half at most.
+    pairs = settings.batch_size
+    smaller = next(size for size in range(pairs // 2, 0, -1) if pairs % size == 0)
+    batches = settings.gradient_accumulation_steps * pairs // smaller
+    fewer = replace(settings, batch_size=smaller, gradient_accumulation_steps=batches)
+    say(f"{task.lineage}: its model cannot share prefixes; resumes with {smaller} pairs at a time")
+    return _fit(task, prepared, fewer)
 
 
 def _fit(task: Task, prepared: Prepared, settings: Settings) -> _Trained:

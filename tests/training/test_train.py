@@ -527,6 +527,46 @@ def test_too_little_memory_halves_the_tokens_of_a_forward_pass(run, float64, mon
         run(replace(SETTINGS, batch_tokens=2000))
 
 
+@pytest.fixture
+def windowed(parent, tmp_path):
+    """A model whose attention has a window, so that nothing can be shared."""
+    folder = Path(shutil.copytree(parent, tmp_path / "windowed"))
+    config = json.loads((folder / "config.json").read_text())
+    window = {
+        "use_sliding_window": True,
+        "sliding_window": 64,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
+    (folder / "config.json").write_text(json.dumps(config | window))
+    return str(folder)
+
+
+def test_a_model_that_cannot_share_halves_its_batches_without_memory(
+    run, float64, windowed, monkeypatch, capfd
+):
+    """The steps stay the same, of twice as many batches."""
+    import torch
+
+    whole = run(parent=windowed, name="whole")
+    embed = torch.nn.Embedding.forward
+
+    room = 4
+
+    def small_device(self, tokens):
+        if len(tokens) > room and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return embed(self, tokens)
+
+    monkeypatch.setattr(torch.nn.Embedding, "forward", small_device)
+    halved = run(parent=windowed)
+    assert "cannot share prefixes; resumes with 2 pairs at a time" in capfd.readouterr().err
+    columns = ["step", "dpo_loss", "reward_margin", "tokens"]
+    assert_frame_equal(whole.log.select(columns), halved.log.select(columns), abs_tol=1e-6)
+    room = 1
+    with pytest.raises(MemoryError, match="out of memory with one pair at a time"):
+        run(replace(SETTINGS, batch_size=1), parent=windowed)
+
+
 def test_a_checkpoint_is_due_after_minutes_too(run, interrupt, caplog, tmp_path):
     settings = replace(SETTINGS, save_steps=1000, save_minutes=1e-6)
     whole = run(settings, name="whole")
