@@ -39,7 +39,7 @@ from agentsafe.rollouts.react import prompts
 from agentsafe.suites.toolemu import take_suite
 from agentsafe.training.config import Settings
 from agentsafe.training.reference import reference
-from agentsafe.training.tokenize import Trajectory, fitting, trajectories
+from agentsafe.training.tokenize import ChatEncoder, Trajectory, fitting, trajectories
 from agentsafe.training.trainer import (
     BATCHING,
     Batching,
@@ -101,7 +101,7 @@ def steps(options: argparse.Namespace) -> dict:
     kept: list[list[tuple[int, int]]] = []
     tokens: dict[int, Trajectory] = {}
     for part in batches[: options.steps + 1]:
-        found = trajectories(tokenizer, part, released.rollouts, told)
+        found = trajectories(ChatEncoder(tokenizer), part, released.rollouts, told)
         kept.append(fitting(part, found, MAX_LENGTH)[0])
         tokens |= found
     everything = [pair for fit in kept for pair in fit]
@@ -149,7 +149,7 @@ def log_probabilities(options: argparse.Namespace) -> dict:
     released, tokenizer, told, rows = read(options)
     names = rows["case_id"].unique(maintain_order=True)[: options.cases]
     rows = rows.filter(rows["case_id"].is_in(names.implode()))
-    tokens = trajectories(tokenizer, rows, released.rollouts, told)
+    tokens = trajectories(ChatEncoder(tokenizer), rows, released.rollouts, told)
     kept, _ = fitting(rows, tokens, MAX_LENGTH)
     slots = [row for pair in kept for row in pair]
     count = sum(len(tokens[row].ids) for row in slots)

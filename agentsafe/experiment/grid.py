@@ -167,7 +167,10 @@ def reference_settings(config: Mapping) -> dict[str, Any] | None:
     training = config["training"]
     if training["reference_logps"] == "batch" or training["ld_alpha"] is not None:
         return None
-    return {name: training[name] for name in ("assistant_only_loss", "max_length", "quantization")}
+    return {
+        name: training[name]
+        for name in ("assistant_only_loss", "reasoning", "max_length", "quantization")
+    }
 
 
 def objectives(config: Mapping) -> list[str]:

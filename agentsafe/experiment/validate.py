@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from agentsafe.experiment.grid import (
     sources,
     training_judges,
 )
+from agentsafe.inference.chat_template import TODAY
 from agentsafe.labels.human import read_human_labels
 from agentsafe.published import existing_set_folder, fetched
 from agentsafe.training.config import per_process
@@ -156,6 +158,7 @@ _LOADING = {"revision": None, "adapter": None, "dtype": "auto", "quantization": 
 
 
 def _check_model(name: str, model: Mapping) -> None:
+    _check_template_options(name, model)
     if model["backend"] == "openai":
         for key, default in _LOADING.items():
             if model[key] != default:
@@ -251,6 +254,22 @@ _OURS = {
     ),
     **dict.fromkeys(("response_format", "structured_outputs"), "set structured"),
 }
+
+
+def _check_template_options(name: str, model: Mapping) -> None:
+    """Check the variables of a model's chat template."""
+    try:
+        date.fromisoformat(model["template_options"].get("today", TODAY))
+    except (TypeError, ValueError):
+        raise UserError(
+            f"config: 'models.{name}.template_options.today' is not a date in quotes, such as "
+            f"'{TODAY}'"
+        ) from None
+    if model["thinking"] is not None and "enable_thinking" in model["template_options"]:
+        raise UserError(
+            f"config: 'models.{name}.thinking' and 'models.{name}.template_options.enable_thinking'"
+            " are both given: leave one out"
+        )
 
 
 def _check_options(name: str, model: Mapping) -> None:

@@ -5,8 +5,10 @@ the tokenizer, end its own turn with it and forge the turns after it. `escape_sp
 prevents that.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +21,10 @@ from agentsafe.inference.types import Message, Messages
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: The rest of the error for a template that training cannot use, with the fix.
-REWRITES_EARLIER_TURNS = (
-    "renders earlier turns differently once later ones follow, so it cannot be used for training: "
-    "fix chat_template.jinja so that new turns are only appended"
+#: The problem of a template without a generation prompt.
+NOT_OPENED = (
+    "the chat template does not open the agent's turn for add_generation_prompt: fix "
+    "chat_template.jinja"
 )
 _EPISODE = (
     Message(role="assistant", content="Thought: I look.\nAction: Look\nAction Input: {}"),
@@ -89,9 +91,22 @@ def _broken_up(first: re.Match) -> str:
 _KNOWN = _firsts(_FAMILIES)
 
 
-def thinking_options(thinking: bool | None) -> dict[str, bool]:
-    """Return the chat template's options for `thinking`; none for the template's default."""
-    return {} if thinking is None else {"enable_thinking": thinking}
+#: The date of chat templates that read the clock, so that all days of a run have one prompt.
+TODAY = "2024-07-26"
+_CLOCK = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<format>[^'"]*)(?P=quote)\s*\)""")
+
+
+def reads_clock(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Return whether the chat template would render another text on another day."""
+    return "strftime_now" in str(tokenizer.chat_template)
+
+
+def _frozen(template: Any, today: str) -> str | None:
+    """Write a date into a chat template in place of its calls of the clock."""
+    if not isinstance(template, str):  # none, or several by name, of which transformers picks one
+        return None
+    day = date.fromisoformat(today)
+    return _CLOCK.sub(lambda call: json.dumps(day.strftime(call["format"])), template)
 
 
 def render(
@@ -106,18 +121,22 @@ def render(
     Args:
         tokenizer: holds the template.
         messages: rendered as they are; pass untrusted text through `escape_special_tokens` first.
-        options: template variables, such as `enable_thinking`.
+        options: template variables, such as `enable_thinking`, and `today` (YYYY-MM-DD) for those
+            that read the clock, `TODAY` by default.
         open_turn: end with the opening of the agent's next turn.
 
     Raises:
         UserError: the template rejects the conversation; many support no system role.
     """
+    variables = dict(options or {})
+    template = _frozen(tokenizer.chat_template, variables.pop("today", TODAY))
     try:
         text = tokenizer.apply_chat_template(
             [dict(message) for message in messages],
+            chat_template=template,
             tokenize=False,
             add_generation_prompt=open_turn,
-            **(options or {}),
+            **variables,
         )
     except (TemplateError, ValueError) as error:  # ValueError: there is no template at all
         roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
@@ -133,8 +152,6 @@ def problems(
     tokenizer: "PreTrainedTokenizerBase",
     opening: Messages,
     options: Mapping[str, Any] | None = None,
-    *,
-    trains: bool = False,
 ) -> list[str]:
     """List what makes a chat template unusable for a run, one sentence per problem.
 
@@ -142,8 +159,6 @@ def problems(
         tokenizer: holds the template.
         opening: the first messages of a conversation, ending with `user`.
         options: template variables, such as `enable_thinking`.
-        trains: also check that appending turns leaves the rendered text and its tokens before
-            them unchanged, so that training can mask the prompt.
 
     Returns:
         An empty list for a usable template.
@@ -151,35 +166,18 @@ def problems(
     try:
         prompt = render(tokenizer, opening, options)
         opened = render(tokenizer, opening, options, open_turn=True)
+        first = render(tokenizer, [*opening, _EPISODE[0]], options)
         full = render(tokenizer, [*opening, *_EPISODE], options)
     except UserError as error:
         return [str(error)]
     found = []
-    if opened == prompt or not opened.startswith(prompt):
-        found.append(
-            "the chat template does not open the agent's turn for add_generation_prompt: fix "
-            "chat_template.jinja"
-        )
+    # Mistral's templates, for example, have no text between a user's message and the answer.
+    header = first.partition(_EPISODE[0]["content"])[0].removeprefix(opened)
+    if opened == prompt and header.strip():
+        found.append(NOT_OPENED)
     if lost := [turn["content"] for turn in _EPISODE if turn["content"] not in full]:
         found.append(
             f"the chat template leaves out or changes a turn's text ({lost[0][:20]!r}…): fix "
             "chat_template.jinja"
         )
-    if trains:
-        later = render(tokenizer, [*opening, *_EPISODE[:2]], options, open_turn=True)
-        if not all(full.startswith(prefix) for prefix in (opened, later)):
-            found.append(f"the chat template {REWRITES_EARLIER_TURNS}")
-        elif merged := _merged(tokenizer, opened, full) or _merged(tokenizer, later, full):
-            found.append(
-                f"the token {merged!r} spans the chat template's opening of the agent's turn and "
-                "the turn's own text, so training would see other tokens than serving: fix "
-                "chat_template.jinja so that the opening ends in a line break or a special token"
-            )
     return found
-
-
-def _merged(tokenizer: "PreTrainedTokenizerBase", prefix: str, full: str) -> str | None:
-    """Return the first token of `full` that differs from the tokens of its prefix alone."""
-    alone, together = tokenizer([prefix, full], add_special_tokens=False)["input_ids"]
-    first = next((b for a, b in zip(alone, together, strict=False) if a != b), None)
-    return None if first is None else str(tokenizer.decode([first]))

@@ -7,16 +7,16 @@ that are almost tied. Not covered: models on several devices.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from agentsafe.errors import UserError
-from agentsafe.inference.chat_template import thinking_options
 from agentsafe.inference.generate import generate, is_supported
 from agentsafe.inference.kv_cache import Prefixes
 from agentsafe.inference.sampling import Row
@@ -37,7 +37,7 @@ def load(
     *,
     max_batch: int,
     threads: int | None = None,
-    thinking: bool | None = None,
+    template_options: Mapping[str, Any] | None = None,
     context: int | None = None,
     **options,
 ) -> "LocalChat":
@@ -47,7 +47,7 @@ def load(
         folder: of the checkpoint.
         max_batch: most conversations in a batch.
         threads: of torch on a CPU; None for torch's default.
-        thinking: `enable_thinking` of the chat template; None for the template's default.
+        template_options: variables of the chat template, such as `enable_thinking`.
         context: in tokens, prompt and answer together; None for the model's own limit.
         options: further arguments of `loading.load_model`.
 
@@ -65,7 +65,7 @@ def load(
         tokenizer,
         max_batch=max_batch,
         device=device,
-        thinking=thinking,
+        template_options=template_options,
         context=context,
     )
 
@@ -117,7 +117,7 @@ class LocalChat:
         *,
         max_batch: int,
         device: str = "cpu",
-        thinking: bool | None = None,
+        template_options: Mapping[str, Any] | None = None,
         context: int | None = None,
         cache_tokens: int | None = None,
     ):
@@ -130,7 +130,7 @@ class LocalChat:
             tokenizer: the model's own, with a chat template.
             max_batch: at least 1.
             device: `cpu` or `cuda`; a quantised model is not moved.
-            thinking: as in `load`.
+            template_options: as in `load`.
             context: as in `load`.
             cache_tokens: most tokens whose keys and values are on the device, in a batch and
                 again as many between turns; by default what the GPU's memory allows.
@@ -150,7 +150,7 @@ class LocalChat:
         self.cache_tokens = cache_tokens or _room(self.model)
         self.context = loading.context(model.config, tokenizer, context)
         self._texts = Texts(model, tokenizer)
-        self._options = thinking_options(thinking)
+        self._options = template_options or {}
         self._waiting: list[_Request] = []
         self._server: asyncio.Task | None = None
         self._worker = ThreadPoolExecutor(1, "generate")  # the event loop stays free meanwhile

@@ -510,8 +510,8 @@ class ApiChat:
             for name in self.model.options
             if name in fields["extra_body"]
         }
-        if self.model.thinking is not None:
-            fixes["chat_template_kwargs"] = f"remove {key}.thinking"
+        if self.model.chat_options:
+            fixes["chat_template_kwargs"] = f"remove {key}.thinking and {key}.template_options"
         return fixes
 
     def _pause(self, attempt: int, requested: float) -> float:

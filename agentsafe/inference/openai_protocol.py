@@ -203,9 +203,10 @@ def request_fields(
     room = sampling.max_tokens
     fields: dict[str, Any] = {"temperature": sampling.temperature, "seed": sampling.seed % 2**31}
     extra: dict[str, Any] = dict(model.options)
-    if model.thinking is not None:
+    variables = {name: each for name, each in model.chat_options.items() if name != "today"}
+    if variables:
         template = extra.get("chat_template_kwargs") or {}
-        extra["chat_template_kwargs"] = {**template, "enable_thinking": model.thinking}
+        extra["chat_template_kwargs"] = {**template, **variables}
     if sampling.choices and model.structured == "choice":
         extra["structured_outputs"] = {"choice": list(sampling.choices)}
     elif sampling.choices and model.structured == "json_schema":

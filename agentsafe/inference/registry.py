@@ -56,7 +56,7 @@ def _load(name: str, model: Model, folder: str | Path, threads: int | None) -> C
         folder,
         max_batch=model.concurrency,
         threads=threads,
-        thinking=model.thinking,
+        template_options=model.chat_options,
         context=model.context,
         dtype=model.dtype,
         quantization=model.quantization,

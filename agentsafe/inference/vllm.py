@@ -18,7 +18,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -26,7 +26,6 @@ from typing import Any
 
 from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
-from agentsafe.inference.chat_template import thinking_options
 from agentsafe.inference.stop_strings import first_tokens, render_prompt
 from agentsafe.inference.thinking import opens_thinking
 from agentsafe.inference.types import Choice, Completion, Message, Sampling
@@ -78,7 +77,7 @@ def load(name: str, model: Model, folder: str, adapter: str | None = None) -> "V
             f"models.{name}: vLLM does not start with {folder}: {one_line(error)}; see its own "
             "messages above"
         ) from None
-    return VllmChat(name, engine, tokenizer, loop=loop, thinking=model.thinking, lora=lora)
+    return VllmChat(name, engine, tokenizer, loop=loop, options=model.chat_options, lora=lora)
 
 
 async def _started(arguments: dict[str, Any], adapter: str | None):
@@ -123,13 +122,13 @@ class VllmChat:
 
     constrains = True
 
-    def __init__(self, name: str, engine, tokenizer, *, loop, thinking: bool | None, lora):
+    def __init__(self, name: str, engine, tokenizer, *, loop, options: Mapping[str, Any], lora):
         """Wrap an `AsyncLLM` that was made in `loop`, an event loop of another thread."""
         self.name = name
         self.context = engine.model_config.max_model_len
         self._engine, self._loop, self._lora = engine, loop, lora
         self._tokenizer = tokenizer
-        self._options = thinking_options(thinking)
+        self._options = options
         self._ids = map(str, count())
         self._closing = weakref.finalize(self, _stop, engine, loop)
 

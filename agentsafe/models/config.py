@@ -68,6 +68,14 @@ class Model:
             "and a server gets no stop strings with `true`, as they would act inside the reasoning."
         ),
     ] = None
+    template_options: Annotated[
+        Mapping[Text, str | int | float | bool],
+        Meta(
+            description="Further variables of the chat template, such as `reasoning_effort: low`; "
+            "`today` is the date for templates that read the clock, '2024-07-26' by default, and a "
+            "server takes its own."
+        ),
+    ] = field(default_factory=dict)
     memory_fraction: Annotated[
         float,
         Meta(
@@ -156,3 +164,9 @@ class Model:
             "`thinking: {type: disabled}`."
         ),
     ] = field(default_factory=dict)
+
+    @property
+    def chat_options(self) -> dict[str, str | int | float | bool]:
+        """The variables of the chat template: `template_options`, and `thinking` if it is given."""
+        thinking = {} if self.thinking is None else {"enable_thinking": self.thinking}
+        return {**self.template_options, **thinking}

@@ -33,6 +33,8 @@ from agentsafe.rollouts.config import Settings as RolloutSettings
 from agentsafe.rollouts.react import STOP, prompts
 from agentsafe.runs.trial import Role, try_roles
 from agentsafe.suites.cases import Suite
+from agentsafe.training.checks import template_problems
+from agentsafe.training.tokenize import ChatEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -135,6 +137,9 @@ def check_models(config: Mapping[str, Any], suite: Suite) -> Iterator[tuple[Find
                 tokenizer, limit = _reach(name, model)
                 rows = [_lengths(name, role, tokenizer) for role in roles]
                 problems = tuple(_template_problems(config, name, model, roles, tokenizer))
+                if chat_template.reads_clock(tokenizer):
+                    today = model.chat_options.get("today", chat_template.TODAY)
+                    notes = (f"its chat template reads the date, and gets {today}",)
         except UserError as error:
             rows = [_lengths(name, role, None) for role in roles]
             yield Finding(name, model.model, (str(error),)), rows
@@ -242,10 +247,12 @@ def _template_problems(
 ) -> Iterator[str]:
     """Yield the problems of a checkpoint's chat template."""
     trained = config["training"]["sources"] or grid.sources(config)
-    options = chat_template.thinking_options(model.thinking)
+    options = model.chat_options
     for role in roles:
-        trains = role.name == "agent" and name in trained
-        for problem in chat_template.problems(tokenizer, role.prompts[0], options, trains=trains):
+        found = chat_template.problems(tokenizer, role.prompts[0], options)
+        if role.name == "agent" and name in trained:
+            found = template_problems(ChatEncoder(tokenizer, options), role.prompts[0])
+        for problem in found:
             yield f"as {role.name}, {problem}"
 
 

@@ -1,13 +1,12 @@
 """Check the pairs of a DPO run before its first step.
 
-They are pure functions of rollouts as tokens: the boundary between prompt and completion, the pairs
-that cannot train, and whose text the tokens are. The first loss is checked at the first step
+They are pure functions of rollouts as tokens: the chat template, the pairs that cannot train, and
+whose text the tokens are. The first loss is checked at the first step
 (`agentsafe.training.callbacks`).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -17,18 +16,30 @@ from agentsafe.errors import UserError
 from agentsafe.inference import chat_template
 from agentsafe.inference.types import Messages
 from agentsafe.training.config import Settings
-from agentsafe.training.tokenize import ROLES, PairCounts, Trajectory
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from agentsafe.training.tokenize import (
+    ROLES,
+    ChatEncoder,
+    PairCounts,
+    Played,
+    Trajectory,
+    trajectory,
+)
 
 #: The fields of `Findings` in words, after their count.
 KINDS = {
     "long": "pairs are dropped, longer than training.max_length or the model's context",
     "empty": "pairs are dropped, without a turn of the agent on a side",
     "unfinished": "rollouts end in an observation, which is context",
-    "joined": "rollouts have a turn whose first token begins in the chat template's text",
+    "split": "rollouts are several sequences, as the chat template rewrites earlier turns",
 }
+#: A rollout of two turns, to try a template.
+_EXAMPLE = Played(
+    [
+        {"role": "assistant", "content": "Thought: I look.\nAction: Look\nAction Input: {}"},
+        {"role": "observation", "content": "{}"},
+        {"role": "assistant", "content": "Thought: Enough.\nFinal Answer: Done."},
+    ]
+)
 _NAMED = 20  # of each kind of pair or rollout, in card and log
 
 
@@ -52,36 +63,43 @@ class Findings:
         empty: other dropped pairs, with a side on which no token counts.
         unfinished: training rollouts that end in an observation, because a limit cut them short;
             the observation is context.
-        joined: training rollouts with a turn whose first token also has text of the chat template:
-            the turn begins with a blank, say. Serving never generates that token.
+        split: training rollouts that are several sequences, since the chat template renders a turn
+            differently once later ones follow. Their tokens are computed more than once.
     """
 
     long: Named
     empty: Named
     unfinished: Named
-    joined: Named
+    split: Named
 
 
-def check_boundary(
-    tokenizer: "PreTrainedTokenizerBase",
-    prompt: Messages,
-    options: Mapping[str, bool] | None = None,
-) -> None:
-    """Check that the tokens of prompt and completion begin with those of the prompt alone.
-
-    The chat template renders both, and both are tokenised, as in serving and training. Each
-    rollout is checked again when it is tokenised (`Trajectory.joined`).
+def template_problems(encoder: ChatEncoder, prompt: Messages) -> list[str]:
+    """List what makes a chat template unusable for training, one sentence per problem.
 
     Args:
-        tokenizer: the parent's.
+        encoder: of the model to train.
         prompt: of any case: the messages before the agent's first turn.
-        options: of the chat template, the same as in serving.
+
+    Returns:
+        An empty list for a usable template. One that renders earlier turns differently is usable.
+    """
+    if found := chat_template.problems(encoder.tokenizer, prompt, encoder.options):
+        return found
+    try:
+        trajectory(encoder, prompt, _EXAMPLE)
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def check_template(encoder: ChatEncoder, prompt: Messages) -> None:
+    """Check that a chat template can be trained; the arguments are those of `template_problems`.
 
     Raises:
-        UserError: they do not, or the template refuses the conversation: many have no system role.
+        UserError: it cannot, or the template refuses the conversation: many have no system role.
     """
-    if found := chat_template.problems(tokenizer, prompt, options, trains=True):
-        raise UserError(f"{tokenizer.name_or_path}: {'; '.join(found)}")
+    if found := template_problems(encoder, prompt):
+        raise UserError(f"{encoder.tokenizer.name_or_path}: {'; '.join(found)}")
 
 
 def check_dropped(name: str, counts: PairCounts, settings: Settings, max_length: int) -> None:
@@ -134,7 +152,7 @@ def findings(
     empty = []
     for pair in rows.iter_rows(named=True):
         sides = pair["chosen_row"], pair["rejected_row"]
-        longest = max(len(tokens[row].ids) for row in sides)
+        longest = max(tokens[row].longest for row in sides)
         name = "{case_id}: {chosen_checkpoint}/{chosen_sample} over ".format(**pair)
         name += "{rejected_checkpoint}/{rejected_sample}".format(**pair)
         if longest > max_length:
@@ -143,18 +161,18 @@ def findings(
             empty.append(name)
     trained = sorted({row for pair in kept for row in pair})
     parts = rollouts.select("case_id", "checkpoint", "sample", "messages")[trained]
-    unfinished, joined = [], []
+    unfinished, split = [], []
     for row, (case, checkpoint, sample, messages) in zip(trained, parts.iter_rows(), strict=True):
         name = f"{case}: {checkpoint}/{sample}"
         if messages[-1]["role"] != "assistant":
             unfinished.append(name)
-        if tokens[row].joined:
-            joined.append(name)
+        if len(tokens[row].starts) > 1:
+            split.append(name)
     return Findings(
         long=_named(sorted(long, key=lambda name: -long[name])),
         empty=_named(empty),
         unfinished=_named(unfinished),
-        joined=_named(joined),
+        split=_named(split),
     )
 
 

@@ -152,6 +152,14 @@ class DPO:
             "includes the observations."
         ),
     ] = True
+    reasoning: Annotated[
+        Literal["train", "context", "drop"],
+        Meta(
+            description="Private reasoning of a turn: it counts in the loss as the rest of the "
+            "turn (`train`), it is before the turn without counting (`context`), or it is left out "
+            "(`drop`)."
+        ),
+    ] = "train"
     batching: Annotated[
         Literal["pairs", "prefix", "case"],
         Meta(

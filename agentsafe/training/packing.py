@@ -1,9 +1,12 @@
 """Pack the trajectories of a batch into forward passes, with each shared prefix only once.
 
 A packed batch is one row of tokens without padding. It consists of trees: the tokens that a group
-of trajectories share as a prefix, followed by the remaining tokens of each. A batch may take
-several packed batches, each of at most `max_tokens` tokens. `padded` makes padded rows instead, as
-TRL does. Imports torch and TRL, so import it late.
+of trajectories share as a prefix, followed by the remaining tokens of each. A trajectory of several
+sequences adds, for each, only the tokens from where it leaves the sequence before. A batch may take
+several packed batches, each of at most `max_tokens` tokens.
+
+`padded` makes padded rows instead, as TRL does, and `pack_rows` padded sequences, for models that
+cannot share prefixes. Imports torch and TRL, so import it late.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,12 +37,17 @@ class Segment:
 
     Attributes:
         start, length: their place in the row.
-        prefix: start and length of their prefix in the row.
+        prefix: start and length of the runs of tokens in the row that make their prefix, in order.
     """
 
     start: int
     length: int
-    prefix: tuple[int, int] = (0, 0)
+    prefix: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def before(self) -> int:
+        """The number of tokens of the prefix."""
+        return sum(length for _, length in self.prefix)
 
 
 @dataclass(frozen=True)
@@ -68,17 +76,34 @@ class PackedBatch:
 
 
 @dataclass(frozen=True)
+class PaddedBatch:
+    """One forward pass of padded sequences: each tensor of shape (sequences, longest)."""
+
+    tokens: torch.Tensor
+    attention_mask: torch.Tensor
+    labels: torch.Tensor
+
+    def to(self, device: torch.device | str, **options: Any) -> "PaddedBatch":
+        """Copy it to a device."""
+        return PaddedBatch(
+            tokens=self.tokens.to(device, **options),
+            attention_mask=self.attention_mask.to(device, **options),
+            labels=self.labels.to(device, **options),
+        )
+
+
+@dataclass(frozen=True)
 class Packing:
     """The trajectories of a batch, packed.
 
     Attributes:
-        batches: the packed batches to forward.
+        batches: the batches to forward.
         gather_index: (trajectories, longest - 1): the place, in all packed batches one after the
             other, of the hidden state that predicts each trajectory's next token.
         counted: the same shape: whether that next token counts in the loss.
     """
 
-    batches: list[PackedBatch]
+    batches: Sequence[PackedBatch | PaddedBatch]
     gather_index: torch.Tensor
     counted: torch.Tensor
 
@@ -121,13 +146,49 @@ def pack(
         batches.append(batch)
         offset += batch.tokens.numel()
     chosen = list(range(len(trajectories))) if rows is None else rows
-    longest = max(len(trajectories[number].ids) for number in chosen)
-    gather_index = torch.zeros(len(chosen), longest - 1, dtype=torch.long)
-    counted = torch.zeros(len(chosen), longest - 1, dtype=torch.bool)
-    for row, number in enumerate(chosen):
-        length = len(trajectories[number].ids) - 1
-        gather_index[row, :length] = places[number][:-1]
-        counted[row, :length] = torch.tensor(trajectories[number].mask[1:], dtype=torch.bool)
+    return _packing(batches, [trajectories[n] for n in chosen], [places[n] for n in chosen])
+
+
+def pack_rows(trajectories: Sequence[Trajectory], padding: int = 0) -> Packing:
+    """Put every sequence of some trajectories into a padded row of one batch.
+
+    Args:
+        trajectories: the rows of the result, in order.
+        padding: the token after the end of a sequence.
+    """
+    sequences = [
+        Trajectory(each.ids[part], each.mask[part])
+        for each in trajectories
+        for part in each.sequences
+    ]
+    rows = padded(sequences, padding)
+    width = rows["input_ids"].shape[1]
+    labels = rows["input_ids"].masked_fill(rows["completion_mask"] == 0, IGNORED)
+    labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    batch = PaddedBatch(rows["input_ids"], rows["attention_mask"], labels)
+    places, row = [], 0
+    for each in trajectories:
+        parts = []
+        for part in each.sequences:
+            parts.append(torch.arange(row * width, row * width + part.stop - part.start))
+            row += 1
+        places.append(torch.cat(parts))
+    return _packing([batch], trajectories, places)
+
+
+def _packing(
+    batches: Sequence[PackedBatch | PaddedBatch],
+    rows: Sequence[Trajectory],
+    places: Sequence[torch.Tensor],
+) -> Packing:
+    """Combine batches with the places of each row's tokens in them."""
+    longest = max(len(each.ids) for each in rows)
+    gather_index = torch.zeros(len(rows), longest - 1, dtype=torch.long)
+    counted = torch.zeros(len(rows), longest - 1, dtype=torch.bool)
+    for row, (each, place) in enumerate(zip(rows, places, strict=True)):
+        length = len(each.ids) - 1
+        gather_index[row, :length] = place[:-1]
+        counted[row, :length] = torch.tensor(each.mask[1:], dtype=torch.bool)
     return Packing(batches, gather_index, counted)
 
 
@@ -142,23 +203,42 @@ def _trees(
     trajectories: Sequence[Trajectory], group: Sequence[int], max_tokens: int | None
 ) -> Iterator[_Tree]:
     """Split a group into trees that each fit into a packed batch."""
-    ids = [trajectories[number].ids for number in group]
-    first, last = min(ids), max(ids)  # a common prefix of these two is common to all
-    common = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), None)
-    # The last common token is repeated in each rest: its hidden state predicts different tokens.
-    shared = max((min(map(len, ids)) if common is None else common) - 1, 0)
-    if len(group) == 1:
-        shared = 0
+    shared = _common([ids for number in group for ids in _sequences(trajectories[number])])
     members: list[int] = []
     length = shared
-    for number, tokens in zip(group, ids, strict=True):
-        own = len(tokens) - shared
+    for number in group:
+        own = sum(len(ids) - known for ids, known in _steps(trajectories[number], shared))
         if members and max_tokens is not None and length + own > max_tokens:
             yield _Tree(members, shared, length)
             members, length = [], shared
         members.append(number)
         length += own
     yield _Tree(members, shared, length)
+
+
+def _sequences(trajectory: Trajectory) -> list[list[int]]:
+    return [trajectory.ids[part] for part in trajectory.sequences]
+
+
+def _common(sequences: Sequence[list[int]]) -> int:
+    """Count the tokens that sequences can share: all their common ones but the last.
+
+    That one is repeated in each rest, as its hidden state predicts different tokens.
+    """
+    if len(sequences) == 1:
+        return 0
+    first, last = min(sequences), max(sequences)  # a prefix that these two share, all share
+    pairs = enumerate(zip(first, last, strict=False))
+    common = next((n for n, (a, b) in pairs if a != b), min(map(len, sequences)))
+    return max(common - 1, 0)
+
+
+def _steps(trajectory: Trajectory, shared: int) -> Iterator[tuple[list[int], int]]:
+    """Yield the sequences of a trajectory, and how many tokens of each are there already."""
+    before = None
+    for ids in _sequences(trajectory):
+        yield ids, shared if before is None else _common([before, ids])
+        before = ids
 
 
 def _first_fit(trees: Sequence[_Tree], max_tokens: int | None) -> list[list[_Tree]]:
@@ -192,14 +272,16 @@ def _packed_batch(
             positions += range(tree.shared)
             segments.append(Segment(root, tree.shared))
         for number in tree.members:
-            own = trajectories[number].ids[tree.shared :]
-            start = len(tokens)
-            tokens += own
-            positions += range(tree.shared, tree.shared + len(own))
-            segments.append(Segment(start, len(own), (root, tree.shared)))
-            places[number] = torch.cat(
-                [torch.arange(root, root + tree.shared), torch.arange(start, start + len(own))]
-            )
+            runs = [(root, tree.shared)] if tree.shared else []
+            parts = []
+            for ids, known in _steps(trajectories[number], tree.shared):
+                prefix = _first_of(runs, known)
+                segments.append(Segment(len(tokens), len(ids) - known, prefix))
+                runs = [*prefix, (len(tokens), len(ids) - known)]
+                tokens += ids[known:]
+                positions += range(known, len(ids))
+                parts += [torch.arange(start, start + length) for start, length in runs]
+            places[number] = torch.cat(parts)
     labels = torch.full((len(tokens),), IGNORED)
     for number, index in places.items():
         each = trajectories[number]
@@ -215,8 +297,18 @@ def _packed_batch(
     return batch, places
 
 
+def _first_of(runs: Sequence[tuple[int, int]], count: int) -> tuple[tuple[int, int], ...]:
+    """Return the first `count` tokens of some runs, as runs."""
+    found = []
+    for start, length in runs:
+        if count > 0:
+            found.append((start, min(length, count)))
+        count -= length
+    return tuple(found)
+
+
 def _mask(segment: Segment) -> torch.Tensor | None:
-    before, length = segment.prefix[1], segment.length
+    before, length = segment.before, segment.length
     if not before or length == 1:
         return None
     return torch.ones(length, before + length, dtype=torch.bool).tril(before)[None, None]

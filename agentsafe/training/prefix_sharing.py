@@ -29,7 +29,15 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
-from agentsafe.training.packing import IGNORED, PackedBatch, Packing, pack, padded
+from agentsafe.training.packing import (
+    IGNORED,
+    PackedBatch,
+    Packing,
+    PaddedBatch,
+    pack,
+    pack_rows,
+    padded,
+)
 from agentsafe.training.tokenize import Trajectory
 
 _ATTENTION = "agentsafe_prefix_sharing"  # the name of `_attention` in transformers
@@ -81,6 +89,24 @@ def prefix_sharing(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
+def several_sequences(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model take trajectories of several sequences as padded rows, in this block.
+
+    For models that cannot share prefixes: `packing` is then that of `packing.pack_rows`.
+
+    Args:
+        model: as for `prefix_sharing`.
+    """
+    own_forward = model.forward
+    with counted_tokens_only():
+        model.forward = _packing_forward(own_forward)
+        try:
+            yield
+        finally:
+            model.forward = own_forward
+
+
+@contextmanager
 def counted_tokens_only() -> Iterator[None]:
     """Let TRL's fused output layer skip tokens that do not count on a CPU too, as on a GPU.
 
@@ -100,7 +126,13 @@ def shares_prefixes(model: Any) -> bool:
 
 
 def log_probs_of_rows(model: Any, rows: Sequence[Trajectory]) -> torch.Tensor:
-    """Compute log-probabilities of trajectories, one padded row each: (rows, longest - 1)."""
+    """Compute log-probabilities of trajectories, one padded row each: (rows, longest - 1).
+
+    Those of several sequences need a block of `several_sequences`.
+    """
+    if any(len(each.starts) > 1 for each in rows):
+        packing = pack_rows(rows).to(model.device)
+        return model(packing=packing, fused_lm_head=True).log_probs
     batch = {name: each.to(model.device) for name, each in padded(rows).items()}
     labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, IGNORED)
     return model(**batch, labels=labels, fused_lm_head=True).log_probs
@@ -131,10 +163,11 @@ def _attention(
     outputs = []
     for segment, mask in zip(packed.segments, packed.masks, strict=True):
         own = slice(segment.start, segment.start + segment.length)
-        start, length = segment.prefix
-        prefix = slice(start, start + length)
+        seen = [*(slice(start, start + length) for start, length in segment.prefix), own]
         keys, values = (
-            torch.cat([each[:, :, prefix], each[:, :, own]], dim=2) if length else each[:, :, own]
+            torch.cat([each[:, :, run] for run in seen], dim=2)
+            if segment.prefix
+            else each[:, :, own]
             for each in (key, value)
         )
         output, _ = sdpa_attention_forward(module, query[:, :, own], keys, values, mask, **options)
@@ -145,14 +178,17 @@ def _attention(
 def _packing_forward(fused: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a fused forward method in one that accepts a packing."""
 
-    def forward_one(batch: PackedBatch) -> tuple[torch.Tensor | None, ...]:
+    def forward_one(batch: PackedBatch | PaddedBatch) -> tuple[torch.Tensor | None, ...]:
+        if isinstance(batch, PaddedBatch):
+            seen = {"attention_mask": batch.attention_mask}
+        else:
+            seen = {"position_ids": batch.positions, "packed": batch}
         output = fused(
             input_ids=batch.tokens,
-            position_ids=batch.positions,
             shift_labels=batch.labels,
             fused_lm_head=True,
             use_cache=False,
-            packed=batch,
+            **seen,
         )
         return tuple(getattr(output, name) for name in _FIELDS)
 

@@ -16,14 +16,13 @@ import polars as pl
 
 from agentsafe._util.progress import Progress, say
 from agentsafe.errors import UserError
-from agentsafe.inference.chat_template import thinking_options
 from agentsafe.inference.types import Messages
 from agentsafe.models import checkpoint as checkpoints
 from agentsafe.models import loading
 from agentsafe.preferences.dataset import check_prompts
 from agentsafe.schemas import REFERENCE, ROLLOUT
 from agentsafe.training.config import Settings
-from agentsafe.training.tokenize import Trajectory, special_ids, trajectory
+from agentsafe.training.tokenize import PLAYED, ChatEncoder, Trajectory, played, trajectory
 
 
 def reference(
@@ -33,7 +32,7 @@ def reference(
     *,
     lineage: str,
     settings: Settings,
-    thinking: bool | None = None,
+    template_options: Mapping[str, Any] | None = None,
     threads: int | None = None,
 ) -> pl.DataFrame:
     """Compute a parent's log-probability of each rollout.
@@ -43,9 +42,9 @@ def reference(
         rollouts: rows of `schemas.ROLLOUTS`.
         prompts: the agent's prompt, as messages, by case id.
         lineage: of the parent.
-        settings: of the training; `assistant_only_loss`, `max_length`, `batch_tokens` and
-            `quantization` are used.
-        thinking: `enable_thinking` of the chat template, as in serving.
+        settings: of the training; `assistant_only_loss`, `reasoning`, `max_length`, `batch_tokens`
+            and `quantization` are used.
+        template_options: variables of the chat template, as in serving.
         threads: of torch on the CPU; by default those of the process.
 
     Returns:
@@ -59,30 +58,27 @@ def reference(
         return pl.DataFrame(schema=REFERENCE)
     check_prompts(rollouts["case_id"], prompts)
     tokenizer = loading.load_tokenizer(parent_folder)
-    special = special_ids(tokenizer)
-    options = thinking_options(thinking)
+    encoder = ChatEncoder(
+        tokenizer,
+        options=template_options or {},
+        assistant_only_loss=settings.assistant_only_loss,
+        reasoning=settings.reasoning,
+    )
     model = _model(parent_folder, settings.quantization, threads)
     weights = weights_digest(parent_folder)
     max_length = loading.context(model.config, tokenizer, settings.max_length)
     max_tokens = settings.batch_tokens or 2 * settings.max_length
     rows: dict[int, dict[str, Any]] = {}
-    table = rollouts.select(*ROLLOUT, "messages").with_row_index("row")
+    table = rollouts.select(*ROLLOUT, *PLAYED).with_row_index("row")
     progress = Progress(f"reference log-probabilities of {lineage}", len(table))
     with _sharing_if_possible(model, parent_folder), progress:
         # Case by case: neither all tokens nor all sums are held at once.
         for _, of_case in table.group_by("case_id", maintain_order=True):
             tokens = {}
-            for row, checkpoint, case, sample, messages in of_case.iter_rows():
-                each = trajectory(
-                    tokenizer,
-                    prompts[case],
-                    messages,
-                    special,
-                    assistant_only_loss=settings.assistant_only_loss,
-                    options=options,
-                )
+            for row, checkpoint, case, sample, *values in of_case.iter_rows():
+                each = trajectory(encoder, prompts[case], played(*values))
                 status = "ok" if any(each.mask[1:]) else "empty"
-                if len(each.ids) > max_length:
+                if each.longest > max_length:
                     status = "long"
                 if status == "ok":
                     tokens[row] = each
@@ -140,9 +136,10 @@ def by_row(
 
 
 def digest(each: Trajectory) -> str:
-    """Hash a trajectory's tokens and which of them count."""
+    """Hash a trajectory's tokens, which of them count, and where its sequences start."""
     tokens = np.array([each.ids, each.mask], dtype=np.int32)
-    return hashlib.sha256(tokens.tobytes()).hexdigest()[:16]
+    further = np.array(each.starts[1:], dtype=np.int32)
+    return hashlib.sha256(tokens.tobytes() + further.tobytes()).hexdigest()[:16]
 
 
 def weights_digest(folder: str | Path) -> str:
@@ -212,11 +209,12 @@ def _model(folder: str | Path, quantization: str, threads: int | None) -> Any:
 @contextmanager
 def _sharing_if_possible(model: Any, folder: str | Path) -> Iterator[None]:
     """Share prefixes in a block if the model can; otherwise each rollout is a row of its own."""
-    from agentsafe.training.prefix_sharing import CannotShare, prefix_sharing
+    from agentsafe.training.prefix_sharing import CannotShare, prefix_sharing, several_sequences
 
     with ExitStack() as stack:
         try:
             stack.enter_context(prefix_sharing(model))
         except CannotShare as error:
             say(f"{folder}: each rollout is forwarded on its own: {error}")
+            stack.enter_context(several_sequences(model))
         yield

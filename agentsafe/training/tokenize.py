@@ -1,23 +1,30 @@
 """Tokenise rollouts: the role of each token, and the tokens that count in the loss.
 
+Each turn is tokenised in the context in which it was played: what the chat template made of the
+messages before it, with the opening of the agent's turn. Where the template only appends, that is
+one sequence of tokens. Where it renders earlier turns differently once later ones follow, as many
+templates of reasoning models do, or adds a thought that nobody wrote, a rollout is several
+sequences, and its log-probability is the sum over their turns.
+
 Only the agent's own turns count. The chat template's text around them and the emulator's
 observations are context: a loss on them would teach the agent to write observations.
 `assistant_only_loss=False` counts every token after the prompt, observations too, as TRL's
 DPOTrainer does by default.
 """
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from agentsafe.errors import UserError
-from agentsafe.inference.chat_template import REWRITES_EARLIER_TURNS, escape_special_tokens, render
-from agentsafe.inference.types import Messages
+from agentsafe.inference.chat_template import NOT_OPENED, escape_special_tokens, render
+from agentsafe.inference.types import Message, Messages
 from agentsafe.rollouts.react import conversation
 
 if TYPE_CHECKING:
@@ -27,23 +34,85 @@ if TYPE_CHECKING:
 #: is added to messages has the template's.
 ROLES = ("template", "system", "user", "agent", "observation")
 _AGENT = ROLES.index("agent")
+_NOT_BLANK = re.compile(r"\S")
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A prompt and the rollout after it.
+    """A prompt and the rollout after it, as one or more sequences of tokens, one after the other.
 
     Attributes:
         ids: the tokens.
-        mask: for each token, 1 if it counts in the loss.
+        mask: for each token, 1 if it counts in the loss; 0 for the first of a sequence.
         roles: for each token, the index of its role in `ROLES`.
-        joined: number of the agent's turns whose first token also has text of the template.
+        starts: index of the first token of each sequence. Tokens see those of their sequence only.
     """
 
     ids: list[int]
     mask: list[int]
     roles: bytes = b""
-    joined: int = 0
+    starts: tuple[int, ...] = (0,)
+
+    @property
+    def sequences(self) -> list[slice]:
+        """The places of the sequences in `ids`, in order."""
+        ends = (*self.starts[1:], len(self.ids))
+        return [slice(start, end) for start, end in zip(self.starts, ends, strict=True)]
+
+    @property
+    def longest(self) -> int:
+        """The number of tokens of the longest sequence, which the model must have room for."""
+        return max(each.stop - each.start for each in self.sequences)
+
+
+@dataclass(frozen=True)
+class ChatEncoder:
+    """A tokenizer with its chat template, and the tokens of a rollout that count.
+
+    Attributes:
+        tokenizer: a fast one, with a chat template.
+        options: of the chat template, the same as in serving.
+        assistant_only_loss: count only the agent's own tokens, from where generation starts up to
+            and with the special token that ends its turn; otherwise all after the prompt.
+        reasoning: the part of private reasoning: it counts (`train`), it is before the turn and
+            does not count (`context`), or it is left out (`drop`).
+    """
+
+    tokenizer: "PreTrainedTokenizerBase"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    assistant_only_loss: bool = True
+    reasoning: str = "train"
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The tokens that stand for no text, among them those that end a turn."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        own = frozenset(self.tokenizer.all_special_ids)
+        return own | {n for n, token in added if token.special}
+
+    def write(self, messages: Messages, *, opened: bool = False) -> str:
+        """Render messages, with the opening of the agent's turn after them if `opened`.
+
+        Raises:
+            UserError: the chat template refuses the conversation.
+        """
+        try:
+            return render(self.tokenizer, messages, self.options, open_turn=opened)
+        except UserError as error:
+            raise UserError(f"{self.tokenizer.name_or_path}: {error}") from None
+
+    def encode(self, text: str) -> "Encoded":
+        """Tokenise a text without adding special tokens."""
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return Encoded(found["input_ids"], [end for _, end in found["offset_mapping"]])
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokens of a text, and where in the text each of them ends."""
+
+    ids: list[int]
+    ends: list[int]
 
 
 @dataclass(frozen=True)
@@ -69,24 +138,46 @@ class PairCounts:
         return self.pairs + self.dropped_pairs + self.empty_pairs
 
 
+@dataclass(frozen=True)
+class Played:
+    """A rollout to tokenise.
+
+    Attributes:
+        messages: as in `schemas.ROLLOUTS`.
+        thoughts: the private reasoning of each of the agent's turns; none by default.
+        cut: whether a limit of tokens cut the last turn, so that the agent did not end it.
+    """
+
+    messages: Messages
+    thoughts: Sequence[str] = ()
+    cut: bool = False
+
+
+#: The columns of `schemas.ROLLOUTS` that `played` reads, in order.
+PLAYED = ("messages", "asides", "stop_reason")
+
+
+def played(messages: Messages, asides: Sequence[Mapping] | None, stop_reason: str) -> Played:
+    """Return a rollout to tokenise from the values of the columns `PLAYED`."""
+    thoughts = [aside["reasoning"] or "" for aside in asides or ()]
+    acted = bool(messages) and messages[-1]["role"] == "assistant"
+    cut = acted and stop_reason in ("token_limit", "context_overflow")
+    return Played(messages, thoughts if any(thoughts) else (), cut)
+
+
 def trajectories(
-    tokenizer: "PreTrainedTokenizerBase",
+    encoder: ChatEncoder,
     rows: pl.DataFrame,
     rollouts: pl.DataFrame,
     prompts: Mapping[str, Messages],
-    *,
-    assistant_only_loss: bool = True,
-    options: Mapping[str, bool] | None = None,
 ) -> dict[int, Trajectory]:
     """Tokenise every rollout of some pairs, each once.
 
     Args:
-        tokenizer: a fast one, with a chat template.
+        encoder: of the parent.
         rows: pairs with their rows, from `preferences.dataset.with_rows`.
         rollouts: the table of these rows.
         prompts: messages before the agent's first turn, by case id.
-        assistant_only_loss: as in `trajectory`.
-        options: as in `trajectory`.
 
     Returns:
         Trajectories by their rollout's row.
@@ -95,18 +186,10 @@ def trajectories(
         UserError: as `trajectory`.
     """
     wanted = sorted({*rows["chosen_row"], *rows["rejected_row"]})
-    special = special_ids(tokenizer)
-    table = rollouts.select("case_id", "messages")[wanted]
+    table = rollouts.select("case_id", *PLAYED)[wanted]
     return {
-        row: trajectory(
-            tokenizer,
-            prompts[case],
-            messages,
-            special,
-            assistant_only_loss=assistant_only_loss,
-            options=options,
-        )
-        for row, (case, messages) in zip(wanted, table.iter_rows(), strict=True)
+        row: trajectory(encoder, prompts[case], played(*values))
+        for row, (case, *values) in zip(wanted, table.iter_rows(), strict=True)
     }
 
 
@@ -124,7 +207,7 @@ def fitting(
         (chosen row, rejected row) of each pair that can train, and the counts of all pairs.
     """
     pairs = list(zip(rows["chosen_row"], rows["rejected_row"], strict=True))
-    lengths = np.array([max(len(tokens[row].ids) for row in pair) for pair in pairs], dtype=int)
+    lengths = np.array([max(tokens[row].longest for row in pair) for pair in pairs], dtype=int)
     full = np.array([all(any(tokens[row].mask) for row in pair) for pair in pairs], dtype=bool)
     short = lengths <= max_length
     kept = rows.filter(pl.Series(short & full, dtype=pl.Boolean))
@@ -144,97 +227,185 @@ def fitting(
     return [pair for pair, fits in zip(pairs, short & full, strict=True) if fits], counts
 
 
-def trajectory(
-    tokenizer: "PreTrainedTokenizerBase",
-    prompt: Messages,
-    messages: Messages,
-    special: frozenset[int],
-    *,
-    assistant_only_loss: bool = True,
-    options: Mapping[str, bool] | None = None,
-) -> Trajectory:
-    """Tokenise an episode as its chat template renders it.
-
-    The text is rendered once a turn, to find the start of the turn, and tokenised once.
+def trajectory(encoder: ChatEncoder, prompt: Messages, rollout: Played) -> Trajectory:
+    """Tokenise a rollout, each turn of the agent in the context in which it was played.
 
     Args:
-        tokenizer: a fast one, with a chat template.
+        encoder: of the model to train.
         prompt: the messages before the agent's first turn.
-        messages: of a rollout, as in `schemas.ROLLOUTS`.
-        special: the tokenizer's `special_ids`.
-        assistant_only_loss: count only the agent's own tokens, from where generation starts up
-            to and with the special token that ends its turn; otherwise all after the prompt.
-        options: of the chat template, the same as in serving.
+        rollout: the rollout.
 
     Returns:
-        The tokens that TRL makes of `prompt` and `conversation(messages)`, with special tokens in
-        the text escaped.
+        One sequence where the chat template only appends: the tokens that TRL makes of `prompt` and
+        `conversation(messages)`, with special tokens in the text escaped. Otherwise as few
+        sequences as have every turn in its own context.
 
     Raises:
-        UserError: the chat template refuses the conversation, renders earlier turns differently
-            once later ones follow, or does not open the agent's turn for `add_generation_prompt`,
-            or the tokenizer is not a fast one.
+        UserError: the chat template refuses the conversation, leaves out a turn's text, or does not
+            open the agent's turn for `add_generation_prompt`, or the tokenizer is not a fast one.
     """
+    tokenizer = encoder.tokenizer
     if not tokenizer.is_fast:
         raise UserError(
             f"{tokenizer.name_or_path}: the tokenizer has no offsets of its tokens in the text; "
             "save it as a fast one (tokenizer.json)"
         )
-    turns = escape_special_tokens(tokenizer, [*prompt, *conversation(messages)])
-    write = partial(_rendered, tokenizer, options=options)
-    text = write(turns)
+    turns = escape_special_tokens(tokenizer, [*prompt, *conversation(rollout.messages)])
     own = [n for n in range(len(prompt), len(turns)) if turns[n]["role"] == "assistant"]
-    starts = [_start(tokenizer, write(turns[:number], opened=True), text) for number in own]
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    ends = [end for _, end in offsets]
-    # A token across the boundary has text of the agent and counts as the agent's.
+    thoughts = dict(zip(own, rollout.thoughts, strict=False))
+    whole = None if any(thoughts.values()) else _as_one(encoder, turns, len(prompt), own)
+    made = whole or _turn_by_turn(encoder, turns, len(prompt), own, thoughts)
+    last = made.roles.rfind(_AGENT)
+    if rollout.cut and last >= 0 and made.ids[last] in encoder.special_ids:
+        made.mask[last] = 0  # the agent did not write this end
+    return made
+
+
+def _as_one(
+    encoder: ChatEncoder, turns: Messages, prompt: int, own: Sequence[int]
+) -> Trajectory | None:
+    """Tokenise the conversation as a whole; None where a turn would not be in its own context.
+
+    The text is rendered once a turn, to find the start of the turn, and tokenised once.
+    """
+    text = encoder.write(turns)
+    opened = [encoder.write(turns[:number], opened=True) for number in own]
+    if not all(text.startswith(before) for before in opened):
+        return None
+    starts = [len(before) for before in opened]
+    for number, start in zip(own, starts, strict=True):
+        # Some templates add to a turn, for as long as it is the last, or once another follows.
+        begin = _NOT_BLANK.search(text, start)
+        if begin and not text.startswith(turns[number]["content"].strip(), begin.start()):
+            return None
+    encoded = encoder.encode(text)
+    ids, ends = encoded.ids, encoded.ends
     first = [bisect_right(ends, start) for start in starts]
-    roles = _roles_of_text(turns, len(prompt), text, ends)
+    if any(n and ends[n - 1] != start for n, start in zip(first, starts, strict=True)):
+        return None  # a token across the boundary, which generation would not make
+    roles = _roles_of_text(turns, prompt, text, ends)
     followings = [*starts, len(text)][1:] if own else []
     for number, start, following in zip(own, first, followings, strict=True):
-        limit = bisect_right(ends, _turn_limit(write, turns, number, text, following))
-        end = _turn_end(ids, start, limit, special)
-        if end == start + 1 and ids[start] in special and turns[number]["content"].strip():
-            raise UserError(
-                f"{tokenizer.name_or_path}: its chat template does not open the agent's turn for "
-                "add_generation_prompt; fix chat_template.jinja"
-            )
+        limit = bisect_right(ends, _turn_limit(encoder.write, turns, number, text, following))
+        end = _turn_end(ids, start, limit, encoder.special_ids)
+        if end == start + 1 and ids[start] in encoder.special_ids and turns[number]["content"]:
+            raise _not_opened(encoder)
+        if ids[end - 1] not in encoder.special_ids:
+            return None  # it ends with the beginning of the next one, or not at all
         roles[start:end] = bytes([_AGENT]) * (end - start)
     mask = [int(role == _AGENT) for role in roles]
-    if not assistant_only_loss:
-        prompt_end = first[0] if own[:1] == [len(prompt)] else len(ids)
+    if not encoder.assistant_only_loss:
+        prompt_end = first[0] if own[:1] == [prompt] else len(ids)
         mask = [0] * prompt_end + [1] * (len(ids) - prompt_end)
-    joined = sum(
-        n < len(ids) and offsets[n][0] < start for n, start in zip(first, starts, strict=True)
-    )
-    return Trajectory(ids, mask, bytes(roles), joined)
+    return Trajectory(ids, mask, bytes(roles))
 
 
-def special_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
-    """Return the tokens that stand for no text, among them those that end a turn."""
-    added = tokenizer.added_tokens_decoder.items()
-    return frozenset(tokenizer.all_special_ids) | {n for n, token in added if token.special}
+def _turn_by_turn(
+    encoder: ChatEncoder,
+    turns: Messages,
+    prompt: int,
+    own: Sequence[int],
+    thoughts: Mapping[int, str],
+) -> Trajectory:
+    """Tokenise each turn after what was served before it, and join what continues a sequence."""
+    ids: list[int] = []
+    mask: list[int] = []
+    roles = bytearray()
+    starts: list[int] = []
+    for place, number in enumerate(own):
+        before = encoder.write(turns[:number], opened=True)
+        written = _turn(encoder, turns, number, before, thoughts.get(number, ""))
+        context = encoder.encode(before)
+        answer = _continued(encoder, context, before, written.text)
+        of_answer = bytearray([_AGENT]) * len(answer.ids)
+        unread = bisect_right(answer.ends, len(before) + written.uncounted)
+        of_context = _roles_of_text(turns[:number], prompt, before, context.ends)
+        counted = [0] * len(context.ids)
+        if not encoder.assistant_only_loss and place:
+            spoken = turns[own[place - 1]]["content"].strip()
+            since = bisect_right(context.ends, before.rfind(spoken) + len(spoken))
+            counted[since:] = [1] * (len(context.ids) - since)
+        counted += [0] * unread + [1] * (len(answer.ids) - unread)
+        begun = starts[-1] if starts else 0
+        known = len(ids) - begun
+        if not starts or context.ids[:known] != ids[begun:]:
+            starts.append(len(ids))
+            known = 0
+            counted[0] = 0
+        ids += context.ids[known:] + answer.ids
+        mask += counted[known:]
+        roles += (of_context + of_answer)[known:]
+    if not own:
+        ids = encoder.encode(encoder.write(turns)).ids
+        mask, roles, starts = [0] * len(ids), bytearray(len(ids)), [0]
+    return Trajectory(ids, mask, bytes(roles), tuple(starts))
 
 
-def _rendered(
-    tokenizer: "PreTrainedTokenizerBase",
-    messages: Messages,
-    *,
-    options: Mapping[str, bool] | None,
-    opened: bool = False,
-) -> str:
-    try:
-        return render(tokenizer, messages, options, open_turn=opened)
-    except UserError as error:
-        raise UserError(f"{tokenizer.name_or_path}: {error}") from None
+@dataclass(frozen=True)
+class _Turn:
+    """The text that a turn adds to its context, and how many characters of it do not count."""
+
+    text: str
+    uncounted: int = 0
 
 
-def _start(tokenizer: "PreTrainedTokenizerBase", before: str, text: str) -> int:
-    """Return the offset in `text` at which the generation of the turn after `before` started."""
-    if not text.startswith(before):
-        raise UserError(f"{tokenizer.name_or_path}: its chat template {REWRITES_EARLIER_TURNS}")
-    return len(before)
+def _turn(encoder: ChatEncoder, turns: Messages, number: int, before: str, thought: str) -> _Turn:
+    """Write a turn as it was generated after `before`: its thought, its text and its end."""
+    message = dict(turns[number])
+    content = message["content"].strip()
+    if thought and encoder.reasoning != "drop":
+        message |= {"reasoning_content": thought, "thinking": thought, "reasoning": thought}
+    through = encoder.write([*turns[:number], message])
+    known = through.startswith(before)
+    start = through.find(content, len(before)) if known else through.rfind(content)
+    if start < 0:
+        raise UserError(
+            f"{encoder.tokenizer.name_or_path}: its chat template leaves out or changes a turn's "
+            f"text ({content[:20]!r}…): fix chat_template.jinja"
+        )
+    lead = through[len(before) : start] if known else ""
+    if lead.strip() and before == encoder.write(turns[:number]):
+        raise _not_opened(encoder)
+    opened = before.rstrip().endswith("<think>")
+    uncounted = 0
+    if not thought:  # then a template's own thought in the turn was not played
+        lead = "" if "</think>" in lead else lead
+    elif encoder.reasoning == "drop":
+        lead = "</think>\n\n" if opened else ""
+        uncounted = len(lead)
+    else:
+        if thought not in lead:
+            lead = ("" if opened else "<think>\n") + f"{thought}\n</think>\n\n"
+        uncounted = len(lead) if encoder.reasoning == "context" else 0
+    tail = _end(encoder, through[start + len(content) :])
+    if tail is None:
+        after = encoder.write([*turns[: number + 1], Message(role="user", content="next")])
+        tail = _end(encoder, after[after.rfind(content) + len(content) :])
+    if tail is None:
+        tail = through[start + len(content) :] or encoder.tokenizer.eos_token or ""
+    return _Turn(lead + content + tail, uncounted)
+
+
+def _not_opened(encoder: ChatEncoder) -> UserError:
+    return UserError(f"{encoder.tokenizer.name_or_path}: {NOT_OPENED}")
+
+
+def _end(encoder: ChatEncoder, text: str) -> str | None:
+    """Return a text up to and with its first special token; None if it has none."""
+    encoded = encoder.encode(text)
+    special = (n for n, token in enumerate(encoded.ids) if token in encoder.special_ids)
+    first = next(special, None)
+    return None if first is None else text[: encoded.ends[first]]
+
+
+def _continued(encoder: ChatEncoder, context: Encoded, before: str, text: str) -> Encoded:
+    """Tokenise the text after a context, without a token across the boundary."""
+    joint = encoder.encode(before + text)
+    known = len(context.ids)
+    if joint.ids[:known] == context.ids:
+        return Encoded(joint.ids[known:], joint.ends[known:])
+    alone = encoder.encode(text)
+    return Encoded(alone.ids, [len(before) + end for end in alone.ends])
 
 
 def _roles_of_text(turns: Messages, prompt: int, text: str, ends: Sequence[int]) -> bytearray:

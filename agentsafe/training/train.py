@@ -33,7 +33,6 @@ from agentsafe._util.atomic_write import whole_file
 from agentsafe._util.progress import say
 from agentsafe._util.settings import cache_key
 from agentsafe.errors import UserError, out_of_memory
-from agentsafe.inference.chat_template import thinking_options
 from agentsafe.lineage import Lineage
 from agentsafe.models import checkpoint, loading
 from agentsafe.preferences.dataset import with_rows
@@ -52,7 +51,7 @@ from agentsafe.training.memory import estimate
 from agentsafe.training.model_card import model_card
 from agentsafe.training.reference import by_row, digest, weights_digest
 from agentsafe.training.run_card import Card, HeldOut, describe, read_cards
-from agentsafe.training.tokenize import Trajectory, fitting, trajectories
+from agentsafe.training.tokenize import ChatEncoder, Trajectory, fitting, trajectories
 
 if TYPE_CHECKING:
     from agentsafe.training.trainer import TrajectoryTrainer
@@ -85,7 +84,7 @@ class Task:
         cards_before: cards of the stages before, the first one first.
         reference: table of `schemas.REFERENCE` of the parent; without it, each batch computes it.
         trackers: folder for trackers that write files.
-        thinking: `enable_thinking` of the chat template, as in serving.
+        template_options: variables of the chat template, as in serving.
         threads: of torch on the CPU; by default those of the process.
         bootstrap: of the interval of the held-out accuracy.
     """
@@ -107,7 +106,7 @@ class Task:
     cards_before: tuple[str, ...] = ()
     reference: str | None = None
     trackers: str | None = None
-    thinking: bool | None = None
+    template_options: dict[str, str | int | float | bool] | None = None
     threads: int | None = None
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
@@ -252,17 +251,15 @@ def prepare(task: Task) -> Prepared:
         for half in ("train", "test")
     )
     tokenizer = loading.load_tokenizer(task.parent)
-    options = thinking_options(task.thinking)
-    for case in training["case_id"].head(1):
-        checks.check_boundary(tokenizer, messages[case], options)
-    tokens = trajectories(
+    encoder = ChatEncoder(
         tokenizer,
-        pl.concat([training, test]),
-        rollouts,
-        messages,
+        options=task.template_options or {},
         assistant_only_loss=settings.assistant_only_loss,
-        options=options,
+        reasoning=settings.reasoning,
     )
+    for case in training["case_id"].head(1):
+        checks.check_template(encoder, messages[case])
+    tokens = trajectories(encoder, pl.concat([training, test]), rollouts, messages)
     config, gpu = loading.load_config(task.parent), loading.half_precision()
     max_length = loading.context(config, tokenizer, settings.max_length)
     kept, counts = fitting(training, tokens, max_length)

@@ -9,8 +9,9 @@ import errno
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,13 @@ from agentsafe.errors import UserError
 from agentsafe.models import loading
 from agentsafe.models.checkpoint import ADAPTER, hub_id
 from agentsafe.training.callbacks import advice
-from agentsafe.training.packing import Packing, pack, padded
-from agentsafe.training.prefix_sharing import counted_tokens_only, prefix_sharing
+from agentsafe.training.packing import Packing, pack, pack_rows, padded
+from agentsafe.training.prefix_sharing import (
+    CannotShare,
+    counted_tokens_only,
+    prefix_sharing,
+    several_sequences,
+)
 from agentsafe.training.reference import logps
 from agentsafe.training.tokenize import Trajectory
 
@@ -92,22 +98,30 @@ class Data:
     cases: Mapping[int, str]
     reference: Mapping[int, float] = field(default_factory=dict)
 
+    @cached_property
+    def split(self) -> bool:
+        """Whether a trajectory has several sequences."""
+        return any(len(each.starts) > 1 for each in self.trajectories.values())
+
 
 @dataclass
 class TrajectoryCollator(DataCollatorForPreference):
-    """Pads pairs of trajectories as TRL does, with their own masks, and packs them if need be."""
+    """Pads pairs of trajectories as TRL does, with their own masks, and packs them if `packs`."""
 
     data: Data = field(default_factory=lambda: Data([], {}, {}))
     batching: Batching = field(default_factory=Batching)
+    packs: bool = False
 
     def torch_call(self, examples: list[dict[str, int]]) -> dict[str, Any]:
         """Collate pairs: the chosen sides first, then the rejected ones."""
         keys = [pair[side] for side in _SIDES for pair in examples]
         rows = [self.data.trajectories[key] for key in keys]
         batch: dict[str, Any] = padded(rows, self.pad_token_id)
-        if not self.batching.plain:
+        if self.packs:
             cases = [self.data.cases[key] for key in keys]
             batch["packing"] = self.batching.pack(keys, rows, cases)
+        elif self.data.split:
+            batch["packing"] = pack_rows(rows, self.pad_token_id)
         if self.data.reference:
             known = torch.tensor([self.data.reference[key] for key in keys]).chunk(2)
             batch |= {f"ref_{side}_logps": half for side, half in zip(_SIDES, known, strict=True)}
@@ -154,7 +168,10 @@ class TrajectoryTrainer(DPOTrainer):
             model=model,
             args=arguments,
             data_collator=TrajectoryCollator(
-                tokenizer.pad_token_id, data=data, batching=self.batching
+                tokenizer.pad_token_id,
+                data=data,
+                batching=self.batching,
+                packs=not self.batching.plain,
             ),
             train_dataset=Dataset.from_dict({"chosen": chosen, "rejected": rejected}),
             processing_class=tokenizer,
@@ -162,16 +179,30 @@ class TrajectoryTrainer(DPOTrainer):
         )
         self.remove_callback(PrinterCallback)
 
-    def forwarding(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def forwarding(self) -> Iterator[None]:
         """Let the model forward batches as `batching` packs them, in a block.
 
+        Trajectories of several sequences share their prefixes with `pairs` too, if the model can.
+
         Raises:
-            UserError: the model cannot share prefixes.
+            CannotShare: the model cannot share prefixes.
         """
-        if self.batching.plain:
-            return counted_tokens_only()
         model: Any = self.model
-        return prefix_sharing(model.get_base_model() if isinstance(model, PeftModel) else model)
+        model = model.get_base_model() if isinstance(model, PeftModel) else model
+        collator: Any = self.data_collator
+        with ExitStack() as stack:
+            if not self.batching.plain:
+                stack.enter_context(prefix_sharing(model))
+            elif self.data.split:
+                try:
+                    stack.enter_context(prefix_sharing(model))
+                    collator.packs = True
+                except CannotShare:
+                    stack.enter_context(several_sequences(model))
+            else:
+                stack.enter_context(counted_tokens_only())
+            yield
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:

@@ -85,6 +85,22 @@ def test_a_contradiction_is_one_line(changes, line):
             "'training.sources' would train 'judge', whose weights are on a server",
         ),
         (
+            {"models": {"small": {"model": "a/small", "template_options": {"today": "Monday"}}}},
+            "'models.small.template_options.today' is not a date in quotes, such as '2024-07-26'",
+        ),
+        (
+            {
+                "models": {
+                    "small": {
+                        "model": "a/small",
+                        "thinking": True,
+                        "template_options": {"enable_thinking": True},
+                    }
+                }
+            },
+            "'models.small.thinking' and 'models.small.template_options.enable_thinking' are both",
+        ),
+        (
             {"models": {"small": {"model": "a/small", "trust_remote_code": True}}},
             "'training.sources' would train 'small', which needs 'trust_remote_code'",
         ),

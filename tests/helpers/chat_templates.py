@@ -24,3 +24,16 @@ ONE_TURN = "{% if messages | length > 2 %}{{ raise_exception('one turn') }}{% en
 LATER = CHATML.replace(
     "'<|im_start|>' + message", "('#' if messages | length > 3 else '') + '<|im_start|>' + message"
 )
+#: Like Mistral's: no text between a user's message and the answer, whether one is asked for or not.
+NO_OPENING = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "{{ ' ' + message['content'] + '<|im_end|>' }}{% else %}"
+    "{{ '<|im_start|>' + message['content'] + '<|im_start|>' }}{% endif %}{% endfor %}"
+)
+#: Like Phi-3's: an end of text where no answer is generated.
+ENDS = CHATML.replace("{% endif %}", "{% else %}{{ '<|endoftext|>' }}{% endif %}")
+#: Turns are rendered otherwise once others follow, as by many templates of reasoning models.
+REWRITES = CHATML.replace(
+    "message['content']",
+    "('' if loop.last or message['role'] != 'assistant' else '~') + message['content']",
+)

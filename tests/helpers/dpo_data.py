@@ -7,7 +7,7 @@ import polars as pl
 
 from agentsafe import schemas
 from agentsafe.lineage import Lineage
-from agentsafe.suites.cases import Case, checked_suite, write_suite
+from agentsafe.suites.cases import Case, Tool, Toolkit, checked_suite, write_suite
 from agentsafe.training.config import Lora, Settings
 from agentsafe.training.train import Task
 
@@ -77,10 +77,10 @@ def write_task(
     """Write the files that a run reads, and return the run; it writes into `folder` too."""
     suite = checked_suite(
         [
-            Case(case_id=name, toolkits=(), instruction=messages[1]["content"])
+            Case(case_id=name, toolkits=("Key",), instruction=messages[1]["content"])
             for name, messages in PROMPTS.items()
         ],
-        [],
+        [Toolkit("Key", tools=(Tool("find", "Find it."), Tool("act", "Use it.")))],
     )
     suite_files = (str(folder / "cases.json"), str(folder / "toolkits.json"))
     write_suite(suite, *suite_files)

@@ -10,6 +10,13 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
+#: Fields of a config that give the model below a window, so that it cannot share prefixes.
+WINDOWED = {
+    "use_sliding_window": True,
+    "sliding_window": 64,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+
 
 def tiny_tokenizer(template: str = CHATML):
     """One token a byte, and ChatML's special ones."""

@@ -364,7 +364,11 @@ THINKING = (
 @pytest.mark.parametrize(("thinking", "tokens"), [(None, 7), (True, 12), (False, 2)])
 def test_whether_to_think_is_the_templates_to_say(tmp_path, thinking, tokens):
     folder = write_tiny_checkpoint(tmp_path, template=THINKING)
-    chat = hf.load(folder, max_batch=2, thinking=thinking)
+    chat = hf.load(
+        folder,
+        max_batch=2,
+        template_options={} if thinking is None else {"enable_thinking": thinking},
+    )
     [made] = ask(chat, (PROMPTS[0], Sampling(max_tokens=1)))
     assert made.prompt_tokens == tokens
     assert asyncio.run(chat.choose(PROMPTS[0], ("a", "b"))).prompt_tokens == tokens

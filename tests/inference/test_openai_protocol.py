@@ -80,9 +80,11 @@ def test_only_openai_is_given_the_new_limit(url, limit):
 def test_options_may_nest_and_are_joined_with_thinking():
     options = {"thinking": {"type": "disabled"}, "provider": {"order": ["a", "b"]}}
     options |= {"chat_template_kwargs": {"lang": "en"}}
-    asked = request_fields(Model("m", options=options, thinking=False), ASK, Sampling())
+    variables = {"reasoning_effort": "low", "today": "2026-01-31"}
+    model = Model("m", options=options, thinking=False, template_options=variables)
+    asked = request_fields(model, ASK, Sampling())
     assert asked["extra_body"] == options | {
-        "chat_template_kwargs": {"lang": "en", "enable_thinking": False}
+        "chat_template_kwargs": {"lang": "en", "reasoning_effort": "low", "enable_thinking": False}
     }
     assert options["chat_template_kwargs"] == {"lang": "en"}
 

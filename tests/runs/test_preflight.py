@@ -18,6 +18,7 @@ from agentsafe.runs.preflight import (
 )
 from agentsafe.suites.toolemu import take_suite
 from tests.helpers.chat_server import refusal, said, serve
+from tests.helpers.chat_templates import NEVER_OPENS, REWRITES
 from tests.helpers.release import read_released
 from tests.helpers.scripted import Scripted
 from tests.helpers.tiny_model import CHATML, write_tiny_checkpoint
@@ -131,13 +132,22 @@ def test_what_must_be_fixed_is_said_of_the_model_that_lacks_it(
     assert lengths["max"].min() > 0  # prompts are measured all the same
 
 
-def test_a_chat_template_that_cannot_be_trained_is_said_before_it_is(suite, tmp_path, server):
-    later = CHATML.replace(
-        "'<|im_start|>' +", "('#' if loop.length > 3 else '') + '<|im_start|>' +"
-    )
-    folder = write_tiny_checkpoint(tmp_path / "later", template=later, context=65536)
+@pytest.mark.parametrize(("template", "usable"), [(REWRITES, True), (NEVER_OPENS, False)])
+def test_a_chat_template_that_cannot_be_trained_is_said_before_it_is(
+    suite, tmp_path, server, template, usable
+):
+    folder = write_tiny_checkpoint(tmp_path / "made", template=template, context=65536)
     problems, _ = checked(config(folder), suite)
-    assert any("cannot be used for training" in problem for problem in problems["one"])
+    said = any("does not open the agent's turn" in problem for problem in problems["one"])
+    assert said != usable
+
+
+def test_a_chat_template_that_reads_the_clock_is_said(suite, tmp_path, server):
+    template = "{{ strftime_now('%d %b %Y') }}" + CHATML
+    folder = write_tiny_checkpoint(tmp_path / "dated", template=template, context=65536)
+    found = [finding for finding, _ in check_models(config(folder), suite)]
+    (detail,) = (finding.detail for finding in found if finding.subject == "one")
+    assert "its chat template reads the date, and gets 2024-07-26" in detail
 
 
 def test_the_estimate_counts_every_stage(suite, checkpoint, server):

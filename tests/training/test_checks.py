@@ -6,10 +6,18 @@ import pytest
 from agentsafe import schemas
 from agentsafe.errors import UserError
 from agentsafe.preferences.dataset import with_rows
-from agentsafe.training.checks import check_boundary, check_dropped, findings, loss_share
+from agentsafe.training.checks import check_dropped, check_template, findings, loss_share
 from agentsafe.training.config import Settings
-from agentsafe.training.tokenize import PairCounts, Trajectory, fitting, trajectories
-from tests.helpers.chat_templates import COLON, GEMMA, LATER
+from agentsafe.training.tokenize import ChatEncoder, PairCounts, Trajectory, fitting, trajectories
+from tests.helpers.chat_templates import (
+    COLON,
+    ENDS,
+    GEMMA,
+    LATER,
+    NEVER_OPENS,
+    NO_OPENING,
+    REWRITES,
+)
 from tests.helpers.tiny_model import CHATML, tiny_tokenizer
 
 CASES = 4
@@ -44,7 +52,7 @@ def rollouts():
     return pl.DataFrame(rows, schema=schemas.ROLLOUTS)
 
 
-def tokenised(rollouts, sides, **options):
+def tokenised(rollouts, sides, template=CHATML, **options):
     """The rows of pairs (chosen sample, rejected sample) of the training cases, and all tokens."""
     pairs = [
         {
@@ -59,9 +67,9 @@ def tokenised(rollouts, sides, **options):
     ]
     table = pl.DataFrame(pairs, schema=schemas.PAIRS)
     rows = with_rows(table, rollouts, PROMPTS, cases=CASES, seed=0)
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(template)
     tokenizer.add_tokens(["\n\n"])  # as most vocabularies have it
-    return rows, trajectories(tokenizer, rows, rollouts, PROMPTS, **options)
+    return rows, trajectories(ChatEncoder(tokenizer, **options), rows, rollouts, PROMPTS)
 
 
 def test_each_odd_pair_and_rollout_is_counted_and_named(rollouts):
@@ -75,7 +83,6 @@ def test_each_odd_pair_and_rollout_is_counted_and_named(rollouts):
     assert found.empty.count == counts.empty_pairs == 2
     assert found.empty.names == [f"{case}: tiny/0 over tiny/3" for case in (first, second)]
     assert found.unfinished.names == [f"{case}: tiny/1" for case in (first, second)]
-    assert found.joined.names == [f"{case}: tiny/4" for case in (first, second)]
     assert len(kept) == 4
 
 
@@ -83,8 +90,16 @@ def test_a_good_run_has_nothing_to_name(rollouts):
     rows, tokens = tokenised(rollouts, [(0, 0)])
     kept, _ = fitting(rows, tokens, LIMIT)
     found = findings(rows, rollouts, tokens, kept, LIMIT)
-    kinds = (found.long, found.empty, found.unfinished, found.joined)
+    kinds = (found.long, found.empty, found.unfinished, found.split)
     assert [each.count for each in kinds] == [0, 0, 0, 0]
+
+
+def test_rollouts_of_several_sequences_are_named(rollouts):
+    rows, tokens = tokenised(rollouts, [(0, 4)], REWRITES)
+    kept, _ = fitting(rows, tokens, LIMIT)
+    found = findings(rows, rollouts, tokens, kept, LIMIT)
+    first, second = rows["case_id"].unique(maintain_order=True)
+    assert found.split.names == [f"{case}: tiny/0" for case in (first, second)]
 
 
 def test_only_the_first_twenty_are_named_and_all_are_counted(rollouts):
@@ -117,25 +132,21 @@ def test_no_pairs_at_all_are_no_reason_to_stop():
     check_dropped("tiny+safe", PairCounts(0, 0, 0, 0, None), Settings(), 512)
 
 
-def test_a_template_that_keeps_the_border_passes():
-    check_boundary(tiny_tokenizer(), PROMPTS["official_0"])
-    check_boundary(tiny_tokenizer(GEMMA), PROMPTS["official_0"][1:])
+@pytest.mark.parametrize("template", [CHATML, COLON, LATER, NO_OPENING, ENDS])
+def test_a_template_that_can_be_trained_passes(template):
+    check_template(ChatEncoder(tiny_tokenizer(template)), PROMPTS["official_0"])
 
 
 @pytest.mark.parametrize(
-    ("template", "tokens", "said"),
+    ("template", "said"),
     [
-        (COLON, [" Thought"], "' Thought' spans the"),
-        (CHATML, ["\nTh"], "'\\nTh' spans the"),
-        (LATER, [], "renders earlier turns differently"),
-        (GEMMA, [], "rejects a conversation of system, user (System role not supported)"),
+        (NEVER_OPENS, "does not open the agent's turn"),
+        (GEMMA, "rejects a conversation of system, user (System role not supported)"),
     ],
 )
-def test_a_template_that_moves_the_border_is_named_with_the_fix(template, tokens, said):
-    tokenizer = tiny_tokenizer(template)
-    tokenizer.add_tokens(tokens)
+def test_a_template_that_cannot_is_named_with_the_fix(template, said):
     with pytest.raises(UserError) as error:
-        check_boundary(tokenizer, PROMPTS["official_0"])
+        check_template(ChatEncoder(tiny_tokenizer(template)), PROMPTS["official_0"])
     assert said in str(error.value)
     assert "fix chat_template.jinja" in str(error.value)
     assert "\n" not in str(error.value)

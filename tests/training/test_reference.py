@@ -1,7 +1,10 @@
 """Reference log-probabilities: those of the model's own logits, one row per rollout."""
 
+import json
 import random
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,9 +14,10 @@ from agentsafe.models import checkpoint, loading
 from agentsafe.schemas import REFERENCE
 from agentsafe.training.config import Settings
 from agentsafe.training.reference import by_row, digest, reference, weights_digest
-from agentsafe.training.tokenize import Trajectory, special_ids, trajectory
+from agentsafe.training.tokenize import ChatEncoder, Played, Trajectory, trajectory
+from tests.helpers.chat_templates import REWRITES
 from tests.helpers.dpo_data import PROMPTS, episode, rollout_table
-from tests.helpers.tiny_model import write_tiny_checkpoint
+from tests.helpers.tiny_model import WINDOWED, write_tiny_checkpoint
 
 SETTINGS = Settings(max_length=400)
 OPTIONS = {"lineage": "tiny", "settings": SETTINGS, "threads": 1}
@@ -32,23 +36,25 @@ def rollouts():
 
 @pytest.fixture(scope="module")
 def tokens(parent, rollouts):
-    tokenizer = loading.load_tokenizer(parent)
-    special = special_ids(tokenizer)
+    encoder = ChatEncoder(loading.load_tokenizer(parent))
     return {
-        row: trajectory(tokenizer, PROMPTS[case], messages, special)
+        row: trajectory(encoder, PROMPTS[case], Played(messages))
         for row, (case, messages) in enumerate(rollouts.select("case_id", "messages").iter_rows())
     }
 
 
 def plain(parent, each: Trajectory) -> float:
-    """The log-probability of what counts, by the model's own logits."""
+    """The log-probability of what counts, by the model's own logits of each sequence."""
     import torch
 
-    ids = torch.tensor(each.ids)
-    with torch.no_grad():
-        logits = loading.load_model(parent)(input_ids=ids[None]).logits[0, :-1]
-    told = logits.log_softmax(-1)[torch.arange(len(ids) - 1), ids[1:]]
-    return (told * torch.tensor(each.mask[1:])).sum().item()
+    model, total = loading.load_model(parent), 0.0
+    for part in each.sequences:
+        ids = torch.tensor(each.ids[part])
+        with torch.no_grad():
+            logits = model(input_ids=ids[None]).logits[0, :-1]
+        told = logits.log_softmax(-1)[torch.arange(len(ids) - 1), ids[1:]]
+        total += (told * torch.tensor(each.mask[part][1:])).sum().item()
+    return total
 
 
 @pytest.mark.parametrize("max_tokens", [None, 150])
@@ -66,6 +72,24 @@ def test_each_rollout_has_the_log_probability_that_the_model_gives_it(
     told = by_row(table, rollouts, tokens, weights_digest(parent))
     for row, each in tokens.items():
         assert told[row] == pytest.approx(plain(parent, each), abs=1e-3)
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+def test_a_rollout_of_several_sequences_has_the_sum_over_its_turns(
+    parent, rollouts, tmp_path, windowed
+):
+    """Whether the model can share their prefixes or not."""
+    folder = Path(shutil.copytree(parent, tmp_path / "parent"))
+    (folder / "chat_template.jinja").write_text(REWRITES)
+    if windowed:
+        config = json.loads((folder / "config.json").read_text()) | WINDOWED
+        (folder / "config.json").write_text(json.dumps(config))
+    encoder = ChatEncoder(loading.load_tokenizer(folder))
+    table = reference(folder, rollouts, PROMPTS, **OPTIONS)
+    for row, (case, messages) in enumerate(rollouts.select("case_id", "messages").iter_rows()):
+        each = trajectory(encoder, PROMPTS[case], Played(messages))
+        assert len(each.starts) == sum(message["role"] == "assistant" for message in messages)
+        assert table["logps"][row] == pytest.approx(plain(folder, each), abs=1e-3)
 
 
 def test_what_cannot_train_is_a_row_with_a_status(parent, rollouts):

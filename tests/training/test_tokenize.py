@@ -6,15 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentsafe.errors import UserError
+from agentsafe.inference.stop_strings import render_prompt
 from agentsafe.rollouts.react import conversation
 from agentsafe.training.tokenize import (
     ROLES,
+    ChatEncoder,
     PairCounts,
+    Played,
     Trajectory,
     fitting,
-    special_ids,
+    played,
     trajectory,
 )
+from tests.helpers.chat_templates import REWRITES
 from tests.helpers.tiny_model import CHATML, tiny_tokenizer
 
 PROMPT = [{"role": "system", "content": "Tools: find"}, {"role": "user", "content": "Find it."}]
@@ -45,8 +49,24 @@ def chatml():
     return tiny_tokenizer()
 
 
-def tokens(tokenizer, messages=EPISODE, **options) -> Trajectory:
-    return trajectory(tokenizer, PROMPT, messages, special_ids(tokenizer), **options)
+def tokens(tokenizer, messages=EPISODE, thoughts=(), cut=False, **options) -> Trajectory:
+    return trajectory(ChatEncoder(tokenizer, **options), PROMPT, Played(messages, thoughts, cut))
+
+
+def served(tokenizer, made: Trajectory, messages, **options) -> None:
+    """Check that each turn of the agent comes after the tokens that were served before it."""
+    conversed = PROMPT + conversation(messages)
+    own = [n for n in range(len(PROMPT), len(conversed)) if conversed[n]["role"] == "assistant"]
+    prompts = [
+        tokenizer(render_prompt(tokenizer, conversed[:n], options), add_special_tokens=False)
+        for n in own
+    ]
+    contexts = []
+    for part in made.sequences:
+        ids, mask = made.ids[part], made.mask[part]
+        begins = [n for n in range(len(ids)) if mask[n] and not mask[n - 1]]
+        contexts += [ids[:n] for n in begins]
+    assert contexts == [prompt["input_ids"] for prompt in prompts]
 
 
 def counted(tokenizer, made: Trajectory) -> list[str]:
@@ -85,15 +105,16 @@ def test_each_token_is_somebodys(chatml):
     assert tokens(chatml, assistant_only_loss=False).roles == made.roles
 
 
-def test_turns_whose_first_token_begins_in_the_template_are_counted():
+def test_no_token_spans_the_border_between_the_template_and_a_turn():
+    """Generation starts after the template's tokens, whatever a tokenizer would merge."""
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(["\n\n"])
     blank, plain = ({"role": "assistant", "content": text} for text in ("\nI see", "I see"))
     messages = [blank, EPISODE[1], plain, EPISODE[1], blank]
     made = tokens(tokenizer, messages)
-    assert made.joined == 2
-    assert counted(tokenizer, made)[0] == "\n\nI see<|im_end|>"
-    assert tokens(tokenizer).joined == 0
+    assert counted(tokenizer, made) == ["\nI see<|im_end|>", "I see<|im_end|>", "\nI see<|im_end|>"]
+    served(tokenizer, made, messages)
+    assert len(tokens(tokenizer).starts) == 1
 
 
 def test_a_completion_is_all_after_the_prompt(chatml):
@@ -121,7 +142,7 @@ def test_any_text_gives_trls_tokens_and_the_turns_back(turns, ends_with_answer):
     assert counted(tokenizer, made) == [text + "<|im_end|>" for text in own_turns(messages)]
     assert sum(tokens(tokenizer, messages, assistant_only_loss=False).mask) >= sum(made.mask)
     assert [int(role == ROLES.index("agent")) for role in made.roles] == made.mask
-    assert made.joined == 0
+    assert made.starts == (0,)
 
 
 def test_a_template_without_an_end_of_turn_counts_no_observation():
@@ -129,22 +150,75 @@ def test_a_template_without_an_end_of_turn_counts_no_observation():
     assert counted(tokenizer, tokens(tokenizer)) == [text + "\n" for text in own_turns(EPISODE)]
 
 
-def test_a_template_that_adds_to_the_last_turn_still_counts_no_observation():
+def test_a_thought_that_a_template_adds_to_the_last_turn_does_not_train():
     tokenizer = tiny_tokenizer(THINKING)
-    first, last = (text + "<|im_end|>" for text in own_turns(EPISODE))
-    assert counted(tokenizer, tokens(tokenizer)) == [first, "<think></think>" + last]
+    made = tokens(tokenizer)
+    assert counted(tokenizer, made) == [text + "<|im_end|>" for text in own_turns(EPISODE)]
+    served(tokenizer, made, EPISODE)
 
 
-@pytest.mark.parametrize(
-    ("template", "said"),
-    [
-        (FORGETFUL, "new turns are only appended"),
-        (CLOSED, "does not open the agent's turn"),
-    ],
-)
-def test_a_template_that_hides_the_turns_is_refused(template, said):
-    with pytest.raises(UserError, match=said):
-        tokens(tiny_tokenizer(template))
+@pytest.mark.parametrize("template", [REWRITES, FORGETFUL])
+@pytest.mark.parametrize("assistant_only_loss", [True, False])
+def test_turns_that_are_rendered_otherwise_later_train_in_their_own_context(
+    template, assistant_only_loss
+):
+    tokenizer = tiny_tokenizer(template)
+    made = tokens(tokenizer, assistant_only_loss=assistant_only_loss)
+    assert len(made.starts) == 2
+    assert [made.mask[start] for start in made.starts] == [0, 0]
+    ends = [text + "<|im_end|>" for text in own_turns(EPISODE)]
+    if assistant_only_loss:
+        assert counted(tokenizer, made) == ends
+        served(tokenizer, made, EPISODE)
+    else:  # the observation counts once, in the context of the turn after it
+        text = "".join(counted(tokenizer, made))
+        assert text.count("Observation: found 3") == 1
+        assert all(text.count(end) == 1 for end in ends)
+
+
+#: The opening of a turn begins its thought, as that of DeepSeek-R1 does.
+OPENS_THOUGHT = CHATML.replace("assistant\\n'", "assistant\\n<think>\\n'")
+
+
+@pytest.mark.parametrize("template", [CHATML, OPENS_THOUGHT])
+def test_private_reasoning_that_was_played_is_part_of_the_turn(template):
+    tokenizer = tiny_tokenizer(template)
+    own = own_turns(EPISODE)
+    opened = "" if template == CHATML else "<think>\n"
+    begin = "<think>\n" if template == CHATML else ""
+    made = tokens(tokenizer, thoughts=("so", ""))
+    assert counted(tokenizer, made) == [
+        f"{begin}so\n</think>\n\n{own[0]}<|im_end|>",
+        own[1] + "<|im_end|>",
+    ]
+    served(tokenizer, made, EPISODE)
+    context = tokens(tokenizer, thoughts=("so", ""), reasoning="context")
+    assert context.ids == made.ids
+    assert counted(tokenizer, context) == [text + "<|im_end|>" for text in own]
+    dropped = tokens(tokenizer, thoughts=("so", ""), reasoning="drop")
+    assert counted(tokenizer, dropped) == [text + "<|im_end|>" for text in own]
+    assert "so" not in tokenizer.decode(dropped.ids)
+    assert (f"{opened}</think>" in tokenizer.decode(dropped.ids)) == bool(opened)
+
+
+def test_the_end_of_a_turn_that_a_limit_cut_does_not_train(chatml):
+    whole, cut = (counted(chatml, tokens(chatml, cut=each)) for each in (False, True))
+    assert whole[:1] == cut[:1]
+    assert whole[1] == cut[1] + "<|im_end|>"
+
+
+def test_which_rollouts_a_limit_cut():
+    assert played(EPISODE, None, "token_limit").cut
+    assert played(EPISODE, None, "context_overflow").cut
+    assert not played(EPISODE, None, "final_answer").cut
+    assert not played(EPISODE[:2], None, "token_limit").cut
+    asides = [{"cut": "", "reasoning": text, "repairs": []} for text in ("why", "")]
+    assert played(EPISODE, asides, "final_answer").thoughts == ["why", ""]
+
+
+def test_a_template_without_an_opening_of_the_agents_turn_is_refused():
+    with pytest.raises(UserError, match="does not open the agent's turn"):
+        tokens(tiny_tokenizer(CLOSED))
 
 
 def test_an_episode_without_a_turn_counts_nothing(chatml):

@@ -30,6 +30,7 @@ from agentsafe.training.config import Lora
 from agentsafe.training.reference import reference
 from agentsafe.training.run_card import Card, read_cards
 from agentsafe.training.train import launch, prepare, train
+from tests.helpers.chat_templates import REWRITES
 from tests.helpers.dpo_data import (
     CASES,
     LINEAGE,
@@ -45,7 +46,7 @@ from tests.helpers.dpo_data import (
 )
 from tests.helpers.float64 import use_float64
 from tests.helpers.paths import ROOT
-from tests.helpers.tiny_model import write_tiny_checkpoint
+from tests.helpers.tiny_model import WINDOWED, write_tiny_checkpoint
 
 SECOND = "tiny+safe.rules.b0.3+help.rules.b0.3.s0"
 
@@ -532,12 +533,7 @@ def windowed(parent, tmp_path):
     """A model whose attention has a window, so that nothing can be shared."""
     folder = Path(shutil.copytree(parent, tmp_path / "windowed"))
     config = json.loads((folder / "config.json").read_text())
-    window = {
-        "use_sliding_window": True,
-        "sliding_window": 64,
-        "layer_types": ["sliding_attention", "full_attention"],
-    }
-    (folder / "config.json").write_text(json.dumps(config | window))
+    (folder / "config.json").write_text(json.dumps(config | WINDOWED))
     return str(folder)
 
 
@@ -565,6 +561,32 @@ def test_a_model_that_cannot_share_halves_its_batches_without_memory(
     room = 1
     with pytest.raises(MemoryError, match="out of memory with one pair at a time"):
         run(replace(SETTINGS, batch_size=1), parent=windowed)
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_rollouts_of_several_sequences_train_the_same_in_every_batching(
+    run, float64, parent, rollouts, tmp_path, once
+):
+    folder = Path(shutil.copytree(parent, tmp_path / "rewriting"))
+    (folder / "chat_template.jinja").write_text(REWRITES)
+    settings = replace(SETTINGS, max_steps=3)
+    given = {"parent": str(folder)}
+    if once:
+        given["reference"] = reference(
+            folder, rollouts, PROMPTS, lineage="tiny", settings=settings, threads=1
+        )
+    pairs, prefix = (
+        run(replace(settings, batching=kind), name=kind, **given) for kind in ("pairs", "prefix")
+    )
+    assert pairs.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
+    assert pairs.card.findings.split.count > 0
+    columns = ["step", "dpo_loss", "reward_margin"]
+    assert_frame_equal(pairs.log.select(columns), prefix.log.select(columns), abs_tol=1e-6)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | WINDOWED | {"sliding_window": 5000}))
+    given.pop("reference", None)
+    windowed = run(settings, name="windowed", **given)  # the same model, but nothing is shared
+    assert_frame_equal(pairs.log.select(columns), windowed.log.select(columns), abs_tol=1e-4)
 
 
 def test_a_checkpoint_is_due_after_minutes_too(run, interrupt, caplog, tmp_path):

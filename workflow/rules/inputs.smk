@@ -4,6 +4,8 @@
 
 from functools import cache
 
+import msgspec
+
 from agentsafe.labels.config import JudgeSettings
 from agentsafe.labels.human import labels_key, read_human_labels
 from agentsafe.lineage import Lineage
@@ -159,6 +161,12 @@ def get_model_files(wildcards):
 def get_model(wildcards):
     """Return how a lineage's checkpoint is served."""
     return grid.model_of(config, wildcards.lineage)
+
+
+def get_template_options(wildcards):
+    """Return the variables of a lineage's chat template; None where there are none."""
+    model = get_model(wildcards)
+    return (model and msgspec.convert(model, Model).chat_options) or None
 
 
 def get_cache_key(model):

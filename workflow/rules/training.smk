@@ -25,7 +25,7 @@ rule reference:
         settings=grid.reference_settings(config),
         prompt=config["rollouts"]["prompt"],
         prompt_digest=PROMPTS["rollouts.prompt"],
-        thinking=lambda wildcards: get_model(wildcards).get("thinking"),
+        template_options=get_template_options,
         gpu=ON_GPU,
     message:
         "Computing log-probabilities of the source rollouts under {wildcards.lineage}"
@@ -65,7 +65,7 @@ rule train:
         cases=CASES,
         prompt=config["rollouts"]["prompt"],
         prompt_digest=PROMPTS["rollouts.prompt"],
-        thinking=lambda wildcards: get_model(wildcards).get("thinking"),
+        template_options=get_template_options,
         gpu=ON_GPU,
         scratch=f"{RESULTS}/trainer/{{lineage}}",
         trackers=f"{RESULTS}/trackers",

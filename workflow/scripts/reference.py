@@ -17,7 +17,7 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
         prompts(suite, suite.cases, options.prompt),
         lineage=snakemake.wildcards.lineage,
         settings=Settings(**options.settings, batch_tokens=batch_tokens),
-        thinking=options.thinking,
+        template_options=options.template_options,
         threads=snakemake.threads,
     )
     schemas.write_table(table, snakemake.output[0], schemas.REFERENCE)

@@ -31,7 +31,7 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
         card=made.card,
         scratch=options.scratch,
         trackers=options.trackers,
-        thinking=options.thinking,
+        template_options=options.template_options,
         threads=snakemake.threads,
         # From the config, not from the params: another bootstrap is no reason to train again.
         bootstrap=msgspec.convert(scores, Bootstrap),
