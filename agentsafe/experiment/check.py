@@ -19,6 +19,7 @@ from jsonschema.validators import extend
 from agentsafe.errors import UserError
 from agentsafe.experiment.renamed_keys import rename_old_keys
 from agentsafe.experiment.schema import json_schema
+from agentsafe.experiment.suite_defaults import with_suite_defaults
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
@@ -50,7 +51,7 @@ def check(config: dict) -> dict:
     if mistakes:
         more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
         raise UserError(f"config: {mistakes[0]}{more}")
-    return _with_defaults(config, schema)
+    return _with_defaults(with_suite_defaults(config), schema)
 
 
 def _warn(line: str) -> None:

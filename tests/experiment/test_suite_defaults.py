@@ -1,0 +1,34 @@
+"""Defaults that depend on the suite."""
+
+import yaml
+
+from agentsafe.experiment.check import check
+from agentsafe.experiment.suite_defaults import TOOLEMU
+from tests.helpers.paths import ROOT
+
+MINIMAL = {"run": "x", "suite": "toolemu", "models": {"m": {"model": "a/m"}}, "sources": ["m"]}
+
+
+def test_real_models_get_the_papers_values_and_tiny_ones_their_own():
+    real, tiny = check(MINIMAL), check({"run": "x"})
+    assert (real["training"]["learning_rate"], tiny["training"]["learning_rate"]) == (5e-5, 8e-4)
+    assert (real["training"]["max_length"], tiny["training"]["max_length"]) == (8192, 512)
+    assert real["training"]["num_train_epochs"] == {"safe": 1, "help": 1, "both": 3}
+    assert (real["rollouts"]["prompt"], tiny["rollouts"]["prompt"]) == ("react", "compact")
+
+
+def test_what_a_config_gives_is_kept_beside_the_defaults_of_its_suite():
+    given = {"training": {"lora": {"r": 4}, "sft_weight": 1}, "rollouts": {"samples": 3}}
+    filled = check(MINIMAL | given)
+    assert filled["training"]["lora"]["r"] == 4
+    assert filled["training"]["lora"]["alpha"] == 32
+    assert filled["training"]["sft_weight"] == 1
+    assert (filled["rollouts"]["samples"], filled["rollouts"]["max_steps"]) == (3, 30)
+
+
+def test_the_papers_config_says_what_the_defaults_say():
+    paper = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
+    for section, values in TOOLEMU.items():
+        for key, value in values.items():
+            given = paper[section][key]
+            assert given == (given | value if isinstance(value, dict) else value), key
