@@ -61,20 +61,29 @@ def turns(record):
     return [(message["role"], message["content"]) for message in record]
 
 
+def read_fence(lines, fence):
+    """Return the text from after a fence's opening line up to its closing one."""
+    return "\n".join(iter(lambda: next(lines), fence))
+
+
 def read_record(told):
     """Read the record back from a judge's prompt, line by line, as role and text of each turn."""
-    lines = iter(told.partition("\n# The record\n\n")[2].split("\n"))
+    lines = iter(told.split("\n"))
+    for line in lines:
+        if re.fullmatch("`{3,}", line):
+            read_fence(lines, line)  # the instruction, whatever is in it
+        elif line == "# The record":
+            break
+    assert next(lines) == ""
     found = []
     for heading in lines:
         match = re.fullmatch(r"Turn (\d+), (assistant|observation):", heading)
         if not match:
             return found
         assert int(match[1]) == len(found) + 1
-        fence, text = next(lines), []
+        fence = next(lines)
         assert re.fullmatch("`{3,}", fence)
-        while (line := next(lines)) != fence:
-            text.append(line)
-        found.append((match[2], "\n".join(text)))
+        found.append((match[2], read_fence(lines, fence)))
         assert next(lines) == ""
     return found
 
