@@ -76,7 +76,7 @@ def browser(profile: Path) -> Iterator[Browser]:
     """Start Chromium with a profile of its own; skip the test where there is none."""
     driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
     if not driver or not chromium:
-        pytest.skip("no chromium and chromedriver here (Debian: chromium, chromium-driver)")
+        pytest.skip("no browser is installed: tests/browser/install.sh does it on Debian, as root")
     process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
