@@ -140,6 +140,11 @@ def check_models(config: Mapping[str, Any], suite: Suite) -> Iterator[tuple[Find
                 if chat_template.reads_clock(tokenizer):
                     today = model.chat_options.get("today", chat_template.TODAY)
                     notes = (f"its chat template reads the date, and gets {today}",)
+                for role in roles:
+                    if _trains(config, name, role):
+                        training = config["training"]
+                        note, found = _pairs_that_fit(training, role, tokenizer, limit)
+                        notes, problems = (*notes, note), (*problems, *found)
         except UserError as error:
             rows = [_lengths(name, role, None) for role in roles]
             yield Finding(name, model.model, (str(error),)), rows
@@ -230,27 +235,62 @@ def _reach(name: str, model: Model) -> tuple["PreTrainedTokenizerBase", int | No
 def _lengths(
     name: str, role: Role, tokenizer: Any, per_token: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
-    """Percentiles of the prompts' tokens; by their characters where there is no tokenizer."""
+    """Percentiles of the prompts' tokens."""
+    tokens = _prompt_tokens(role, tokenizer, per_token)
+    p50, p90, most = (int(np.percentile(tokens, p, method="higher")) for p in (50, 90, 100))
+    return {"model": name, "role": role.name, "p50": p50, "p90": p90, "max": most}
+
+
+def _prompt_tokens(
+    role: Role, tokenizer: Any, per_token: Mapping[str, float] | None = None
+) -> np.ndarray:
+    """Count the tokens of each prompt; by its characters where there is no tokenizer."""
     texts = ["\n".join(message["content"] for message in messages) for messages in role.prompts]
     if tokenizer is None:
         size = (per_token or {}).get(role.name, _PER_TOKEN)
-        tokens = np.array([int(len(text) / size) for text in texts])
-    else:
-        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        tokens = np.array([len(ids) for ids in encoded])
-    p50, p90, most = (int(np.percentile(tokens, p, method="higher")) for p in (50, 90, 100))
-    return {"model": name, "role": role.name, "p50": p50, "p90": p90, "max": most}
+        return np.array([int(len(text) / size) for text in texts])
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return np.array([len(ids) for ids in encoded])
+
+
+def _pairs_that_fit(
+    training: Mapping, role: Role, tokenizer: Any, limit: int
+) -> tuple[str, tuple[str, ...]]:
+    """Say on how many cases an episode like the release's is short enough to train on.
+
+    Returns:
+        A note, and a problem where more cases are too long than the run may drop.
+    """
+    episode = round(released_tokens("agent", "observation"))
+    room = min(training["max_length"], limit)
+    tokens = _prompt_tokens(role, tokenizer) + episode
+    fitting = int((tokens <= room).sum())
+    note = f"pairs of {fitting} of {len(tokens)} cases fit {room:,} tokens, if episodes have "
+    note += f"{episode:,} as the release's do"
+    if len(tokens) - fitting <= training["max_dropped"] * len(tokens):
+        return note, ()
+    key = "training.max_length" if room == training["max_length"] else "the model's context"
+    return note, (
+        f"pairs of only {fitting} of {len(tokens)} cases fit {key}, {room:,} tokens (prompt and "
+        f"episode have up to {tokens.max():,}): raise it, use a shorter template, or raise "
+        "training.max_dropped",
+    )
+
+
+def _trains(config: Mapping, name: str, role: Role) -> bool:
+    """Return whether a run trains a model on its rollouts in this role."""
+    trained = config["training"]["sources"] or grid.sources(config)
+    return role.name == "agent" and name in trained
 
 
 def _template_problems(
     config: Mapping, name: str, model: Model, roles: Sequence[Role], tokenizer: Any
 ) -> Iterator[str]:
     """Yield the problems of a checkpoint's chat template."""
-    trained = config["training"]["sources"] or grid.sources(config)
     options = model.chat_options
     for role in roles:
         found = chat_template.problems(tokenizer, role.prompts[0], options)
-        if role.name == "agent" and name in trained:
+        if _trains(config, name, role):
             found = template_problems(ChatEncoder(tokenizer, options), role.prompts[0])
         for problem in found:
             yield f"as {role.name}, {problem}"

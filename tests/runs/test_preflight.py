@@ -73,7 +73,7 @@ def config(checkpoint, **models):
             "emulator": {"model": "one"},
             "judges": {"a": {"model": "judge"}, "b": {"model": "one", "mode": "logits"}},
             "rollouts": {"prompt": "react", "samples": 2},
-            "training": {"recipes": [["safe"]], "seeds": [0]},
+            "training": {"recipes": [["safe"]], "seeds": [0], "max_length": 65536},
         }
     )
 
@@ -140,6 +140,22 @@ def test_a_chat_template_that_cannot_be_trained_is_said_before_it_is(
     problems, _ = checked(config(folder), suite)
     said = any("does not open the agent's turn" in problem for problem in problems["one"])
     assert said != usable
+
+
+def test_pairs_that_would_not_fit_are_said_before_their_rollouts_are_paid_for(
+    suite, checkpoint, server
+):
+    asked = config(checkpoint)
+    long = {finding.subject: finding for finding, _ in check_models(asked, suite)}["one"]
+    assert f"pairs of {CASES} of {CASES} cases fit 65,536 tokens" in long.detail
+    assert long.problems == ()
+    asked["training"]["max_length"] = 512
+    short = {finding.subject: finding for finding, _ in check_models(asked, suite)}["one"]
+    (problem,) = short.problems
+    assert problem.startswith(f"pairs of only 0 of {CASES} cases fit training.max_length, 512")
+    asked["training"]["max_dropped"] = 1.0
+    allowed = {finding.subject: finding for finding, _ in check_models(asked, suite)}["one"]
+    assert allowed.problems == ()
 
 
 def test_a_chat_template_that_reads_the_clock_is_said(suite, tmp_path, server):
