@@ -5,6 +5,7 @@ file atomically, so a killed job leaves either the old or the new file. Reading 
 again, so a table made by hand or by another version is rejected with its path.
 """
 
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -370,7 +371,17 @@ def write_table(table: pl.DataFrame, path: str | Path, schema: pl.Schema) -> Non
         raise ValueError(f"{path}: cannot write a table without column(s) {', '.join(missing)}")
     checked = table.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
     with whole_file(path) as partial:
-        checked.write_parquet(partial, compression="zstd")
+        try:
+            checked.write_parquet(partial, compression="zstd")
+        except pl.exceptions.ComputeError:
+            _raise_disk_error(Path(partial).parent)
+            raise
+
+
+def _raise_disk_error(folder: Path) -> None:
+    """Raise the error that the disk gives now, since polars loses that of a table's footer."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(1 << 20))
 
 
 def read_table(

@@ -111,17 +111,20 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, broke
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "labels.parquet"
-    write_table(labels(2), path, schemas.LABELS)
+@pytest.mark.parametrize("columns", [1, 300])
+def test_a_full_disk_is_said_and_leaves_the_old_file_and_nothing_else(tmp_path, columns):
+    """Wherever it is full: in the data, or in the footer, which is long where columns are many."""
+    path, schema = tmp_path / "wide.parquet", pl.Schema({f"c{n}": pl.Int64 for n in range(columns)})
+    write_table(pl.DataFrame({name: [1, 2] for name in schema}), path, schema)
     old = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # no file grows past 100 bytes
-    try:
-        with pytest.raises((OSError, pl.exceptions.PolarsError)):
-            write_table(labels(1, 2, 3), path, schemas.LABELS)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    for most in range(10, len(old), max(len(old) // 50, 1)):  # no file grows past it
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+        try:
+            with pytest.raises((OSError, pl.exceptions.PolarsError), match="File too large"):
+                write_table(pl.DataFrame({name: [3, 4] for name in schema}), path, schema)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
 
