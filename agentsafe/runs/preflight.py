@@ -254,7 +254,7 @@ def _prompt_tokens(
 
 
 def _pairs_that_fit(
-    training: Mapping, role: Role, tokenizer: Any, limit: int
+    training: Mapping, role: Role, tokenizer: Any, limit: int | None
 ) -> tuple[str, tuple[str, ...]]:
     """Say on how many cases an episode like the release's is short enough to train on.
 
@@ -262,7 +262,7 @@ def _pairs_that_fit(
         A note, and a problem where more cases are too long than the run may drop.
     """
     episode = round(released_tokens("agent", "observation"))
-    room = min(training["max_length"], limit)
+    room = min(training["max_length"], limit or training["max_length"])
     tokens = _prompt_tokens(role, tokenizer) + episode
     fitting = int((tokens <= room).sum())
     note = f"pairs of {fitting} of {len(tokens)} cases fit {room:,} tokens, if episodes have "
