@@ -27,7 +27,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("agentsafe")
 
 #: Begun first, so that no worker is left with a long file at the end.
-LONG = ("miniature/test_end_to_end", "workflow/", "training/", "inference/", "miniature/")
+LONG = (
+    "miniature/test_end_to_end",
+    "workflow/test_slurm",
+    "docs/test_tutorial",
+    "workflow/",
+    "training/",
+    "inference/",
+    "miniature/",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

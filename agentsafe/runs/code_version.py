@@ -38,7 +38,7 @@ SILENT: dict[str, tuple[str, ...]] = {
     "training.callbacks.claim": (),
     "training.callbacks.newest_checkpoint": (),
     "training.callbacks.remove": (),
-    "training.checks.check_boundary": (),
+    "training.checks.check_template": (),
     "training.checks.check_dropped": (),
     "training.checks.findings": (),
     "training.memory.Estimate": (),

@@ -18,6 +18,8 @@ def test_every_step_of_the_tutorial_works(tmp_path):
         (folder / name).write_bytes((ROOT / name).read_bytes())
     # The environment of the tests, in place of one that `make` would set up.
     environment = os.environ | {"CONDA_PREFIX": sys.prefix, "PYTHONPATH": str(folder)}
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # ARGS of `make test` are none of its own
+        environment.pop(name, None)
     said = []
     for kind, step in STEPS:
         command = ["bash", "-ec", step] if kind == "sh" else [sys.executable, "-c", step]

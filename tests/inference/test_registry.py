@@ -98,6 +98,7 @@ IN_CACHE_KEY = {
     "quantization": "int4",
     "context": 99,
     "thinking": False,
+    "template_options": {"reasoning_effort": "low"},
     "trust_remote_code": True,
     "base_url_env": "URL",
     "structured": "choice",
