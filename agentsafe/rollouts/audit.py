@@ -42,7 +42,8 @@ FLAGS = {
     "record_markup": "a turn contains text that looks like another turn, such as the tag of a "
     "role, a special token of a chat template or a heading of the judge's record; judges read it "
     "in a fence that it cannot close",
-    "thinking": "the agent wrote <think> text, which pairs do not train on",
+    "thinking": "the agent wrote private reasoning; `training.reasoning` says whether pairs train "
+    "on it",
 }
 
 

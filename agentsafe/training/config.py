@@ -155,9 +155,9 @@ class DPO:
     reasoning: Annotated[
         Literal["train", "context", "drop"],
         Meta(
-            description="Private reasoning of a turn: it counts in the loss as the rest of the "
-            "turn (`train`), it is before the turn without counting (`context`), or it is left out "
-            "(`drop`)."
+            description="Private reasoning of a turn, where the trained model's chat template has "
+            "a place for it: it counts in the loss as the rest of the turn (`train`), it is before "
+            "the turn without counting (`context`), or it is left out (`drop`)."
         ),
     ] = "train"
     batching: Annotated[

@@ -74,8 +74,9 @@ class ChatEncoder:
         options: of the chat template, the same as in serving.
         assistant_only_loss: count only the agent's own tokens, from where generation starts up to
             and with the special token that ends its turn; otherwise all after the prompt.
-        reasoning: the part of private reasoning: it counts (`train`), it is before the turn and
-            does not count (`context`), or it is left out (`drop`).
+        reasoning: the part of private reasoning, where the template has a place for it: it counts
+            (`train`), it is before the turn and does not count (`context`), or it is left out
+            (`drop`), as it is where there is no place.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -368,7 +369,9 @@ def _turn(encoder: ChatEncoder, turns: Messages, number: int, before: str, thoug
         raise _not_opened(encoder)
     opened = before.rstrip().endswith("<think>")
     uncounted = 0
-    if not thought:  # then a template's own thought in the turn was not played
+    if not thought or not (opened or thought in lead):
+        # A thought that the template adds by itself was not played; one of another model, for which
+        # the template has no place, never would be.
         lead = "" if "</think>" in lead else lead
     elif encoder.reasoning == "drop":
         lead = "</think>\n\n" if opened else ""

@@ -39,8 +39,9 @@ tokens that were served before it.
   `system` block is empty (`rollouts.prompt`).
 - **equal**: the tokens before every trained turn are those of serving.
 - **sequences**: of a rollout of three turns, and of one whose first and last turn have private
-  reasoning. More than one where the template renders earlier turns differently once later ones
-  follow; the log-probability of a rollout is the sum over its turns.
+  reasoning, which is left out where the template has no place for it. More than one where the
+  template renders earlier turns differently once later ones follow; the log-probability of a
+  rollout is the sum over its turns.
 - **work**: tokens that one forward pass of such a rollout computes, relative to its longest
   sequence. What sequences have in common is computed once.
 

@@ -180,12 +180,28 @@ def test_turns_that_are_rendered_otherwise_later_train_in_their_own_context(
 OPENS_THOUGHT = CHATML.replace("assistant\\n'", "assistant\\n<think>\\n'")
 
 
-@pytest.mark.parametrize("template", [CHATML, OPENS_THOUGHT])
+#: It writes the thought of a turn, as that of Qwen3 does.
+WRITES_THOUGHT = CHATML.replace(
+    "message['content']",
+    "('<think>\\n' + message['reasoning_content'] + '\\n</think>\\n\\n' "
+    "if message['reasoning_content'] else '') + message['content']",
+)
+
+
+def test_private_reasoning_that_a_template_has_no_place_for_is_left_out():
+    """That of another model: this one would never write it."""
+    tokenizer = tiny_tokenizer()
+    made = tokens(tokenizer, thoughts=("so", ""))
+    assert made.ids[: len(made.ids)] == tokens(tokenizer, thoughts=()).ids[: len(made.ids)]
+    assert counted(tokenizer, made) == [text + "<|im_end|>" for text in own_turns(EPISODE)]
+
+
+@pytest.mark.parametrize("template", [WRITES_THOUGHT, OPENS_THOUGHT])
 def test_private_reasoning_that_was_played_is_part_of_the_turn(template):
     tokenizer = tiny_tokenizer(template)
     own = own_turns(EPISODE)
-    opened = "" if template == CHATML else "<think>\n"
-    begin = "<think>\n" if template == CHATML else ""
+    opened = "<think>\n" if template == OPENS_THOUGHT else ""
+    begin = "" if template == OPENS_THOUGHT else "<think>\n"
     made = tokens(tokenizer, thoughts=("so", ""))
     assert counted(tokenizer, made) == [
         f"{begin}so\n</think>\n\n{own[0]}<|im_end|>",
