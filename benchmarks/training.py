@@ -8,16 +8,18 @@ pairs by gpt-5-mini, with the agent's full prompt, at their real lengths up to 8
 model is a random Qwen3 with a LoRA adapter and a tokenizer trained on the suite's text.
 
 `steps` trains on the same batches, each of one case, with every value of `training.batching` and
-with TRL's own trainer, which computes the reference in each batch. Each way runs in its own
-process, for its own peak of memory. Tokens are all tokens of the pairs, prompts included, whether
-or not they were shared. The first step of each way does not count. `reference` computes the
-log-probabilities of all pairs of some cases like TRL's `precompute_ref_log_probs`, pair by pair,
-and like the rule `reference`.
+with TRL's own trainer, which computes the reference in each batch (`trl`) or knows it
+(`trl known`, its `precompute_ref_log_probs`). All ways have the same, real reference, and their
+losses must be equal. The row `reference` is what the reference of these pairs costs a run: the rule
+computes it once for all runs on one parent, `--runs` of them. Each way runs in its own process, for
+its own peak of memory. Tokens are all tokens of the pairs, prompts included, whether or not they
+were shared. The first step of each way does not count. `reference` computes the log-probabilities
+of all pairs of some cases like TRL's `precompute_ref_log_probs`, pair by pair, and like the rule
+`reference`.
 """
 
 import argparse
 import json
-import math
 import resource
 import subprocess
 import sys
@@ -31,6 +33,7 @@ import torch
 from peft import LoraConfig
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from trl import DPOConfig, DPOTrainer
+from trl.trainer.utils import add_fused_lm_head
 
 from agentsafe.preferences.dataset import training_set, with_rows
 from agentsafe.preferences.pairs import pairs, rollout_scores
@@ -38,7 +41,8 @@ from agentsafe.published import import_published
 from agentsafe.rollouts.react import prompts
 from agentsafe.suites.toolemu import take_suite
 from agentsafe.training.config import Settings
-from agentsafe.training.reference import reference
+from agentsafe.training.prefix_sharing import prefix_sharing
+from agentsafe.training.reference import logps, reference
 from agentsafe.training.tokenize import ChatEncoder, Trajectory, fitting, trajectories
 from agentsafe.training.trainer import (
     BATCHING,
@@ -50,7 +54,10 @@ from agentsafe.training.trainer import (
 from benchmarks.toolemu import text_tokenizer
 
 MAX_LENGTH = 8192
-TRL = "trl"  # TRL's own trainer, beside the values of `training.batching`
+TRL, KNOWN = "trl", "trl known"  # TRL's own trainer, beside the values of `training.batching`
+REFERENCE = "reference"
+#: Losses of ways whose policy equals its reference may differ by the rounding of long sums.
+TOLERANCE = 1e-3
 
 
 def main() -> None:
@@ -62,6 +69,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4, help="pairs of a batch, all of one case")
     parser.add_argument("--budget", type=int, help="tokens of a forward pass (steps)")
     parser.add_argument("--steps", type=int, default=2, help="counted steps, a batch each")
+    parser.add_argument("--runs", type=int, default=18, help="runs that share a reference (steps)")
     parser.add_argument("--cases", type=int, default=4, help="cases of the pairs (reference)")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=2)
@@ -72,16 +80,19 @@ def main() -> None:
     if options.way:
         print(json.dumps(STEPS_OR_REFERENCE[options.what](options)))
         return
-    ways = (TRL, *BATCHING) if options.what == "steps" else (TRL, "once")
+    ways = (TRL, KNOWN, *BATCHING, REFERENCE) if options.what == "steps" else (TRL, "once")
     found = {way: measured(way) for way in ways}
+    if options.what == "steps":
+        losses = [row["result"] for way, row in found.items() if way != REFERENCE]
+        assert max(losses) - min(losses) < TOLERANCE, losses
     first = found[TRL]["seconds"]
     print(
-        f"{'way':8} {'pairs':>6} {'s':>8} {'pair tokens/s':>14} {'times TRL':>10} {'GB':>6} result"
+        f"{'way':9} {'pairs':>6} {'s':>8} {'pair tokens/s':>14} {'times TRL':>10} {'GB':>6} result"
     )
     for way, row in found.items():
         seconds = row["seconds"]
         print(
-            f"{way:8} {row['pairs']:6} {seconds:8.1f} {row['tokens'] / seconds:14.0f} "
+            f"{way:9} {row['pairs']:6} {seconds:8.1f} {row['tokens'] / seconds:14.0f} "
             f"{first / seconds:9.1f}x {row['gigabytes']:6.2f} {row['result']:.6f}"
         )
 
@@ -106,14 +117,23 @@ def steps(options: argparse.Namespace) -> dict:
         tokens |= found
     everything = [pair for fit in kept for pair in fit]
     cases = {row: released.rollouts["case_id"][row] for row in tokens}
-    plain = options.way == TRL
-    # About the values of a random model, so that losses are comparable.
-    known = {key: -math.log(len(tokenizer)) * sum(each.mask) for key, each in tokens.items()}
+    plain = options.way in (TRL, KNOWN)
+    counted = sum(len(tokens[side].ids) for fit in kept[1:] for pair in fit for side in pair)
+    known: dict[int, float] = {}
+    if options.way != TRL:
+        started = time.perf_counter()
+        known = real_reference(options, tokenizer, tokens, cases)
+        if options.way == REFERENCE:
+            seconds = (time.perf_counter() - started) / options.runs
+            # Of all batches, of which the first does not count in a step's row.
+            seconds *= len(kept[1:]) / len(kept)
+            mean = sum(known.values()) / len(known)
+            return row(sum(map(len, kept[1:])), counted, seconds, mean)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = TrajectoryTrainer(
             model(options, tokenizer),
             tokenizer,
-            Data(everything, tokens, cases, {} if plain else known),
+            Data(everything, tokens, cases, known),
             arguments=arguments(scratch, options.pairs),
             lora=LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"),
             batching=Batching() if plain else Batching(options.way, options.budget),
@@ -136,12 +156,24 @@ def steps(options: argparse.Namespace) -> dict:
                 loss.backward()
                 losses.append(loss.item())
             seconds = time.perf_counter() - started
-    return row(
-        sum(map(len, kept[1:])),
-        sum(len(tokens[side].ids) for fit in kept[1:] for pair in fit for side in pair),
-        seconds,
-        sum(losses) / len(losses),
-    )
+    return row(sum(map(len, kept[1:])), counted, seconds, sum(losses) / len(losses))
+
+
+def real_reference(
+    options: argparse.Namespace,
+    tokenizer: Any,
+    tokens: dict[int, Trajectory],
+    cases: dict[int, str],
+) -> dict[int, float]:
+    """Compute the log-probability of each rollout, case by case, as the rule `reference` does."""
+    parent = model(options, tokenizer)
+    add_fused_lm_head(parent)
+    found: dict[int, float] = {}
+    with prefix_sharing(parent):
+        for case in dict.fromkeys(cases.values()):
+            of_case = {key: each for key, each in tokens.items() if cases[key] == case}
+            found |= logps(parent, of_case, options.budget or 2 * MAX_LENGTH)
+    return found
 
 
 def log_probabilities(options: argparse.Namespace) -> dict:
