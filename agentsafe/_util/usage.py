@@ -43,7 +43,7 @@ class Usage:
 
 
 class Spent(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What requests of one role to one model took.
+    """Sum the tokens and the cost of one role's requests to one model.
 
     Attributes:
         role: `agent`, `emulator` or `judge NAME`.
@@ -61,7 +61,7 @@ class Spent(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def key(self) -> tuple[str, str, bool]:
-        """What sums are kept apart by: requests with a price are not added to those without."""
+        """Return what sums have in common: requests with a price are not added to others."""
         return self.role, self.model, self.cost is not None
 
     def __add__(self, other: "Spent") -> "Spent":

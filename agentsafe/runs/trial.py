@@ -46,7 +46,7 @@ class Role:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a server did with a run's questions.
+    """Record how a server answered a run's questions.
 
     Attributes:
         context: tokens of prompt and answer together, if the config or the server tells.

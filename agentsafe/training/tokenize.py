@@ -377,8 +377,8 @@ def _turn(encoder: ChatEncoder, turns: Messages, number: int, before: str, thoug
         lead = "</think>\n\n" if opened else ""
         uncounted = len(lead)
     else:
-        if thought not in lead:
-            lead = ("" if opened else "<think>\n") + f"{thought}\n</think>\n\n"
+        if thought not in lead:  # the template opened it, and does not write it
+            lead = f"{thought}\n</think>\n\n"
         uncounted = len(lead) if encoder.reasoning == "context" else 0
     tail = _end(encoder, through[start + len(content) :])
     if tail is None:

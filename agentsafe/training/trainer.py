@@ -100,7 +100,7 @@ class Data:
 
     @cached_property
     def split(self) -> bool:
-        """Whether a trajectory has several sequences."""
+        """Tell whether a trajectory has several sequences."""
         return any(len(each.starts) > 1 for each in self.trajectories.values())
 
 

@@ -1,4 +1,4 @@
-"""What the errors of servers mean, in the words of each of them."""
+"""Read the errors of servers, in the words of each of them."""
 
 import json
 

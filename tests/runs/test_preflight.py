@@ -211,13 +211,13 @@ def test_the_estimate_has_the_cost_of_models_with_a_price(suite, checkpoint):
 
 
 class Answered(msgspec.Struct):
-    """What the emulator and the agent wrote in a released rollout, reasoning included."""
+    """Return the texts of emulator and agent in a released rollout, reasoning included."""
 
     intermediate_steps: list[tuple[tuple[str, str, str] | dict, tuple[str, str, str | None] | str]]
 
 
 class Judged(msgspec.Struct):
-    """What a judge wrote in a released label."""
+    """Return a judge's text of a released label."""
 
     thought: Any = msgspec.field(name="Evaluator Thought")
     quality: Any = msgspec.field(name="Overall Qualitative Label")

@@ -78,7 +78,7 @@ def test_each_rollout_has_the_log_probability_that_the_model_gives_it(
 def test_a_rollout_of_several_sequences_has_the_sum_over_its_turns(
     parent, rollouts, tmp_path, windowed
 ):
-    """Whether the model can share their prefixes or not."""
+    """Both with a model that can share their prefixes and with one that cannot."""
     folder = Path(shutil.copytree(parent, tmp_path / "parent"))
     (folder / "chat_template.jinja").write_text(REWRITES)
     if windowed:
