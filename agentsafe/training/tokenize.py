@@ -358,7 +358,9 @@ def _turn(encoder: ChatEncoder, turns: Messages, number: int, before: str, thoug
         message |= {"reasoning_content": thought, "thinking": thought, "reasoning": thought}
     through = encoder.write([*turns[:number], message])
     known = through.startswith(before)
-    start = through.find(content, len(before)) if known else through.rfind(content)
+    floor = len(before) if known else 0
+    # The last one: private reasoning may draft the turn.
+    start = through.rfind(content, floor) if content or not known else floor
     if start < 0:
         raise UserError(
             f"{encoder.tokenizer.name_or_path}: its chat template leaves out or changes a turn's "

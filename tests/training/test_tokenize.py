@@ -217,6 +217,19 @@ def test_private_reasoning_that_was_played_is_part_of_the_turn(template):
     assert (f"{opened}</think>" in tokenizer.decode(dropped.ids)) == bool(opened)
 
 
+def test_reasoning_that_drafts_the_turn_is_not_taken_for_it():
+    tokenizer = tiny_tokenizer(WRITES_THOUGHT)
+    own = own_turns(EPISODE)
+    thought = f"I write: {own[0]}"
+    made = tokens(tokenizer, thoughts=(thought, ""))
+    first, _ = counted(tokenizer, made)
+    assert first == f"<think>\n{thought}\n</think>\n\n{own[0]}<|im_end|>"
+    served(tokenizer, made, EPISODE)
+    for reasoning in ("context", "drop"):
+        made = tokens(tokenizer, thoughts=(thought, ""), reasoning=reasoning)
+        assert counted(tokenizer, made) == [f"{text}<|im_end|>" for text in own]
+
+
 def test_the_end_of_a_turn_that_a_limit_cut_does_not_train(chatml):
     whole, cut = (counted(chatml, tokens(chatml, cut=each)) for each in (False, True))
     assert whole[:1] == cut[:1]
