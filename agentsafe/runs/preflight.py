@@ -132,23 +132,23 @@ def check_models(config: Mapping[str, Any], suite: Suite) -> Iterator[tuple[Find
             if model.backend == "openai":
                 trial = try_roles(name, model, roles)
                 limit, notes, problems = trial.context, trial.notes, trial.problems
-                rows = [_lengths(name, role, None, trial.per_token) for role in roles]
+                counts = [_prompt_tokens(role, None, trial.per_token) for role in roles]
             else:
                 tokenizer, limit = _reach(name, model)
-                rows = [_lengths(name, role, tokenizer) for role in roles]
+                counts = [_prompt_tokens(role, tokenizer) for role in roles]
                 problems = tuple(_template_problems(config, name, model, roles, tokenizer))
                 if chat_template.reads_clock(tokenizer):
                     today = model.chat_options.get("today", chat_template.TODAY)
                     notes = (f"its chat template reads the date, and gets {today}",)
-                for role in roles:
+                for role, tokens in zip(roles, counts, strict=True):
                     if _trains(config, name, role):
-                        training = config["training"]
-                        note, found = _pairs_that_fit(training, role, tokenizer, limit)
+                        note, found = _pairs_that_fit(config["training"], tokens, limit)
                         notes, problems = (*notes, note), (*problems, *found)
         except UserError as error:
-            rows = [_lengths(name, role, None) for role in roles]
+            rows = [_lengths(name, role, _prompt_tokens(role, None)) for role in roles]
             yield Finding(name, model.model, (str(error),)), rows
             continue
+        rows = [_lengths(name, role, each) for role, each in zip(roles, counts, strict=True)]
         problems += tuple(_length_problems(name, roles, rows, limit))
         context = f", context {limit:,}" if limit else ""
         detail = "; ".join([f"{model.model} ({model.backend}{context})", *notes])
@@ -232,11 +232,8 @@ def _reach(name: str, model: Model) -> tuple["PreTrainedTokenizerBase", int | No
     return tokenizer, loading.context(config, tokenizer, model.context)
 
 
-def _lengths(
-    name: str, role: Role, tokenizer: Any, per_token: Mapping[str, float] | None = None
-) -> dict[str, Any]:
+def _lengths(name: str, role: Role, tokens: np.ndarray) -> dict[str, Any]:
     """Percentiles of the prompts' tokens."""
-    tokens = _prompt_tokens(role, tokenizer, per_token)
     p50, p90, most = (int(np.percentile(tokens, p, method="higher")) for p in (50, 90, 100))
     return {"model": name, "role": role.name, "p50": p50, "p90": p90, "max": most}
 
@@ -254,16 +251,21 @@ def _prompt_tokens(
 
 
 def _pairs_that_fit(
-    training: Mapping, role: Role, tokenizer: Any, limit: int | None
+    training: Mapping, prompt_tokens: np.ndarray, limit: int | None
 ) -> tuple[str, tuple[str, ...]]:
     """Say on how many cases an episode like the release's is short enough to train on.
+
+    Args:
+        training: the section of the config.
+        prompt_tokens: the tokens of each case's prompt.
+        limit: the model's context, if it is known.
 
     Returns:
         A note, and a problem where more cases are too long than the run may drop.
     """
     episode = round(released_tokens("agent", "observation"))
     room = min(training["max_length"], limit or training["max_length"])
-    tokens = _prompt_tokens(role, tokenizer) + episode
+    tokens = prompt_tokens + episode
     fitting = int((tokens <= room).sum())
     note = f"pairs of {fitting} of {len(tokens)} cases fit {room:,} tokens, if episodes have "
     note += f"{episode:,} as the release's do"

@@ -58,12 +58,7 @@ def reference(
         return pl.DataFrame(schema=REFERENCE)
     check_prompts(rollouts["case_id"], prompts)
     tokenizer = loading.load_tokenizer(parent_folder)
-    encoder = ChatEncoder(
-        tokenizer,
-        options=template_options or {},
-        assistant_only_loss=settings.assistant_only_loss,
-        reasoning=settings.reasoning,
-    )
+    encoder = chat_encoder(tokenizer, settings, template_options)
     model = _model(parent_folder, settings.quantization, threads)
     weights = weights_digest(parent_folder)
     max_length = loading.context(model.config, tokenizer, settings.max_length)
@@ -101,6 +96,24 @@ def reference(
     listed = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     say(f"reference log-probabilities of {lineage}: {listed}")
     return made
+
+
+def chat_encoder(
+    tokenizer: Any, settings: Settings, template_options: Mapping[str, Any] | None = None
+) -> ChatEncoder:
+    """Make the encoder of a DPO run, which its reference shares.
+
+    Args:
+        tokenizer: of the parent.
+        settings: of the run.
+        template_options: variables of the chat template, as in serving.
+    """
+    return ChatEncoder(
+        tokenizer,
+        options=template_options or {},
+        assistant_only_loss=settings.assistant_only_loss,
+        reasoning=settings.reasoning,
+    )
 
 
 def by_row(

@@ -49,9 +49,9 @@ from agentsafe.training.config import (
 from agentsafe.training.held_out import measure
 from agentsafe.training.memory import estimate
 from agentsafe.training.model_card import model_card
-from agentsafe.training.reference import by_row, digest, weights_digest
+from agentsafe.training.reference import by_row, chat_encoder, digest, weights_digest
 from agentsafe.training.run_card import Card, HeldOut, describe, read_cards
-from agentsafe.training.tokenize import ChatEncoder, Trajectory, fitting, trajectories
+from agentsafe.training.tokenize import Trajectory, fitting, trajectories
 
 if TYPE_CHECKING:
     from agentsafe.training.trainer import TrajectoryTrainer
@@ -251,12 +251,7 @@ def prepare(task: Task) -> Prepared:
         for half in ("train", "test")
     )
     tokenizer = loading.load_tokenizer(task.parent)
-    encoder = ChatEncoder(
-        tokenizer,
-        options=task.template_options or {},
-        assistant_only_loss=settings.assistant_only_loss,
-        reasoning=settings.reasoning,
-    )
+    encoder = chat_encoder(tokenizer, settings, task.template_options)
     for case in training["case_id"].head(1):
         checks.check_template(encoder, messages[case])
     tokens = trajectories(encoder, pl.concat([training, test]), rollouts, messages)
