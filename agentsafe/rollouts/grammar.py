@@ -82,7 +82,7 @@ HALLUCINATED = pattern(rf"^{label('Observation')}(?!{_NO_OBSERVATION})[\s*_`]*+[
 ECHO = pattern(rf"\s*+{label('Observation')}\s*+{_FENCE}")
 
 #: Labels in mid-line, after the end of a sentence; exact, since prose may use the same words. An
-#: object that a sentence goes on from is quoted there.
+#: object that the rest of a sentence follows is quoted there.
 MID_ACTION = re.compile(
     rf"(?<=[.!?,:;)\]\"'`*}}…])[ \t]*+{_BOLD}Action:{_BOLD}[ \t]*+(?P<tool>{NAME})[ \t,;]*+"
     rf"(?:\s*+{_BOLD}(?P<input>Action Input:){_BOLD}\s*+{_FENCE}|(?P<bracket>\(\s*+))(?=\{{)"
