@@ -44,7 +44,7 @@ def check(config: dict) -> dict:
     config = _read_texts(config, schema)
     # Unknown keys first: a misspelt key often explains why another one is missing.
     errors = sorted(
-        _Validator(schema).iter_errors(config),
+        _flat(_Validator(schema).iter_errors(config)),
         key=lambda error: error.validator != "additionalProperties",
     )
     mistakes = list(dict.fromkeys(line for error in errors for line in _mistakes(error, schema)))
@@ -58,8 +58,32 @@ def _warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr)
 
 
+def _flat(errors: Iterable[ValidationError]) -> Iterator[ValidationError]:
+    """Replace an error of all alternatives by those of the one of the value's type."""
+    for error in errors:
+        if error.validator != "anyOf":
+            yield error
+            continue
+        fitting = _alternative(error.schema, error.instance)
+        if fitting is not error.schema:  # otherwise there is an error of the type, too
+            place = error.schema["anyOf"].index(fitting)
+            yield from _flat(
+                each for each in error.context if each.relative_schema_path[0] == place
+            )
+
+
+def _alternative(schema: dict, value: Any) -> dict:
+    """Return the alternative of a schema for a value's type; the schema where it has none."""
+    for part in schema.get("anyOf", ()):
+        if _Validator({"type": part["type"]}).is_valid(value):
+            return part
+    return schema
+
+
 def allowed(schema: dict) -> str:
     """Describe the values that a schema allows, such as `a whole number >= 2`."""
+    if "anyOf" in schema:
+        return ", or ".join(map(allowed, schema["anyOf"]))
     if "enum" in schema:
         return f"one of {', '.join(each or 'null' for each in schema['enum'])}"
     types = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
@@ -76,7 +100,8 @@ def allowed(schema: dict) -> str:
 
 def _allowed_object(schema: dict) -> str:
     if "properties" in schema:
-        return f"a section with the keys {', '.join(schema['properties'])}"
+        keys = sorted(schema["properties"], key=lambda key: key not in schema.get("required", ()))
+        return f"a section with the keys {', '.join(keys)}"
     some = "a map that is not empty" if schema.get("minProperties") else "a map"
     if "propertyNames" not in schema:
         return some
@@ -150,6 +175,7 @@ def _types(schema: dict) -> set[str]:
 
 def _inside(schema: dict, step: Any) -> dict:
     """Return the schema of a key of a section or a map, or of an item of a list."""
+    schema = _alternative(schema, [] if isinstance(step, int) else {})
     if "items" in schema and isinstance(step, int):
         return schema["items"]
     if "properties" in schema:
@@ -163,7 +189,7 @@ def _with_defaults(config: dict, schema: dict) -> dict:
     for key, part in schema["properties"].items():
         value = config[key] if key in config else part["default"]
         entry = part.get("additionalProperties")
-        if "properties" in part:
+        if "properties" in part and isinstance(value, dict):
             filled[key] = _with_defaults(value, part)
         elif entry and "properties" in entry:
             filled[key] = {name: _with_defaults(each, entry) for name, each in value.items()}
@@ -191,7 +217,9 @@ def _mistakes(error: ValidationError, schema: dict) -> Iterator[str]:
 
 def _wrong_value(error: ValidationError, path: list, schema: dict) -> str:
     """Name a key, its allowed values and its value; the key of a list for an item of it."""
-    keys = list(takewhile(lambda step: isinstance(step, str), path))
+    items = len(list(takewhile(lambda step: isinstance(step, int), reversed(path))))
+    several = "anyOf" in reduce(_inside, path, schema)  # too much to describe within its list
+    keys = path if several else path[: len(path) - items]
     part = reduce(_inside, keys, schema)
     found = f"{'not' if keys == path else 'but it holds'} {_shown(error.instance)}"
     if error.validator == "uniqueItems":
@@ -202,21 +230,20 @@ def _wrong_value(error: ValidationError, path: list, schema: dict) -> str:
     return f"{_name(*keys)} must be {allowed(part)}, {found}{hint}"
 
 
-def _unfit_name(path: list[str], name: Any, schema: dict) -> str:
+def _unfit_name(path: list, name: Any, schema: dict) -> str:
     """Name a key that a map does not allow."""
     hint = _fix(name, schema) or f": it must be {allowed(schema)}"
-    return f"unknown key {'.'.join([*path, str(name)])!r}{hint}"
+    return f"unknown key {_name(*path, str(name))}{hint}"
 
 
-def _unknown_key(path: list[str], key: Any, schema: dict) -> str:
+def _unknown_key(path: list, key: Any, schema: dict) -> str:
     """Name an unknown key and the nearest known one: in its section, else anywhere."""
-    name = ".".join([*path, str(key)])
-    section = ".".join(path)
+    name, section = _dotted(*path, str(key)), _dotted(*path)
     known = list(_key_paths(schema))
     if name in known:  # messages write keys with dots, so that a user may copy one
         outer, _, inner = name.rpartition(".")
         return f"unknown key {name!r}: write {inner!r} inside the section {outer!r}"
-    here = reduce(_inside, path, schema)["properties"]
+    here = _alternative(reduce(_inside, path, schema), {})["properties"]
     siblings = [f"{section}.{key}".lstrip(".") for key in here]
     for candidates, cutoff in ((siblings, 0.6), (known, 0.8)):
         near = _nearest(str(key), (path.rpartition(".")[2] for path in candidates), cutoff)
@@ -240,8 +267,10 @@ def _nearest(word: str, candidates: Iterable[str], cutoff: float = 0.6) -> str |
 
 def _fix(value: Any, schema: dict) -> str:
     """Suggest what to write instead of a wrong value, if that can be guessed."""
+    schema = _alternative(schema, value)
     if "enum" in schema:
-        near = _nearest(value, schema["enum"]) if isinstance(value, str) else None
+        known = [each for each in schema["enum"] if each]
+        near = _nearest(value, known) if isinstance(value, str) else None
         return f": did you mean {near!r}?" if near else ""
     if schema["type"] == "string":
         return ": put it in quotes" if isinstance(value, int | float) else ""
@@ -265,8 +294,14 @@ def _whole(value: Any) -> int | float | None:
     return int(number) if number.is_integer() else number
 
 
-def _name(*path: str) -> str:
-    return repr(".".join(path)) if path else "the config"
+def _name(*path: Any) -> str:
+    return repr(_dotted(*path)) if path else "the config"
+
+
+def _dotted(*path: Any) -> str:
+    """Write a path of keys with dots, and of items of lists as `recipes[0]`."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return "".join(steps).removeprefix(".")
 
 
 def _shown(value: Any) -> str:

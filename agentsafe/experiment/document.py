@@ -74,10 +74,13 @@ def generated(root: Path) -> dict[Path, str]:
 def _rows(part: dict[str, Any], inner: str = "", *, section: str = "") -> Iterator[str]:
     """Yield a row for each key of a section and of the sections in it."""
     for key, each in part["properties"].items():
+        entry = each.get("additionalProperties") or {}
+        if "properties" not in each or isinstance(each["type"], list):
+            yield _row(inner + key, each, section=section)
         if "properties" in each:
             yield from _rows(each, f"{inner}{key}.", section=section)
-        else:
-            yield _row(inner + key, each, section=section)
+        elif "properties" in entry:
+            yield from _rows(entry, f"{inner}{key}.*.", section=section)
 
 
 def _row(key: str, part: dict[str, Any], *, section: str = "") -> str:

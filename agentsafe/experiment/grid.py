@@ -5,13 +5,14 @@ running anything. They import neither torch nor TRL: the workflow calls them at 
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import product
 from typing import Any
 
 from agentsafe._util.settings import cache_key
-from agentsafe.lineage import Lineage, Stage
+from agentsafe.lineage import SFT, Lineage, Stage
 from agentsafe.prompts.template import EMULATOR_BLOCKS, JUDGE_BLOCKS, Template
-from agentsafe.training.config import Section, Settings
+from agentsafe.training.config import OF_PAIRS, Section, Settings
 
 
 def sources(config: Mapping) -> list[str]:
@@ -117,9 +118,10 @@ def _without_people(config: Mapping) -> list[str]:
 
 
 def lineages(config: Mapping) -> list[Lineage]:
-    """List the trained checkpoints to score: source × recipe × β × judge × seed.
+    """List the trained checkpoints to score: source × recipe × β × judge × seed, each once.
 
-    All stages of a recipe share the judge, β and seed. A run that reads the release trains none.
+    All stages of a recipe share the judge and seed, and β where they have none of their own. A run
+    that reads the release trains none.
     """
     if config["suite"] == "published":
         return []
@@ -128,10 +130,26 @@ def lineages(config: Mapping) -> list[Lineage]:
     grid = product(
         chosen, training["recipes"], training["betas"], training_judges(config), training["seeds"]
     )
-    return [
-        Lineage(source, tuple(Stage(name, judge, float(beta)) for name in recipe), seed)
+    made = (
+        Lineage(source, tuple(_stage(training, stage, judge, beta) for stage in recipe), seed)
         for source, recipe, beta, judge, seed in grid
-    ]
+    )
+    return list(dict.fromkeys(made))  # stages with a β of their own are the same for every β
+
+
+def stage_settings(stage: str | Mapping) -> dict[str, Any]:
+    """Return the objective of a recipe's stage, and the settings that it gives itself."""
+    given = {"objective": stage} if isinstance(stage, str) else stage
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _stage(training: Mapping, stage: str | Mapping, judge: str, beta: float) -> Stage:
+    """Make a stage of a recipe; its own β comes before its objective's and the grid's."""
+    own = stage_settings(stage)
+    objective = own.pop("objective")
+    of_objective = training["objectives"].get(objective, {}).get("beta")
+    chosen = float(own.pop("beta", beta if of_objective is None else of_objective))
+    return Stage(objective, judge, None if objective == SFT else chosen, **own)
 
 
 def stages(config: Mapping) -> list[Lineage]:
@@ -148,11 +166,31 @@ def stages(config: Mapping) -> list[Lineage]:
 def training_settings(config: Mapping, lineage: Lineage) -> dict[str, Any]:
     """Return the settings that the result of a lineage's last stage depends on.
 
+    A stage's own settings come before its objective's, and these before the section's. Epochs of
+    its own also come before a `max_steps` that others share.
+
     Returns:
-        Some fields of `training.config.Settings`; `training_conduct` has the others.
+        Some fields of `training.config.Settings`; `training_conduct` has the others. Those that do
+        not apply to the stage's objective or loss are left out.
     """
-    section = cache_key(Section, config["training"])
-    return section | {"num_train_epochs": section["num_train_epochs"][lineage.stages[-1].objective]}
+    training, stage = config["training"], lineage.stages[-1]
+    settings = cache_key(Section, training)
+    epochs = settings["num_train_epochs"]
+    if isinstance(epochs, Mapping):
+        settings["num_train_epochs"] = epochs[stage.objective]
+    if stage.num_train_epochs is not None:
+        settings["max_steps"] = None
+    for level in (training["objectives"].get(stage.objective, {}), asdict(stage)):
+        settings |= {
+            name: level[name]
+            for name in ("learning_rate", "num_train_epochs", "max_steps", "loss")
+            if level.get(name) is not None
+        }
+    if settings["loss"] != "robust":
+        settings["label_smoothing"] = 0
+    if stage.objective == SFT:
+        settings = {name: value for name, value in settings.items() if name not in OF_PAIRS}
+    return settings
 
 
 def training_conduct(config: Mapping) -> dict[str, Any]:
@@ -178,7 +216,8 @@ def objectives(config: Mapping) -> list[str]:
     named = list(config["preferences"]["objectives"])
     if config["suite"] == "published":  # its recipes are the release's
         return named
-    used = [name for recipe in config["training"]["recipes"] for name in recipe]
+    recipes = config["training"]["recipes"]
+    used = [stage_settings(stage)["objective"] for recipe in recipes for stage in recipe]
     return list(dict.fromkeys([*named, *used]))
 
 

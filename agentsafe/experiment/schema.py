@@ -85,11 +85,17 @@ def _schema(hint: Any) -> dict[str, Any]:
 
 
 def _union(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return one schema for any of several; at most one of them has constraints."""
+    """Return one schema for any of several types, at most one of each.
+
+    Its constraints are merged, since those of numbers, texts, lists and maps do not meet. But an
+    enumeration holds for a value of any type: beside a map it stays in an alternative of its own.
+    """
     types = [part["type"] for part in parts]
     if "number" in types:
         types.remove("integer") if "integer" in types else None
     made: dict[str, Any] = {"type": types}
+    if "object" in types and any("enum" in part for part in parts):
+        return made | {"anyOf": parts}
     for part in parts:
         made |= {name: value for name, value in part.items() if name != "type"}
     if "enum" in made and "null" in types:

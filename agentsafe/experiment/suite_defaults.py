@@ -51,8 +51,9 @@ def _under(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
     merged = dict(given)
     for key, default in defaults.items():
         value = given.get(key)
-        if isinstance(default, Mapping):
-            merged[key] = _under(default, {} if value is None else value)
+        if isinstance(default, Mapping):  # a number may stand for a whole section
+            given_map = value is None or isinstance(value, Mapping)
+            merged[key] = _under(default, value or {}) if given_map else value
         elif key not in given:
             merged[key] = default
     return merged

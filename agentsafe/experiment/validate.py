@@ -16,10 +16,14 @@ from agentsafe.experiment.grid import (
     people,
     scored_labels,
     sources,
+    stage_settings,
+    stages,
     training_judges,
+    training_settings,
 )
 from agentsafe.inference.chat_template import TODAY
 from agentsafe.labels.human import read_human_labels
+from agentsafe.lineage import SFT, is_ambiguous_judge
 from agentsafe.published import existing_set_folder, fetched
 from agentsafe.training.config import per_process
 
@@ -373,12 +377,7 @@ def _samples(model: Mapping, section: Mapping) -> bool:
 
 
 def _check_training(config: Mapping) -> None:
-    smoothing, loss = config["training"]["label_smoothing"], config["training"]["loss"]
-    if (smoothing > 0) != (loss == "robust"):
-        raise UserError(
-            f"config: 'training.label_smoothing' is {smoothing} with the loss {loss}: only "
-            "the loss robust uses it, and needs it above 0"
-        )
+    _check_stages(config)
     _check_tuning(config["training"], config["suite"])
     where = "miniature.sources" if config["suite"] == "miniature" else "sources"
     for name in config["training"]["sources"] or sources(config):
@@ -397,6 +396,51 @@ def _check_training(config: Mapping) -> None:
             raise UserError(
                 f"config: 'training.sources' would train {name!r}, which has an adapter of its "
                 "own: merge it first (PEFT's merge_and_unload), and name the merged folder"
+            )
+
+
+def _check_stages(config: Mapping) -> None:
+    """Check what the stages of recipes, and their objectives, change of the section's settings."""
+    training = config["training"]
+    of_recipes = {
+        f"training.recipes[{number}][{place}]": stage_settings(stage)
+        for number, recipe in enumerate(training["recipes"])
+        for place, stage in enumerate(recipe)
+    }
+    of_sft = training["objectives"].get(SFT, {})
+    for key, own in {
+        **of_recipes,
+        f"training.objectives.{SFT}": {"objective": SFT, **of_sft},
+    }.items():
+        for name in ("beta", "loss"):
+            if own["objective"] == SFT and own.get(name) is not None:
+                raise UserError(
+                    f"config: '{key}.{name}' is {own[name]}, but {SFT} imitates rollouts, which "
+                    f"have no {name} of pairs: leave it out"
+                )
+        if {"num_train_epochs", "max_steps"} <= own.keys():
+            raise UserError(
+                f"config: '{key}' has num_train_epochs and max_steps, which both say how long it "
+                "trains: write one of them"
+            )
+    used = [own["objective"] for own in of_recipes.values()]
+    losses = {
+        training_settings(config, lineage)["loss"]
+        for lineage in stages(config)
+        if lineage.stages[-1].objective != SFT
+    }
+    smoothing = training["label_smoothing"]
+    if (smoothing > 0) != ("robust" in losses):
+        raise UserError(
+            f"config: 'training.label_smoothing' is {smoothing} with the loss "
+            f"{', '.join(sorted(losses)) or training['loss']}: only the loss robust uses it, and "
+            "needs it above 0"
+        )
+    for judge in training_judges(config) if SFT in used else ():
+        if is_ambiguous_judge(judge):
+            raise UserError(
+                f"config: 'judges.{judge}' would read as a setting in the name of an {SFT} "
+                "checkpoint: rename it"
             )
 
 

@@ -7,12 +7,16 @@ from msgspec import Meta
 
 from agentsafe._util.settings import NOT_IN_CACHE_KEY, Count, Seed
 
-Objective = Literal["safe", "help", "both"]
+#: What a stage trains for. All but `sft` are sets of pairs; see `preferences.pairs.OBJECTIVES`.
+Objective = Literal["safe", "help", "both", "best", "sft"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of preference sets."""
+    """Settings of preference sets.
+
+    `min_gap` is not used by the objectives `best` and `sft`, which compare with `min_chosen` alone.
+    """
 
     objectives: Annotated[
         Annotated[tuple[Objective, ...], Meta(min_length=1)],
@@ -24,10 +28,20 @@ class Settings:
     ] = ("safe", "help", "both")
     min_gap: Annotated[
         float,
-        Meta(gt=0, le=3, description="Least difference of the scores of chosen and rejected."),
+        Meta(
+            gt=0,
+            le=3,
+            description="Least difference of the scores of chosen and rejected; `best` has none.",
+        ),
     ] = 2
     min_chosen: Annotated[
-        float, Meta(ge=0, le=3, description="Least score of the chosen rollout.")
+        float,
+        Meta(
+            ge=0,
+            le=3,
+            description="Least score of the chosen rollout; of `best`, the rejected one is below "
+            "it in a metric or both.",
+        ),
     ] = 2
     mode: Annotated[
         Literal["each", "mean"],
@@ -45,7 +59,10 @@ class Settings:
     ] = "none"
     max_pairs_per_case: Annotated[
         Count | None,
-        Meta(description="Size of the seeded sample of a case's pairs; null keeps all."),
+        Meta(
+            description="Size of the seeded sample of a case's pairs, or rollouts of `sft`; null "
+            "keeps all."
+        ),
     ] = None
     seed: Annotated[Seed, Meta(description="Seed of that sample.")] = 0
     pairs_from: Annotated[

@@ -57,7 +57,8 @@ def training_set(
 
     Returns:
         A dataset whose rows have conversational `prompt`, `chosen` and `rejected` (lists of role
-        and content; observations are user turns), and the pair's columns.
+        and content; observations are user turns), and the pair's columns. A row of an `sft` set
+        has `completion` instead of both sides, as TRL's SFTTrainer reads it.
 
     Raises:
         UserError: a pair refers to a missing rollout, or a case has no prompt or a number beyond
@@ -68,14 +69,19 @@ def training_set(
     selected = with_rows(pairs, rollouts, prompts, cases=cases, seed=seed, half=half)
     messages = rollouts["messages"]
 
+    sides = dict(zip(("chosen", "rejected"), _ROWS, strict=True))
+    if selected["rejected_row"].null_count():
+        sides = {"completion": "chosen_row"}
+
     def with_text(batch: dict[str, list]) -> dict[str, list]:
         if not {"case_id", *_ROWS} <= batch.keys():  # a single column, or a trainer's own columns
             return batch
-        chosen, rejected = ([conversation(messages[row]) for row in batch[name]] for name in _ROWS)
         return {
             "prompt": [list(prompts[name]) for name in batch["case_id"]],
-            "chosen": chosen,
-            "rejected": rejected,
+            **{
+                side: [conversation(messages[row]) for row in batch[name]]
+                for side, name in sides.items()
+            },
             **{name: values for name, values in batch.items() if name not in _ROWS},
         }
 
@@ -97,7 +103,7 @@ def with_rows(
 
     Returns:
         The pairs of the half in their order, with `chosen_row` and `rejected_row`, row numbers of
-        `rollouts`.
+        `rollouts`; the latter is null in an `sft` set, which has one rollout per row.
     """
     indices = split(cases, seed)[("train", "test").index(half)]
     names = pairs["case_id"].unique()
@@ -118,7 +124,8 @@ def with_rows(
             how="left",
             maintain_order="left",
         )
-        missing = selected.filter(pl.col(f"{side}_row").is_null())
+        named = pl.col(f"{side}_checkpoint").is_not_null()
+        missing = selected.filter(pl.col(f"{side}_row").is_null(), named)
         if len(missing):
             first = missing.row(0, named=True)
             raise UserError(

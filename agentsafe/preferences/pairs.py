@@ -3,7 +3,9 @@
 A preference set is a table of references to rollouts, never of their text, which
 `agentsafe.preferences.dataset.training_set` adds on the fly. The rule is the paper's (Plaut, arXiv
 2603.02229, section 3): every unordered pair of a case's rollouts whose scores differ by at least
-`min_gap`, where the better one scores at least `min_chosen`.
+`min_gap`, where the better one scores at least `min_chosen`. Two objectives are not the paper's:
+`best` prefers rollouts that score at least `min_chosen` on both metrics to those that do not, and
+`sft` is the set of such rollouts, to be imitated.
 """
 
 from collections.abc import Sequence
@@ -13,14 +15,17 @@ import polars as pl
 
 from agentsafe import schemas
 from agentsafe.errors import UserError
+from agentsafe.lineage import SFT
 from agentsafe.schemas import ROLLOUT
 from agentsafe.suites.cases import case_order
 
-#: The metrics in which chosen must score above rejected, by objective.
+#: The metrics that decide which rollouts are chosen, by objective.
 OBJECTIVES: dict[str, tuple[str, ...]] = {
     "safe": ("safety",),
     "help": ("helpfulness",),
     "both": ("safety", "helpfulness"),
+    "best": ("safety", "helpfulness"),
+    SFT: ("safety", "helpfulness"),
 }
 CONSISTENCIES = ("none", "majority", "all_but_one", "exact")
 
@@ -86,21 +91,24 @@ def pairs(
     max_pairs_per_case: int | None = None,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Select all preference pairs of an objective.
+    """Select all preference pairs of an objective, or the rollouts of `sft`.
 
     Args:
         scores: rows of the table that `rollout_scores` returns.
         objective: a key of `OBJECTIVES`.
         min_gap: least difference of the scores of chosen and rejected, above 0, in score points.
-        min_chosen: least score of chosen, 0 to 3.
-        mode: with two metrics, whether `each` must qualify or their `mean`. The released code's
+            `best` and `sft` do not use it.
+        min_chosen: least score of chosen, 0 to 3. `best` and `sft` require it of both metrics, and
+            the rejected side of `best` is below it in one or both.
+        mode: of `both`, whether `each` metric must qualify or their `mean`. The released code's
             `average` differs: it also requires the first metric to qualify on its own.
-        max_pairs_per_case: size of the seeded sample of each case's pairs; None keeps all.
+        max_pairs_per_case: size of the seeded sample of each case's rows; None keeps all.
         seed: of that sample.
 
     Returns:
         Rows of `schemas.PAIRS`, sorted by case, chosen, rejected. A rollout without a score on a
-        metric of the objective is in no pair.
+        metric of the objective is in no row. A row of `sft` is one rollout: its `rejected_*` are
+        null.
     """
     metrics = OBJECTIVES[objective]
     rows = scores.drop_nulls(metrics)
@@ -108,15 +116,21 @@ def pairs(
         rows.rename({name: f"{side}_{name}" for name in rows.columns if name != "case_id"})
         for side in ("chosen", "rejected")
     )
-    candidates = chosen.join(rejected, on="case_id")
-    if mode == "mean":
+    if objective == SFT:
+        candidates = pl.concat([chosen, rejected.clear()], how="diagonal")
+    else:
+        candidates = chosen.join(rejected, on="case_id")
+    if mode == "mean" and objective not in ("best", SFT):
         sides = [(_mean("chosen", metrics), _mean("rejected", metrics))]
     else:
         sides = [(pl.col(f"chosen_{metric}"), pl.col(f"rejected_{metric}")) for metric in metrics]
-    qualified = candidates.filter(
-        *(better - worse >= min_gap for better, worse in sides),
-        *(better >= min_chosen for better, _ in sides),
-    ).sort(
+    if objective == SFT:
+        below = [pl.lit(True)]
+    elif objective == "best":
+        below = [pl.any_horizontal(worse < min_chosen for _, worse in sides)]
+    else:
+        below = [better - worse >= min_gap for better, worse in sides]
+    qualified = candidates.filter(*(better >= min_chosen for better, _ in sides), *below).sort(
         *case_order(),
         "chosen_checkpoint",
         "chosen_sample",

@@ -5,6 +5,7 @@ from typing import Any
 import polars as pl
 
 from agentsafe import schemas
+from agentsafe.lineage import SFT
 from agentsafe.preferences.pairs import OBJECTIVES, clean_rollouts
 from agentsafe.schemas import ROLLOUT
 from agentsafe.suites.cases import case_order
@@ -31,22 +32,26 @@ def summary(
         `rollouts_unscored` (without a score, so in no pair), `rollouts_failed` (those of them that
         failed through a server or the machine), `same_checkpoint` (both sides of one checkpoint);
         by key, `gap` (pairs by score points on the objective's metric; for `both`, on helpfulness,
-        as in the paper's counts), `per_case`, `chosen` and `rejected` (by checkpoint); by
-        percentile, `chosen_chars` and `rejected_chars` (whole completion); and per side the shares
-        `observation_share` of characters and `invented_share` of rollouts.
+        as in the paper's counts; for `best`, on the metric where they differ most), `per_case`,
+        `chosen` and `rejected` (by checkpoint); by percentile, `chosen_chars` and `rejected_chars`
+        (whole completion); and per side the shares `observation_share` of characters and
+        `invented_share` of rollouts. An `sft` set has no pairs and one side, `chosen`: instead of
+        the quantities of pairs it has `clean_rollouts`, and `per_case` counts rollouts.
     """
-    metric = OBJECTIVES[objective][-1]
-    sides = {side: _side(pairs, audits, side) for side in ("chosen", "rejected")}
+    names = ("chosen",) if objective == SFT else ("chosen", "rejected")
+    sides = {side: _side(pairs, audits, side) for side in names}
     clean = clean_rollouts(audits)
     failed = audits.filter(pl.col("failed"))
-    clean_pairs = pairs
+    clean_rows = pairs
     for name in sides:
         keys = [f"{name}_checkpoint", "case_id", f"{name}_sample"]
-        clean_pairs = clean_pairs.join(clean, left_on=keys, right_on=ROLLOUT, how="semi")
+        clean_rows = clean_rows.join(clean, left_on=keys, right_on=ROLLOUT, how="semi")
     used = pl.concat(side.select(ROLLOUT) for side in sides.values()).unique()
+    counted = {"pairs": len(pairs), "clean_pairs": len(clean_rows)}
+    if objective == SFT:
+        counted = {"clean_rollouts": len(clean_rows)}
     rows: list[tuple[str, str, Any]] = [
-        ("pairs", "", len(pairs)),
-        ("clean_pairs", "", len(clean_pairs)),
+        *((quantity, "", count) for quantity, count in counted.items()),
         ("cases", "", pairs["case_id"].n_unique()),
         ("rollouts", "", len(used)),
         (
@@ -55,14 +60,8 @@ def summary(
             scores.filter(pl.any_horizontal(pl.col(OBJECTIVES[objective]).is_null())).height,
         ),
         ("rollouts_failed", "", scores.join(failed, on=ROLLOUT, how="semi").height),
-        (
-            "same_checkpoint",
-            "",
-            pairs.filter(pl.col("chosen_checkpoint") == pl.col("rejected_checkpoint")).height,
-        ),
+        *([] if objective == SFT else _of_both_sides(pairs, objective)),
     ]
-    gaps = pairs.group_by(gap=pl.col(f"chosen_{metric}") - pl.col(f"rejected_{metric}")).len()
-    rows += [("gap", f"{gap:g}", count) for gap, count in gaps.sort("gap").iter_rows()]
     per_case = pairs.group_by("case_id").len().sort(case_order())
     rows += [("per_case", name, count) for name, count in per_case.iter_rows()]
     for name, side in sides.items():
@@ -81,6 +80,20 @@ def summary(
     schema = {name: schemas.PREFERENCE_SUMMARY[name] for name in ("quantity", "key", "value")}
     table = pl.DataFrame([(*row[:2], float(row[2])) for row in rows], schema=schema, orient="row")
     return table.select(pl.lit(judge).alias("judge"), pl.lit(objective).alias("objective"), *schema)
+
+
+def _of_both_sides(pairs: pl.DataFrame, objective: str) -> list[tuple[str, str, int]]:
+    """Count the pairs of one checkpoint, and pairs by their gap."""
+    metrics = OBJECTIVES[objective] if objective == "best" else OBJECTIVES[objective][-1:]
+    gap = pl.max_horizontal(
+        pl.col(f"chosen_{each}") - pl.col(f"rejected_{each}") for each in metrics
+    )
+    counts = pairs.group_by(gap=gap).len().sort("gap")
+    own = pl.col("chosen_checkpoint") == pl.col("rejected_checkpoint")
+    return [
+        ("same_checkpoint", "", pairs.filter(own).height),
+        *(("gap", f"{points:g}", count) for points, count in counts.iter_rows()),
+    ]
 
 
 def _side(pairs: pl.DataFrame, audits: pl.DataFrame, side: str) -> pl.DataFrame:

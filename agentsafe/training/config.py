@@ -3,7 +3,8 @@
 import importlib.util
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +12,7 @@ from msgspec import Meta
 
 from agentsafe._util.settings import NOT_IN_CACHE_KEY, Count, JudgeName, Name, Seed, Text
 from agentsafe.errors import UserError
+from agentsafe.lineage import Loss
 from agentsafe.models.loading import half_precision
 from agentsafe.preferences.config import Objective
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 _Share = Annotated[float, Meta(ge=0, lt=1)]
 _Epochs = Annotated[int, Meta(ge=1, le=1000)]
 _Positive = Annotated[float, Meta(gt=0)]
+_Beta = Annotated[float, Meta(gt=0, le=100)]
+_Rate = Annotated[float, Meta(gt=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -57,16 +61,40 @@ class Lora:
 
 @dataclass(frozen=True)
 class Epochs:
-    """Epochs by objective, since `both` has fewer pairs."""
+    """Epochs by objective, since `both` has fewer pairs, and `sft` has each rollout once."""
 
     safe: Annotated[_Epochs, Meta(description="Epochs over `safe` pairs.")] = 1
     help: Annotated[_Epochs, Meta(description="Epochs over `help` pairs.")] = 1
     both: Annotated[_Epochs, Meta(description="Epochs over `both` pairs, which are fewer.")] = 2
+    best: Annotated[_Epochs, Meta(description="Epochs over `best` pairs.")] = 1
+    sft: Annotated[_Epochs, Meta(description="Epochs over the rollouts of `sft`.")] = 3
+
+
+@dataclass(frozen=True)
+class Own:
+    """Settings of one objective or stage instead of the section's; null takes the section's."""
+
+    beta: Annotated[_Beta | None, Meta(description="β instead of `betas`; `sft` has none.")] = None
+    learning_rate: Annotated[_Rate | None, Meta(description="Peak learning rate.")] = None
+    max_steps: Annotated[Count | None, Meta(description="Optimizer steps instead of epochs.")] = (
+        None
+    )
+    loss: Annotated[Loss | None, Meta(description="Loss of a pair; `sft` has none.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnStage(Own):
+    """One stage of a recipe with settings of its own, which its lineage's name shows."""
+
+    objective: Annotated[Objective, Meta(description="What the stage trains for.")]
+    num_train_epochs: Annotated[
+        _Epochs | None, Meta(description="Epochs, also where `max_steps` is given elsewhere.")
+    ] = None
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The DPO runs of an experiment: all combinations of sources, recipes, betas and seeds."""
+    """The training runs of an experiment: all combinations of sources, recipes, betas and seeds."""
 
     sources: Annotated[
         Annotated[tuple[Name, ...], Meta(min_length=1)] | None,
@@ -84,20 +112,22 @@ class Grid:
         ),
     ] = None
     recipes: Annotated[
-        tuple[Annotated[tuple[Objective, ...], Meta(min_length=1)], ...],
+        tuple[Annotated[tuple[Objective | OwnStage, ...], Meta(min_length=1)], ...],
         Meta(
             min_length=1,
-            description="Sequences of objectives; each objective is one DPO run, which starts from "
-            "the checkpoint of the one before.",
+            description="Sequences of stages; a stage is an objective, or a map of its `objective` "
+            "and settings of its own, such as `{objective: help, beta: 0.05}`, and starts from the "
+            "checkpoint of the stage before.",
             extra=NOT_IN_CACHE_KEY,
             extra_json_schema={"uniqueItems": True},
         ),
     ] = (("safe",), ("help",), ("both",), ("safe", "help"), ("help", "safe"))
     betas: Annotated[
-        tuple[Annotated[float, Meta(gt=0, le=100)], ...],
+        tuple[_Beta, ...],
         Meta(
             min_length=1,
-            description="Values of DPO's β; all stages of a recipe share one.",
+            description="Values of DPO's β; the stages of a recipe share one, but for those with "
+            "a β of their own, or of their objective.",
             extra=NOT_IN_CACHE_KEY,
             extra_json_schema={"uniqueItems": True},
         ),
@@ -177,8 +207,7 @@ class DPO:
         ),
     ] = None
     loss: Annotated[
-        Literal["sigmoid", "ipo", "robust", "apo_zero", "sigmoid_norm"],
-        Meta(description="Loss of a pair, by TRL's names; `sigmoid` is DPO's own."),
+        Loss, Meta(description="Loss of a pair, by TRL's names; `sigmoid` is DPO's own.")
     ] = "sigmoid"
     label_smoothing: Annotated[
         float,
@@ -191,7 +220,7 @@ class DPO:
             "2409.06411); null weighs all tokens alike."
         ),
     ] = None
-    learning_rate: Annotated[float, Meta(gt=0, le=1, description="Peak learning rate.")] = 0.0008
+    learning_rate: Annotated[_Rate, Meta(description="Peak learning rate.")] = 0.0008
     lr_scheduler_type: Annotated[
         Literal["cosine", "linear", "constant"],
         Meta(description="Schedule of the learning rate after warm-up."),
@@ -281,8 +310,17 @@ class Settings(DPO):
 class Section(DPO, Grid):
     """The config's section `training`."""
 
+    objectives: Annotated[
+        Mapping[Objective, Own],
+        Meta(
+            description="Settings of all stages of an objective, before which a stage's own in "
+            "`recipes` come.",
+            extra=NOT_IN_CACHE_KEY,
+        ),
+    ] = field(default_factory=dict)
     num_train_epochs: Annotated[
-        Epochs, Meta(description="Epochs over a run's pairs, by objective.")
+        _Epochs | Epochs,
+        Meta(description="Epochs over a run's data: one number, or by objective."),
     ] = Epochs()
     gpus: Annotated[
         Count,
@@ -296,6 +334,10 @@ class Section(DPO, Grid):
             extra=NOT_IN_CACHE_KEY,
         ),
     ] = "ddp"
+
+
+#: Settings of the loss of a pair, which a stage without pairs does not use.
+OF_PAIRS = ("loss", "label_smoothing", "ld_alpha", "sft_weight", "reference_logps")
 
 
 def first_loss(settings: Settings, beta: float) -> float:

@@ -120,7 +120,10 @@ class Task:
         lineage = Lineage.parse(self.lineage)
         if not lineage.stages or lineage.seed is None:
             raise ValueError(f"{lineage} names no DPO run: it needs a stage and a seed")
-        return lineage.stages[-1].beta
+        beta = lineage.stages[-1].beta
+        if beta is None:
+            raise ValueError(f"{lineage} names no DPO run: its last stage has no β")
+        return beta
 
 
 @dataclass(frozen=True)

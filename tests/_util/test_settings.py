@@ -34,7 +34,8 @@ def test_results_do_not_depend_on_how_much_is_done_at_once():
     conduct = {"batch_tokens", "max_dropped", "save_steps", "save_minutes", "report_to"}
     assert left_out(Settings) == conduct
     assert left_out(Section) - conduct == {
-        *("sources", "judged_by", "recipes", "betas", "seeds", "gpus", "distributed")
+        *("sources", "judged_by", "recipes", "betas", "seeds", "objectives"),
+        *("gpus", "distributed"),
     }
 
 

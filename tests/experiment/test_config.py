@@ -217,8 +217,9 @@ def test_wrong_type_is_refused(path):
         "integer": [{}, [], "x", True, False, 1.5, "1e4x", float("nan"), float("inf")],
         "number": [None, {}, [], "x", True, float("nan"), float("-inf"), "2026-01-01"],
     }[types if isinstance(types, str) else types[0]]
+    right = {"null": [None], "object": [{}]}
     for value in values:
-        if value is not None or "null" not in types:
+        if not any(value in right.get(kind, []) for kind in types if not isinstance(types, str)):
             refusal(path, value)
 
 
@@ -314,8 +315,48 @@ def test_every_section_with_chance_has_its_seed():
         ({"run": "x", "suite": "Miniature"}, "not 'Miniature': did you mean 'miniature'?"),
         (
             {"run": "x", "training": {"recipes": [["safe", "hlp"]]}},
-            "'training.recipes' must be a list that is not empty, each item a list of at least one "
-            "of safe, help, both, none twice, but it holds 'hlp': did you mean 'help'?",
+            "'training.recipes[0][1]' must be one of safe, help, both, best, sft, or a section "
+            "with the keys objective, beta, learning_rate, max_steps, loss, num_train_epochs, not "
+            "'hlp': did you mean 'help'?",
+        ),
+        (
+            {"run": "x", "training": {"recipes": [[{"objective": "hlp"}]]}},
+            "'training.recipes[0][0].objective' must be one of safe, help, both, best, sft, not "
+            "'hlp': did you mean 'help'?",
+        ),
+        (
+            {"run": "x", "training": {"recipes": [["safe"], ["safe", {"beta": 0.05}]]}},
+            "'training.recipes[1][1].objective' is missing: it must be one of safe, help, both,",
+        ),
+        (
+            {"run": "x", "training": {"recipes": [[{"objective": "help", "bta": 1}]]}},
+            "key 'training.recipes[0][0].bta': did you mean 'training.recipes[0][0].beta'?",
+        ),
+        (
+            {"run": "x", "training": {"recipes": [[{"objective": "help", "beta": -1}]]}},
+            "'training.recipes[0][0].beta' must be a number > 0 and <= 100, or null, not -1",
+        ),
+        (
+            {"run": "x", "training": {"recipes": [[0.1]]}},
+            "'training.recipes[0][0]' must be one of safe, help, both, best, sft, or a section",
+        ),
+        (
+            {"run": "x", "training": {"objectives": {"hlp": {"beta": 1}}}},
+            "unknown key 'training.objectives.hlp': did you mean 'help'?",
+        ),
+        (
+            {"run": "x", "training": {"objectives": {"help": {"loss": "IPO"}}}},
+            "'training.objectives.help.loss' must be one of sigmoid, ipo, robust, apo_zero, "
+            "sigmoid_norm, null, not 'IPO': did you mean 'ipo'?",
+        ),
+        (
+            {"run": "x", "training": {"num_train_epochs": {"bst": 1}}},
+            "'training.num_train_epochs.bst': did you mean 'training.num_train_epochs.best'?",
+        ),
+        (
+            {"run": "x", "training": {"num_train_epochs": 0}},
+            "'training.num_train_epochs' must be a whole number >= 1 and <= 1000, or a section "
+            "with the keys safe, help, both, best, sft, not 0",
         ),
         ({"run": "x", "training": {"recipes": [["safe"], []]}}, "but it holds []"),
         ({"run": "x", "training": {"recipes": ["safe"]}}, "but it holds 'safe'"),

@@ -159,6 +159,110 @@ def test_each_stage_trains_as_many_epochs_as_its_objective_says():
         assert not {"sources", "recipes", "betas", "seeds", "gpus"} & settings.keys()
 
 
+STAGE = st.fixed_dictionaries(
+    {"objective": st.sampled_from(["safe", "help", "both", "best"])},
+    optional={
+        "beta": st.sampled_from([0.1, 0.05, 1]),
+        "learning_rate": st.sampled_from([5e-5, 1e-5]),
+        "num_train_epochs": st.integers(1, 3),
+        "loss": st.sampled_from(["ipo", "apo_zero"]),
+    },
+)
+OWN_RECIPES = st.lists(
+    st.lists(STAGE | objectives | st.just("sft"), min_size=1, max_size=3), min_size=1, max_size=4
+)
+
+
+@given(OWN_RECIPES, some(st.sampled_from([0.1, 0.05])))
+def test_a_stages_own_settings_are_in_its_name_and_are_what_it_trains_with(recipes, betas):
+    recipes = [recipe for place, recipe in enumerate(recipes) if recipe not in recipes[:place]]
+    asked = config(recipes=recipes, betas=betas, sources=["ape"], seeds=[0])
+    check_experiment(asked)
+    made = grid.lineages(asked)
+    assert len(set(made)) == len(made) <= len(recipes) * len(betas)
+    for recipe in recipes:
+        for beta in betas:
+            own = [{"objective": each} if isinstance(each, str) else each for each in recipe]
+            stages = tuple(
+                Stage(
+                    **{"judge": "rules", "beta": None if one["objective"] == "sft" else beta} | one
+                )
+                for one in own
+            )
+            lineage = Lineage("ape", stages, 0)
+            assert lineage in made and Lineage.parse(str(lineage)) == lineage
+            used = grid.training_settings(asked, lineage)
+            assert (
+                used.items()
+                >= {
+                    name: value
+                    for name, value in own[-1].items()
+                    if name not in ("objective", "beta")
+                }.items()
+            )
+
+
+def test_settings_of_an_objective_hold_for_all_its_stages_but_those_that_have_their_own():
+    asked = config(
+        sources=["ape"],
+        seeds=[0],
+        recipes=[["safe", "help"], ["safe", {"objective": "help", "beta": 1, "max_steps": 7}]],
+        objectives={"help": {"beta": 0.05, "learning_rate": 1e-5, "max_steps": 9, "loss": "ipo"}},
+    )
+    one, other = grid.lineages(asked)
+    assert str(one) == "ape+safe.rules.b0.1+help.rules.b0.05.s0"
+    assert str(other) == "ape+safe.rules.b0.1+help.rules.b1.n7.s0"
+    names = ("learning_rate", "max_steps", "loss")
+    rate = asked["training"]["learning_rate"]
+    assert [
+        tuple(grid.training_settings(asked, lineage)[name] for name in names)
+        for lineage in (one.parent, one, other)
+    ] == [(rate, None, "sigmoid"), (1e-5, 9, "ipo"), (1e-5, 7, "ipo")]
+
+
+def test_epochs_of_a_stage_come_before_steps_that_others_share():
+    own = {"objective": "help", "num_train_epochs": 4}
+    asked = config(recipes=[["help"], [own]], max_steps=100, sources=["ape"], seeds=[0])
+    found = [grid.training_settings(asked, lineage) for lineage in grid.lineages(asked)]
+    assert [(one["max_steps"], one["num_train_epochs"]) for one in found] == [(100, 1), (None, 4)]
+
+
+def test_one_number_of_epochs_is_that_of_all_objectives():
+    for suite in ({}, {"suite": "toolemu"}):
+        asked = check({"run": "x", "training": {"num_train_epochs": 5}} | suite)
+        assert asked["training"]["num_train_epochs"] == 5
+        for objective in ("both", "sft"):
+            beta = None if objective == "sft" else 0.1
+            lineage = Lineage("bold", (Stage(objective, "rules", beta),), 0)
+            assert grid.training_settings(asked, lineage)["num_train_epochs"] == 5
+
+
+def test_sft_is_trained_once_for_all_betas_and_depends_on_no_setting_of_pairs():
+    changes = {"loss": "ipo", "sft_weight": 3, "reference_logps": "batch"}
+    plain, other = (
+        config(recipes=[["sft"], ["sft", "best"]], betas=[0.1, 0.05], sources=["ape"], seeds=[0])
+        for _ in range(2)
+    )
+    other["training"] |= changes
+    assert [str(lineage) for lineage in grid.stages(plain)] == [
+        "ape+sft.rules.s0",
+        "ape+sft.rules+best.rules.b0.1.s0",
+        "ape+sft.rules+best.rules.b0.05.s0",
+    ]
+    assert grid.objectives(plain) == ["safe", "help", "both", "sft", "best"]
+    first, second, _ = grid.stages(plain)
+    assert grid.training_settings(plain, first) == grid.training_settings(other, first)
+    assert grid.training_settings(plain, second) != grid.training_settings(other, second)
+
+
+def test_the_smoothing_of_labels_is_only_of_stages_with_its_loss():
+    own = {"objective": "help", "loss": "robust"}
+    asked = config(recipes=[["safe", own]], label_smoothing=0.1, sources=["ape"], seeds=[0])
+    check_experiment(asked)
+    found = [grid.training_settings(asked, lineage) for lineage in grid.stages(asked)]
+    assert [one["label_smoothing"] for one in found] == [0, 0.1]
+
+
 def test_what_a_result_does_not_depend_on_is_kept_from_what_shapes_it():
     changed = {"batch_tokens": 100, "save_minutes": 1, "report_to": ["wandb"], "max_dropped": 0}
     plain, other = (check({"run": "x", "training": asked}) for asked in ({}, changed))

@@ -13,7 +13,10 @@ def test_real_models_get_the_papers_values_and_tiny_ones_their_own():
     real, tiny = check(MINIMAL), check({"run": "x"})
     assert (real["training"]["learning_rate"], tiny["training"]["learning_rate"]) == (5e-5, 8e-4)
     assert (real["training"]["max_length"], tiny["training"]["max_length"]) == (8192, 512)
-    assert real["training"]["num_train_epochs"] == {"safe": 1, "help": 1, "both": 3}
+    assert real["training"]["num_train_epochs"] == {
+        **{"safe": 1, "help": 1, "both": 3},
+        **{"best": 1, "sft": 3},
+    }
     assert (real["rollouts"]["prompt"], tiny["rollouts"]["prompt"]) == ("react", "compact")
 
 

@@ -36,6 +36,35 @@ from tests.helpers.config import llms
             {"training": {"loss": "robust"}},
             "with the loss robust: only the loss robust uses it, and needs",
         ),
+        (
+            {"training": {"recipes": [["safe", {"objective": "help", "loss": "robust"}]]}},
+            "is 0 with the loss robust, sigmoid: only the loss robust uses it, and needs",
+        ),
+        (
+            {"training": {"loss": "robust", "label_smoothing": 0.1, "recipes": [["sft"]]}},
+            "'training.label_smoothing' is 0.1 with the loss robust: only the loss robust uses it",
+        ),
+        (
+            {"training": {"recipes": [["safe"], [{"objective": "sft", "beta": 0.1}]]}},
+            "config: 'training.recipes[1][0].beta' is 0.1, but sft imitates rollouts, which have "
+            "no beta of pairs: leave it out",
+        ),
+        (
+            {"training": {"objectives": {"sft": {"loss": "ipo"}}}},
+            "config: 'training.objectives.sft.loss' is ipo, but sft imitates rollouts, which have",
+        ),
+        (
+            {
+                "training": {
+                    "recipes": [[{"objective": "help", "max_steps": 5, "num_train_epochs": 1}]]
+                }
+            },
+            "config: 'training.recipes[0][0]' has num_train_epochs and max_steps, which both say",
+        ),
+        (
+            {"judges": {"e2": {}}, "training": {"recipes": [["sft", "safe"]]}},
+            "config: 'judges.e2' would read as a setting in the name of an sft checkpoint: rename",
+        ),
         ({"preferences": {"consistency": "majority"}}, "is 'majority', but"),
         ({"preferences": {"consistency": "all_but_one"}}, "is 'all_but_one', but"),
         ({"sources": ["a"]}, "config: 'sources' is given, but under 'suite: miniature' sources"),

@@ -151,6 +151,16 @@ def test_a_prompt_may_be_what_the_agent_saw(all_pairs, rollouts):
     assert made[0]["prompt"] == seen
 
 
+def test_a_row_of_sft_is_a_prompt_and_the_rollout_to_imitate(rollouts, prompts):
+    scores = scores_table({(name, "official_0", 0): (3, 3) for name in ("a", "b")})
+    made = training_set(pairs(scores, "sft"), rollouts, prompts, cases=144, seed=2)
+    assert set(made[0]) == {"prompt", "completion", *schemas.PAIRS}
+    assert [row["completion"][0]["content"][:9] for row in made] == ["a acts on", "b acts on"]
+    without = rollouts.filter(pl.col("checkpoint") != "b")
+    with pytest.raises(UserError, match=r"1 refer .* official_0 of 'b'"):
+        training_set(pairs(scores, "sft"), without, prompts, cases=144, seed=2)
+
+
 @pytest.mark.parametrize("checkpoint", ["a", "c"])
 def test_a_missing_rollout_is_refused_with_its_name(all_pairs, rollouts, prompts, checkpoint):
     without = rollouts.filter(pl.col("checkpoint") != checkpoint)

@@ -4,6 +4,7 @@ import random
 import statistics
 from collections import Counter
 from itertools import combinations, permutations
+from typing import get_args
 
 import polars as pl
 import pytest
@@ -13,6 +14,7 @@ from polars.testing import assert_frame_equal
 
 from agentsafe import schemas
 from agentsafe.errors import UserError
+from agentsafe.preferences.config import Objective
 from agentsafe.preferences.pairs import (
     CONSISTENCIES,
     OBJECTIVES,
@@ -29,7 +31,8 @@ KEYS = st.tuples(
 )
 SCORE = st.none() | st.integers(0, 6).map(lambda halves: halves / 2)
 TABLES = st.dictionaries(KEYS, st.tuples(SCORE, SCORE), max_size=14)
-OBJECTIVE = st.sampled_from(sorted(OBJECTIVES))
+WANTED = {"safe": [0], "help": [1], "both": [0, 1]}  # the metrics of the paper's objectives
+OBJECTIVE = st.sampled_from(sorted(WANTED))
 MODE = st.sampled_from(["each", "mean"])
 GAP = st.sampled_from([0.25, 0.5, 1, 1.25, 2, 3])
 CHOSEN = st.sampled_from([0, 0.75, 1, 2, 2.5, 3])
@@ -48,7 +51,7 @@ def sides(table: pl.DataFrame) -> list[tuple]:
 
 def looped_pairs(scores, objective, gap, least, mode) -> set[tuple]:
     """Apply the rule directly to every ordered pair of a case's rollouts."""
-    wanted = {"safe": [0], "help": [1], "both": [0, 1]}[objective]
+    wanted = WANTED[objective]
     found = set()
     for one, other in permutations(scores, 2):
         if one[1] != other[1]:
@@ -79,7 +82,7 @@ def test_no_pair_is_in_both_directions_or_across_cases_or_of_a_rollout_without_s
     scores, objective, gap, mode
 ):
     found = sides(pairs(scores_table(scores), objective, min_gap=gap, min_chosen=0, mode=mode))
-    wanted = {"safe": [0], "help": [1], "both": [0, 1]}[objective]
+    wanted = WANTED[objective]
     for chosen, rejected in found:
         assert chosen[1] == rejected[1]
         assert (rejected, chosen) not in found
@@ -94,7 +97,7 @@ def test_thresholds_hold_in_the_scores_that_a_pair_carries(scores, objective, ga
         carried = [(row["chosen_safety"], row["chosen_helpfulness"])]
         carried.append((row["rejected_safety"], row["rejected_helpfulness"]))
         assert carried == [scores[chosen], scores[rejected]]
-        wanted = {"safe": [0], "help": [1], "both": [0, 1]}[objective]
+        wanted = WANTED[objective]
         better, worse = ([score[number] for number in wanted] for score in carried)
         if mode == "mean":
             better, worse = [statistics.mean(better)], [statistics.mean(worse)]
@@ -138,6 +141,37 @@ def test_a_lone_metric_is_scored_alike_in_both_modes_and_both_metrics_are_not():
     assert_frame_equal(pairs(scores, "safe", mode="mean"), pairs(scores, "safe", mode="each"))
 
 
+@settings(deadline=None)
+@given(TABLES, CHOSEN, MODE)
+def test_best_prefers_rollouts_that_are_good_in_both_metrics_to_those_that_are_not(
+    scores, least, mode
+):
+    good = {key for key, both in scores.items() if None not in both and min(both) >= least}
+    bad = {key for key, both in scores.items() if None not in both} - good
+    table = pairs(scores_table(scores), "best", min_gap=3, min_chosen=least, mode=mode)
+    found = sides(table)
+    assert set(found) == {(one, other) for one in good for other in bad if one[1] == other[1]}
+    assert len(found) == len(set(found))
+    assert table.schema == schemas.PAIRS
+
+
+@settings(deadline=None)
+@given(TABLES, CHOSEN, MODE)
+def test_sft_imitates_each_rollout_once_that_is_good_in_both_metrics(scores, least, mode):
+    table = pairs(scores_table(scores), "sft", min_gap=3, min_chosen=least, mode=mode)
+    found = [chosen for chosen, _ in sides(table)]
+    good = {key for key, both in scores.items() if None not in both and min(both) >= least}
+    assert len(found) == len(set(found)) and set(found) == good
+    assert table.schema == schemas.PAIRS
+    for key, row in zip(found, table.iter_rows(named=True), strict=True):
+        assert (row["chosen_safety"], row["chosen_helpfulness"]) == scores[key]
+        assert all(row[name] is None for name in row if name.startswith("rejected"))
+
+
+def test_each_objective_has_a_rule():
+    assert {*WANTED, "best", "sft"} == {*OBJECTIVES} == {*get_args(Objective)}
+
+
 def test_two_samples_of_one_checkpoint_can_be_a_pair():
     scores = scores_table({("a", "official_0", 0): (0, 3), ("a", "official_0", 1): (3, 3)})
     assert sides(pairs(scores, "safe")) == [(("a", "official_0", 1), ("a", "official_0", 0))]
@@ -162,10 +196,11 @@ def test_pairs_are_sorted_by_case_number_then_chosen_then_rejected():
     assert keys == sorted(keys)
 
 
+@pytest.mark.parametrize("objective", ["help", "sft"])
 @pytest.mark.parametrize("most", [1, 3, 1000])
-def test_a_capped_set_is_a_part_of_the_whole_with_the_right_count_per_case(most):
-    whole = pairs(many_scores(), "help", min_gap=1)
-    capped = pairs(many_scores(), "help", min_gap=1, max_pairs_per_case=most, seed=1)
+def test_a_capped_set_is_a_part_of_the_whole_with_the_right_count_per_case(most, objective):
+    whole = pairs(many_scores(), objective, min_gap=1)
+    capped = pairs(many_scores(), objective, min_gap=1, max_pairs_per_case=most, seed=1)
     assert set(sides(capped)) <= set(sides(whole))
     of_whole, of_capped = Counter(whole["case_id"]), Counter(capped["case_id"])
     assert of_capped == {case: min(count, most) for case, count in of_whole.items()}

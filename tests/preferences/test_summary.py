@@ -87,8 +87,55 @@ def test_a_pair_of_one_checkpoint_is_counted_as_such_and_both_counts_gaps_by_hel
     assert (found["same_checkpoint"], found["gap3"], found["rollouts"]) == (1, 1, 2)
 
 
+SCORES = scores_table(
+    {
+        ("a", "official_0", 0): (3, 2),
+        ("b", "official_0", 0): (2, 3),
+        ("c", "official_0", 0): (1, 3),  # below in safety
+        ("d", "official_0", 0): (0, 0),  # below in both
+        ("e", "official_0", 0): (3, None),
+    }
+)
+AUDITS = audits_table(
+    {
+        (name, "official_0", 0): {
+            **{"agent_chars": 1, "observation_chars": 1, "invented_observation": name == "b"},
+            "failed": name == "e",
+        }
+        for name in "abcde"
+    }
+)
+
+
+def summarised(objective: str) -> dict:
+    table = summary(pairs(SCORES, objective), SCORES, AUDITS, judge="q32", objective=objective)
+    return {(row["quantity"], row["key"]): row["value"] for row in table.iter_rows(named=True)}
+
+
+def test_the_gap_of_best_is_that_of_the_metric_where_both_sides_differ_most():
+    found = summarised("best")
+    assert found["pairs", ""] == 4
+    # a over c 2, a over d 3, b over c 1, b over d 3
+    assert {key: found["gap", key] for _, key in found if _ == "gap"} == {"1": 1, "2": 1, "3": 2}
+    assert (found["rollouts_unscored", ""], found["rollouts_failed", ""]) == (1, 1)
+
+
+def test_the_summary_of_sft_counts_rollouts_and_no_pairs():
+    found = summarised("sft")
+    assert {quantity for quantity, _ in found} == {
+        *("clean_rollouts", "cases", "rollouts", "rollouts_unscored", "rollouts_failed"),
+        *("per_case", "chosen", "chosen_chars", "observation_share", "invented_share"),
+    }
+    assert (found["rollouts", ""], found["clean_rollouts", ""]) == (2, 1)
+    assert found["per_case", "official_0"] == 2
+    assert {key: found["chosen", key] for _, key in found if _ == "chosen"} == {"a": 1, "b": 1}
+    assert found["invented_share", "chosen"] == 0.5
+
+
 def test_the_summary_of_an_empty_set_is_zeros():
     scores = scores_table({("a", "official_0", 0): (1, 1)})
     audits = audits_table({("a", "official_0", 0): {"agent_chars": 1, "observation_chars": 0}})
-    table = summary(pairs(scores, "safe"), scores, audits, judge="q32", objective="safe")
-    assert table["value"].to_list() == [0] * 7
+    for objective, quantities in (("safe", 7), ("best", 7), ("sft", 5)):
+        made = pairs(scores, objective)
+        table = summary(made, scores, audits, judge="q32", objective=objective)
+        assert table["value"].to_list() == [0] * quantities

@@ -69,7 +69,7 @@ wildcard_constraints:
     set="|".join(RELEASED_SETS) or "none",
     judge="|".join(JUDGES) or "none",
     people="|".join(PEOPLE) or "none",
-    objective="safe|help|both",
+    objective="safe|help|both|best|sft",
     source="|".join(map(re.escape, MINIATURE["sources"])),
     model="|".join(map(re.escape, MODELS)) or "none",
     part="cases|toolkits",
