@@ -48,8 +48,8 @@ from agentsafe.training.trainer import (
     BATCHING,
     Batching,
     Data,
+    PairTrainer,
     TrajectoryCollator,
-    TrajectoryTrainer,
 )
 from benchmarks.toolemu import text_tokenizer
 
@@ -130,7 +130,7 @@ def steps(options: argparse.Namespace) -> dict:
             mean = sum(known.values()) / len(known)
             return row(sum(map(len, kept[1:])), counted, seconds, mean)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = TrajectoryTrainer(
+        trainer = PairTrainer(
             model(options, tokenizer),
             tokenizer,
             Data(everything, tokens, cases, known),

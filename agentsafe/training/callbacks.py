@@ -1,4 +1,4 @@
-"""The training loop of a DPO run: resume, log and check each step, and keep what a resume needs.
+"""The training loop of a run: resume, log and check each step, and keep what a resume needs.
 
 The scratch folder of a run has the trainer's checkpoints and a key of the inputs that they belong
 to. A killed run resumes from the newest checkpoint that is intact. Imports torch and transformers,
@@ -20,7 +20,7 @@ import torch
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import FSDP_MODEL_NAME, TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import safe_globals
-from trl import DPOTrainer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from agentsafe._util.atomic_write import whole_file
 from agentsafe._util.progress import Progress, say
@@ -30,7 +30,7 @@ from agentsafe.models.checkpoint import check_weights, weights
 log = logging.getLogger(__name__)
 
 _PREFIX = "checkpoint-"  # of the trainer's folders; the step follows
-#: Relative tolerance of the first DPO loss; in half precision sums of a thousand tokens differ with
+#: Relative tolerance of the first loss; in half precision sums of a thousand tokens differ with
 #: the rest of a batch.
 _TOLERANCE, _HALF_TOLERANCE = 1.4e-3, 0.1
 #: Columns of `schemas.TRAINING`, and the trainer's names for them.
@@ -38,6 +38,7 @@ _COLUMNS = {
     "step": "step",
     "loss": "loss",
     "dpo_loss": "dpo_loss",
+    "nll": "nll",
     "reward_margin": "rewards/margins",
     "reward_accuracy": "rewards/accuracies",
     "chosen_logps": "logps/chosen",
@@ -50,21 +51,24 @@ _COLUMNS = {
 
 
 def fit(
-    trainer: DPOTrainer, name: str, first: float, save_minutes: float | None = None
+    trainer: DPOTrainer | SFTTrainer,
+    name: str,
+    first: float | None = None,
+    save_minutes: float | None = None,
 ) -> list[dict[str, float | None]]:
     """Train, resuming from the newest checkpoint in the trainer's folder.
 
     Args:
         trainer: of the run, in a block of its `forwarding`.
         name: of the run.
-        first: the first DPO loss of a policy that equals its reference.
+        first: the first DPO loss of a policy that equals its reference; None without pairs.
         save_minutes: minutes after which a checkpoint is due, besides the trainer's own steps.
 
     Returns:
         Columns of `schemas.TRAINING` of every step, also of those before an interrupt.
 
     Raises:
-        UserError: a loss is NaN or infinite, or the first one is not `first`.
+        UserError: a loss is NaN or infinite, or the first one depends on what is forwarded with it.
     """
     resume = newest_checkpoint(str(trainer.args.output_dir))
     if resume:
@@ -77,9 +81,11 @@ def fit(
         trainer.add_callback(Watch(name, trainer, progress, first, save_minutes))
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     rows = _rows(trainer.state)
-    loss, margin = rows[-1]["dpo_loss"], rows[-1]["reward_margin"]
-    done = f"{len(rows)} of {trainer.state.max_steps} steps"
-    say(f"{name}: {done}, last DPO loss {loss:.3f}, reward margin {margin:.2f}")
+    last, done = rows[-1], f"{len(rows)} of {trainer.state.max_steps} steps"
+    outcome = "last DPO loss {dpo_loss:.3f}, reward margin {reward_margin:.2f}"
+    if first is None:
+        outcome = "last negative log-likelihood per token {nll:.3f}"
+    say(f"{name}: {done}, {outcome.format(**last)}")
     return rows
 
 
@@ -89,9 +95,9 @@ class Watch(TrainerCallback):
     def __init__(
         self,
         name: str,
-        trainer: DPOTrainer,
+        trainer: DPOTrainer | SFTTrainer,
         progress: Progress,
-        first: float,
+        first: float | None = None,
         save_minutes: float | None = None,
     ):
         """Watch a trainer; the arguments are those of `fit`."""
@@ -122,28 +128,46 @@ class Watch(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Log and check the numbers of a step."""
         logs = given["logs"]
-        if "dpo_loss" not in logs:
+        if "loss" not in logs:
             return
-        step, loss, margin = state.global_step, logs["loss"], logs["rewards/margins"]
+        step, loss = state.global_step, logs["loss"]
+        shown: dict[str, Any] = {"loss": loss}
+        if "rewards/margins" in logs:
+            shown["margin"] = logs["rewards/margins"]
         # The trainer's history has a copy of `logs` already.
         state.log_history[-1]["seconds"] = self.before + time.monotonic() - self.began
-        line = f"loss {loss:.3f}, margin {margin:.2f}"
+        line = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
         log.info("%s step %d/%d: %s", self.name, step, state.max_steps, line)
-        self.progress.advance(loss=loss, margin=margin)
+        self.progress.advance(**shown)
         if not all(map(math.isfinite, (loss, logs.get("grad_norm", 0.0)))):
             raise UserError(
                 f"{self.name}: step {step}: the loss or its gradient is NaN or infinite; "
-                f"{advice(args.output_dir)}"
+                f"{advice(args)}"
             )
         if step == 1:
-            first = logs.get("plain_dpo_loss", logs["dpo_loss"])
-            self._check_first(first, _HALF_TOLERANCE if args.bf16 else _TOLERANCE)
+            self._check_first(logs, _HALF_TOLERANCE if args.bf16 else _TOLERANCE)
 
-    def _check_first(self, loss: float, tolerance: float) -> None:
-        """Check the first DPO loss: that of a policy which equals its reference."""
-        if abs(loss - self.first) <= tolerance * self.first:
-            return
+    def _check_first(self, logs: Mapping[str, float], tolerance: float) -> None:
+        """Check the first loss, without dropout.
+
+        DPO's is that of a policy which equals its reference; that of rollouts to imitate is the
+        same together and one by one.
+        """
         trainer: Any = self.trainer
+        first = self.first
+        if first is None:
+            together, alone = logs["plain_nll"], logs["nll_alone"]
+            if abs(together - alone) > tolerance * alone:
+                raise UserError(
+                    f"{self.name}: the first rollouts have a negative log-likelihood of "
+                    f"{together:.4f} per token together, and of {alone:.4f} one by one, so the "
+                    "model's log-probabilities depend on the batch; write training.batching: "
+                    "pairs, or training.batch_size: 1"
+                )
+            return
+        loss = logs.get("plain_dpo_loss", logs["dpo_loss"])
+        if abs(loss - first) <= tolerance * first:
+            return
         fix = "write training.reference_logps: batch and training.batching: pairs"
         if trainer.batching.plain and not trainer.data.reference:
             fix = (
@@ -151,24 +175,25 @@ class Watch(TrainerCallback):
                 "choose another attention kernel, or a model that computes the same twice"
             )
         raise UserError(
-            f"{self.name}: the first DPO loss is {loss:.4f} instead of {self.first:.4f}: policy "
+            f"{self.name}: the first DPO loss is {loss:.4f} instead of {first:.4f}: policy "
             "and reference differ before the first step, so the model's log-probabilities depend "
             f"on the batch; {fix}"
         )
 
 
-def advice(folder: str | Path) -> str:
-    """Say how to avoid a loss that is NaN, and which checkpoint in `folder` is from before it."""
-    newest = newest_checkpoint(folder)
+def advice(arguments: DPOConfig | SFTConfig) -> str:
+    """Say how to avoid a loss that is NaN, and which checkpoint of the run is from before it."""
+    newest = newest_checkpoint(str(arguments.output_dir))
     good = f"; its last good checkpoint is {newest}" if newest else ""
-    return f"lower training.learning_rate or raise the beta{good}"
+    beta = " or raise the beta" if isinstance(arguments, DPOConfig) else ""
+    return f"lower training.learning_rate{beta}{good}"
 
 
 def _rows(state: TrainerState) -> list[dict[str, float | None]]:
     return [
         {ours: row.get(theirs) for ours, theirs in _COLUMNS.items()}
         for row in state.log_history
-        if "dpo_loss" in row
+        if "loss" in row
     ]
 
 

@@ -135,7 +135,7 @@ def findings(
     rows: pl.DataFrame,
     rollouts: pl.DataFrame,
     tokens: Mapping[int, Trajectory],
-    kept: Sequence[tuple[int, int]],
+    kept: Sequence[tuple[int, ...]],
     max_length: int,
 ) -> Findings:
     """Find the pairs that do not train, and anomalies in the rollouts that do.
@@ -181,7 +181,7 @@ def _named(names: Sequence[str]) -> Named:
 
 
 def loss_share(
-    pairs: Sequence[tuple[int, int]], tokens: Mapping[int, Trajectory]
+    pairs: Sequence[tuple[int, ...]], tokens: Mapping[int, Trajectory]
 ) -> dict[str, dict[str, float]]:
     """Compute the share of each role in the tokens of pairs, and in those that count in the loss.
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -17,7 +17,7 @@ from agentsafe.models.loading import half_precision
 from agentsafe.preferences.config import Objective
 
 if TYPE_CHECKING:
-    from trl import DPOConfig
+    from trl import DPOConfig, SFTConfig
 
 _Share = Annotated[float, Meta(ge=0, lt=1)]
 _Epochs = Annotated[int, Meta(ge=1, le=1000)]
@@ -340,8 +340,10 @@ class Section(DPO, Grid):
 OF_PAIRS = ("loss", "label_smoothing", "ld_alpha", "sft_weight", "reference_logps")
 
 
-def first_loss(settings: Settings, beta: float) -> float:
-    """Return the loss of a policy equal to its reference, without the supervised part."""
+def first_loss(settings: Settings, beta: float | None) -> float | None:
+    """Return DPO's loss of a policy equal to its reference; None without a β."""
+    if beta is None:
+        return None
     return {"ipo": 1 / (2 * beta) ** 2, "apo_zero": 1.0}.get(settings.loss, math.log(2))
 
 
@@ -373,15 +375,23 @@ def per_process(batch_size: int, accumulation: int, processes: int) -> tuple[int
     return None
 
 
-def arguments(settings: Settings, beta: float, folder: Path, name: str = "") -> "DPOConfig":
+def arguments(
+    settings: Settings, beta: float | None, folder: Path, name: str = ""
+) -> "DPOConfig | SFTConfig":
     """TRL's options for a run called `name` whose checkpoints go to `folder`.
+
+    Args:
+        settings: of the run.
+        beta: DPO's β; None for a run that imitates rollouts.
+        folder: of the trainer.
+        name: of the run.
 
     Raises:
         UserError: the pairs of a step cannot be shared out to the processes of this job, or a
             tracker is not installed.
     """
     import torch
-    from trl import DPOConfig
+    from trl import DPOConfig, SFTConfig
 
     for tracker in settings.report_to:
         if importlib.util.find_spec(tracker) is None:
@@ -398,15 +408,10 @@ def arguments(settings: Settings, beta: float, folder: Path, name: str = "") -> 
             f"pairs cannot be shared out to {processes} processes; write a multiple of it for "
             "training.gradient_accumulation_steps"
         )
-    mixed = settings.sft_weight > 0
     scheduler = settings.lr_scheduler_type
-    made = DPOConfig(
+    made = (SFTConfig if beta is None else DPOConfig)(
         output_dir=str(folder),
-        beta=beta,
-        loss_type=[settings.loss, "sft"] if mixed else [settings.loss],
-        loss_weights=[1.0, settings.sft_weight] if mixed else None,
-        label_smoothing=settings.label_smoothing,
-        ld_alpha=settings.ld_alpha,
+        **_loss_of_pairs(settings, beta),
         router_aux_loss_coef=settings.router_aux_loss_coef,
         learning_rate=settings.learning_rate,
         # transformers' "constant" leaves the warm-up out
@@ -418,7 +423,6 @@ def arguments(settings: Settings, beta: float, folder: Path, name: str = "") -> 
         gradient_accumulation_steps=share[1],
         max_grad_norm=settings.max_grad_norm,
         max_length=None,
-        disable_dropout=False,
         seed=settings.training_seed,
         use_cpu=not gpu,
         bf16=half_precision(),
@@ -439,3 +443,18 @@ def arguments(settings: Settings, beta: float, folder: Path, name: str = "") -> 
     )
     made._n_gpu = min(made.n_gpu, 1)  # TRL trains on one, whatever else is visible
     return made
+
+
+def _loss_of_pairs(settings: Settings, beta: float | None) -> dict[str, Any]:
+    """Return TRL's options for DPO's loss; none without a β."""
+    if beta is None:
+        return {}
+    mixed = settings.sft_weight > 0
+    return {
+        "beta": beta,
+        "loss_type": [settings.loss, "sft"] if mixed else [settings.loss],
+        "loss_weights": [1.0, settings.sft_weight] if mixed else None,
+        "label_smoothing": settings.label_smoothing,
+        "ld_alpha": settings.ld_alpha,
+        "disable_dropout": False,
+    }

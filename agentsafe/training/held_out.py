@@ -11,11 +11,11 @@ from agentsafe.training.run_card import HeldOut
 from agentsafe.training.tokenize import Trajectory
 
 if TYPE_CHECKING:
-    from agentsafe.training.trainer import TrajectoryTrainer
+    from agentsafe.training.trainer import PairTrainer
 
 
 def held_out(
-    pairs: Sequence[tuple[int, int]],
+    pairs: Sequence[tuple[int, ...]],
     cases: Sequence[str],
     policy: Mapping[int, float],
     reference: Mapping[int, float],
@@ -60,8 +60,8 @@ def held_out(
 
 
 def measure(
-    trainer: "TrajectoryTrainer",
-    pairs: Sequence[tuple[int, int]],
+    trainer: "PairTrainer",
+    pairs: Sequence[tuple[int, ...]],
     max_tokens: int,
     bootstrap: Bootstrap,
 ) -> HeldOut | None:

@@ -81,7 +81,7 @@ class Estimate:
 def estimate(
     config: "PreTrainedConfig",
     settings: Settings,
-    pairs: Sequence[tuple[int, int]],
+    pairs: Sequence[tuple[int, ...]],
     tokens: Mapping[int, Trajectory],
     *,
     gpu: bool,
@@ -147,7 +147,7 @@ def shape_of(config: "PreTrainedConfig", settings: Settings) -> Shape:
 def _memory(
     shape: Shape,
     settings: Settings,
-    pairs: Sequence[tuple[int, int]],
+    pairs: Sequence[tuple[int, ...]],
     tokens: Mapping[int, Trajectory],
     gpu: bool,
     saved: int,
@@ -189,7 +189,7 @@ def _memory(
 
 
 def _largest(
-    settings: Settings, pairs: Sequence[tuple[int, int]], tokens: Mapping[int, Trajectory]
+    settings: Settings, pairs: Sequence[tuple[int, ...]], tokens: Mapping[int, Trajectory]
 ) -> tuple[int, int, int]:
     """Return the tokens of the largest forward pass, its longest row, and its counted tokens.
 

@@ -73,7 +73,7 @@ def prefix_sharing(model: PreTrainedModel) -> Iterator[None]:
     own_forward, own_attention = model.forward, model.config._attn_implementation
     nested = _ATTENTION in AttentionInterface._global_mapping
     with counted_tokens_only():
-        with _evaluating(model):
+        with evaluating(model):
             expected = log_probs_of_rows(model, _probe())
         AttentionInterface.register(_ATTENTION, _attention)
         try:
@@ -203,7 +203,8 @@ def _packing_forward(fused: Callable[..., Any]) -> Callable[..., Any]:
             **{
                 name: None if parts[0] is None else _unpacked(packing, parts)
                 for name, parts in zip(_FIELDS, per_batch, strict=True)
-            }
+            },
+            label_mask=packing.counted,
         )
 
     return forward
@@ -217,7 +218,7 @@ def _unpacked(packing: Packing, parts: Sequence[torch.Tensor]) -> torch.Tensor:
 def _check(model: PreTrainedModel, expected: torch.Tensor) -> None:
     """Compare a packed batch with the same rows on their own."""
     try:
-        with _evaluating(model):
+        with evaluating(model):
             apart = (expected - log_probs_of_group(model, _probe())).abs().max().item()
         if apart < (_HALF_TOLERANCE if model.dtype.itemsize == 2 else _TOLERANCE):
             return
@@ -231,7 +232,7 @@ def _check(model: PreTrainedModel, expected: torch.Tensor) -> None:
 
 
 @contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Turn dropout and gradients off in a block."""
     modes = {module: module.training for module in model.modules()}
     model.eval()

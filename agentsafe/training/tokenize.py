@@ -64,6 +64,11 @@ class Trajectory:
         """The number of tokens of the longest sequence, which the model must have room for."""
         return max(each.stop - each.start for each in self.sequences)
 
+    @property
+    def counted(self) -> int:
+        """The number of tokens that count in the loss."""
+        return sum(self.mask)
+
 
 @dataclass(frozen=True)
 class ChatEncoder:
@@ -118,7 +123,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class PairCounts:
-    """The numbers of a run's pairs.
+    """The numbers of a run's pairs, or of the rollouts that it imitates.
 
     Attributes:
         pairs, cases: those that train.
@@ -186,7 +191,7 @@ def trajectories(
     Raises:
         UserError: as `trajectory`.
     """
-    wanted = sorted({*rows["chosen_row"], *rows["rejected_row"]})
+    wanted = sorted({row for keys in examples(rows) for row in keys})
     table = rollouts.select("case_id", *PLAYED)[wanted]
     return {
         row: trajectory(encoder, prompts[case], played(*values))
@@ -194,20 +199,30 @@ def trajectories(
     }
 
 
-def fitting(
-    rows: pl.DataFrame, tokens: Mapping[int, Trajectory], max_length: int
-) -> tuple[list[tuple[int, int]], PairCounts]:
-    """Select the pairs that can train: both sides short enough and with a token that counts.
+def examples(rows: pl.DataFrame) -> list[tuple[int, ...]]:
+    """Return the rows of what trains together: (chosen, rejected), or (chosen,) without a pair.
 
     Args:
         rows: pairs with their rows, from `preferences.dataset.with_rows`.
+    """
+    sides = zip(rows["chosen_row"], rows["rejected_row"], strict=True)
+    return [(chosen,) if rejected is None else (chosen, rejected) for chosen, rejected in sides]
+
+
+def fitting(
+    rows: pl.DataFrame, tokens: Mapping[int, Trajectory], max_length: int
+) -> tuple[list[tuple[int, ...]], PairCounts]:
+    """Select the pairs that can train: both sides short enough and with a token that counts.
+
+    Args:
+        rows: pairs, or rollouts to imitate, with their rows, from `preferences.dataset.with_rows`.
         tokens: the trajectories of these rows.
         max_length: limit in tokens, of prompt and rollout together.
 
     Returns:
-        (chosen row, rejected row) of each pair that can train, and the counts of all pairs.
+        The `examples` that can train, and the counts of all.
     """
-    pairs = list(zip(rows["chosen_row"], rows["rejected_row"], strict=True))
+    pairs = examples(rows)
     lengths = np.array([max(tokens[row].longest for row in pair) for pair in pairs], dtype=int)
     full = np.array([all(any(tokens[row].mask) for row in pair) for pair in pairs], dtype=bool)
     short = lengths <= max_length

@@ -54,7 +54,7 @@ from agentsafe.training.run_card import Card, HeldOut, describe, read_cards
 from agentsafe.training.tokenize import Trajectory, fitting, trajectories
 
 if TYPE_CHECKING:
-    from agentsafe.training.trainer import TrajectoryTrainer
+    from agentsafe.training.trainer import PairTrainer, TrajectoryTrainer
 
 log = logging.getLogger(__name__)
 
@@ -143,8 +143,8 @@ class Prepared:
 
     card: Card
     history: list[Card]
-    pairs: list[tuple[int, int]] = field(default_factory=list)
-    tested: list[tuple[int, int]] = field(default_factory=list)
+    pairs: list[tuple[int, ...]] = field(default_factory=list)
+    tested: list[tuple[int, ...]] = field(default_factory=list)
     tokens: dict[int, Trajectory] = field(default_factory=dict)
     cases: dict[int, str] = field(default_factory=dict)
     reference: dict[int, float] = field(default_factory=dict)
@@ -339,12 +339,12 @@ def _fit(task: Task, prepared: Prepared, settings: Settings) -> _Trained:
     return _Trained(trainer, steps, held_out, settings)
 
 
-def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "TrajectoryTrainer":
+def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "PairTrainer":
     from peft import PeftModel
     from trl.trainer.utils import disable_dropout_in_model
 
     from agentsafe.training.lora import lora_config
-    from agentsafe.training.trainer import Batching, Data, TrajectoryTrainer
+    from agentsafe.training.trainer import Batching, Data, PairTrainer
 
     full = settings.tuning == "full"
     model: Any = loading.load_model(
@@ -362,7 +362,7 @@ def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "TrajectoryT
         disable_dropout_in_model(model)
         adapter = Path(task.parent, checkpoint.ADAPTER)
         model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
-    trainer = TrajectoryTrainer(
+    trainer = PairTrainer(
         model,
         loading.load_tokenizer(task.parent),
         Data(prepared.pairs, prepared.tokens, prepared.cases, prepared.reference),
@@ -383,7 +383,7 @@ def _half(settings: Settings, tokens: Mapping[int, Trajectory]) -> int:
     return max(whole // 2, 1)
 
 
-def _data_digest(pairs: Sequence[tuple[int, int]], tokens: Mapping[int, Trajectory]) -> str:
+def _data_digest(pairs: Sequence[tuple[int, ...]], tokens: Mapping[int, Trajectory]) -> str:
     """Hash the tokens of the pairs, in order."""
     sides = (digest(tokens[row]) for pair in pairs for row in pair)
     return hashlib.sha256("".join(sides).encode()).hexdigest()

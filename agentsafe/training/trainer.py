@@ -1,8 +1,9 @@
-"""TRL's DPOTrainer on trajectories: our tokens and masks with its losses, steps and checkpoints.
+"""TRL's trainers on trajectories: our tokens and masks with its losses, steps and checkpoints.
 
-Three things differ from TRL: pairs come tokenised, each with a mask of its own; trajectories may
-share their prefixes; the reference log-probabilities may come with the pairs. Imports torch and
-TRL, so import it late.
+`PairTrainer` is TRL's DPOTrainer, on pairs of trajectories; `RolloutTrainer` is its SFTTrainer, on
+single ones. Three things differ from TRL: trajectories come tokenised, each with a mask of its own;
+they may share their prefixes; the reference log-probabilities may come with the pairs. Imports
+torch and TRL, so import it late.
 """
 
 import errno
@@ -19,8 +20,8 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from torch.utils.data import Sampler
-from transformers import GenerationConfig, PrinterCallback
-from trl import DPOConfig, DPOTrainer
+from transformers import GenerationConfig, PrinterCallback, Trainer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import disable_dropout_in_model, use_adapter
 
@@ -29,10 +30,12 @@ from agentsafe.errors import UserError
 from agentsafe.models import loading
 from agentsafe.models.checkpoint import ADAPTER, hub_id
 from agentsafe.training.callbacks import advice
-from agentsafe.training.packing import Packing, pack, pack_rows, padded
+from agentsafe.training.packing import IGNORED, Packing, pack, pack_rows, padded
 from agentsafe.training.prefix_sharing import (
     CannotShare,
     counted_tokens_only,
+    evaluating,
+    log_probs_of_rows,
     prefix_sharing,
     several_sequences,
 )
@@ -61,7 +64,11 @@ class Batching:
         return self.kind == "pairs" and self.max_tokens is None
 
     def pack(
-        self, keys: Sequence[int], rows: Sequence[Trajectory], cases: Sequence[str]
+        self,
+        keys: Sequence[int],
+        rows: Sequence[Trajectory],
+        cases: Sequence[str],
+        sides: int = len(_SIDES),
     ) -> Packing:
         """Pack a batch.
 
@@ -70,6 +77,7 @@ class Batching:
                 same trajectory.
             rows: the trajectories.
             cases: the case of each.
+            sides: 2 for pairs, 1 for single rollouts, which share nothing with `prefix`.
         """
         if self.kind == "case":
             number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
@@ -79,21 +87,24 @@ class Batching:
                 together.setdefault(case, []).append(number_of[key])
             order = [number_of[key] for key in keys]
             return pack(rows, [*together.values()], order, self.max_tokens)
-        half = len(keys) // 2
-        pairs = [[n, n + half] for n in range(half)]
-        groups = pairs if self.kind == "prefix" else [[n] for n in range(len(keys))]
+        examples = len(keys) // sides if self.kind == "prefix" else len(keys)
+        groups = [range(n, len(keys), examples) for n in range(examples)]
         return pack(rows, groups, max_tokens=self.max_tokens)
 
 
 @dataclass(frozen=True)
 class Data:
-    """The pairs of a run, (key of chosen, key of rejected), and the trajectories of their keys.
+    """What a run trains on, as keys, and the trajectories and cases of these keys.
 
-    `reference` may have the parent's log-probability of each trajectory; otherwise each batch
-    computes it.
+    Attributes:
+        examples: (chosen, rejected) for each pair, or (rollout,) for each rollout to imitate.
+        trajectories: by key.
+        cases: by key.
+        reference: the parent's log-probability of each trajectory; without it, each batch of pairs
+            computes it.
     """
 
-    pairs: Sequence[tuple[int, int]]
+    examples: Sequence[tuple[int, ...]]
     trajectories: Mapping[int, Trajectory]
     cases: Mapping[int, str]
     reference: Mapping[int, float] = field(default_factory=dict)
@@ -106,30 +117,37 @@ class Data:
 
 @dataclass
 class TrajectoryCollator(DataCollatorForPreference):
-    """Pads pairs of trajectories as TRL does, with their own masks, and packs them if `packs`."""
+    """Pads trajectories as TRL does, with their own masks, and packs them if `packs`."""
 
     data: Data = field(default_factory=lambda: Data([], {}, {}))
     batching: Batching = field(default_factory=Batching)
     packs: bool = False
 
     def torch_call(self, examples: list[dict[str, int]]) -> dict[str, Any]:
-        """Collate pairs: the chosen sides first, then the rejected ones."""
-        keys = [pair[side] for side in _SIDES for pair in examples]
+        """Collate examples: of pairs the chosen sides first, then the rejected ones."""
+        sides = [side for side in _SIDES if side in examples[0]]
+        keys = [example[side] for side in sides for example in examples]
         rows = [self.data.trajectories[key] for key in keys]
         batch: dict[str, Any] = padded(rows, self.pad_token_id)
         if self.packs:
             cases = [self.data.cases[key] for key in keys]
-            batch["packing"] = self.batching.pack(keys, rows, cases)
+            batch["packing"] = self.batching.pack(keys, rows, cases, len(sides))
         elif self.data.split:
             batch["packing"] = pack_rows(rows, self.pad_token_id)
-        if self.data.reference:
+        if len(sides) == 1:  # as TRL's SFTTrainer reads them
+            counted = batch.pop("completion_mask").bool()
+            batch["labels"] = batch["input_ids"].masked_fill(~counted, IGNORED)
+        elif self.data.reference:
             known = torch.tensor([self.data.reference[key] for key in keys]).chunk(2)
             batch |= {f"ref_{side}_logps": half for side, half in zip(_SIDES, known, strict=True)}
         return batch | {"keys": torch.tensor(keys)}
 
 
-class TrajectoryTrainer(DPOTrainer):
-    """`DPOTrainer` on pairs of trajectories. Train and measure it in a block of `forwarding`."""
+class TrajectoryTrainer(Trainer):
+    """What TRL's trainers do alike on trajectories. Train and measure in a block of `forwarding`.
+
+    A subclass is one of them too; its `_losses` computes TRL's loss.
+    """
 
     def __init__(
         self,
@@ -137,7 +155,7 @@ class TrajectoryTrainer(DPOTrainer):
         tokenizer: Any,
         data: Data,
         *,
-        arguments: DPOConfig,
+        arguments: DPOConfig | SFTConfig,
         lora: LoraConfig | None = None,
         batching: Batching | None = None,
     ):
@@ -146,10 +164,10 @@ class TrajectoryTrainer(DPOTrainer):
         Args:
             model: the parent, or a `PeftModel` that equals it and whose adapter trains further.
             tokenizer: the parent's.
-            data: the pairs to train on.
+            data: to train on.
             arguments: TRL's options; the trainer's checkpoints go to its output folder.
             lora: the adapter to train; without one, and without an adapter in `model`, all weights
-                train, and `data` must have the reference.
+                train, and the `data` of pairs must have the reference.
             batching: the prefixes to share; none by default.
         """
         self.data, self.batching = data, batching or Batching()
@@ -161,22 +179,21 @@ class TrajectoryTrainer(DPOTrainer):
         model.generation_config = GenerationConfig()
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        chosen, rejected = map(list, zip(*data.pairs, strict=True))
-        # With a known reference TRL keeps no second model beside the policy.
-        arguments.precompute_ref_log_probs = bool(data.reference)
-        super().__init__(
-            model=model,
-            args=arguments,
-            data_collator=TrajectoryCollator(
+        keys = map(list, zip(*data.examples, strict=True))
+        options: dict[str, Any] = {
+            "model": model,
+            "args": arguments,
+            "data_collator": TrajectoryCollator(
                 tokenizer.pad_token_id,
                 data=data,
                 batching=self.batching,
                 packs=not self.batching.plain,
             ),
-            train_dataset=Dataset.from_dict({"chosen": chosen, "rejected": rejected}),
-            processing_class=tokenizer,
-            peft_config=lora,
-        )
+            "train_dataset": Dataset.from_dict(dict(zip(_SIDES, keys, strict=False))),
+            "processing_class": tokenizer,
+            "peft_config": lora,
+        }
+        super().__init__(**options)
         self.remove_callback(PrinterCallback)
 
     @contextmanager
@@ -204,16 +221,6 @@ class TrajectoryTrainer(DPOTrainer):
                 stack.enter_context(counted_tokens_only())
             yield
 
-    @contextmanager
-    def as_reference(self) -> Iterator[None]:
-        """Turn the policy into its reference in a block: the adapter as it was at the start."""
-        model = self.accelerator.unwrap_model(self.model)
-        with use_adapter(model, "ref" if "ref" in model.peft_config else None):
-            yield
-
-    def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
-        return dataset  # the collator adds them
-
     def _get_train_sampler(self, *args: Any) -> Any:
         return self.sampler or super()._get_train_sampler(*args)
 
@@ -233,6 +240,50 @@ class TrajectoryTrainer(DPOTrainer):
             full = errno.ENOSPC
             raise OSError(full, os.strerror(full), self.args.output_dir) from error
 
+    def _check_finite(self, loss: float, keys: Sequence[int]) -> None:
+        """Stop at a loss of a batch, given by keys, that is NaN or infinite."""
+        if not math.isfinite(loss):
+            raise UserError(
+                f"{self.args.run_name}: step {self.state.global_step + 1}: the loss is NaN or "
+                f"infinite, {self._culprit(keys)}; {advice(self.args)}"
+            )
+
+    def _culprit(self, keys: Sequence[int]) -> str:
+        """Name the first example of a batch that has no finite log-probability."""
+        data = self.data
+        tokens = {key: data.trajectories[key] for key in keys}
+        longest = max(len(each.ids) for each in tokens.values())
+        max_tokens = self.batching.max_tokens or len(keys) * longest
+        found = logps(self.accelerator.unwrap_model(self.model), tokens, max_tokens)
+        example = "pair" if len(data.examples[0]) == 2 else "rollout"
+        count = len(keys) // len(data.examples[0])
+        for number in range(count):
+            if not all(math.isfinite(found[key]) for key in keys[number::count]):
+                return f"in a {example} of {data.cases[keys[number]]}"
+        return f"but no log-probability is, among {example}s of {data.cases[keys[0]]}"
+
+
+class PairTrainer(TrajectoryTrainer, DPOTrainer):
+    """`DPOTrainer` on pairs of trajectories."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, data: Data, *, arguments: DPOConfig, **more: Any
+    ):
+        """Prepare the training; the arguments are those of `TrajectoryTrainer`."""
+        # With a known reference TRL keeps no second model beside the policy.
+        arguments.precompute_ref_log_probs = bool(data.reference)
+        super().__init__(model, tokenizer, data, arguments=arguments, **more)
+
+    @contextmanager
+    def as_reference(self) -> Iterator[None]:
+        """Turn the policy into its reference in a block: the adapter as it was at the start."""
+        model = self.accelerator.unwrap_model(self.model)
+        with use_adapter(model, "ref" if "ref" in model.peft_config else None):
+            yield
+
+    def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset  # the collator adds them
+
     def compute_loss(self, model: Any, inputs: dict, *args: Any, **kwargs: Any) -> Any:
         """Compute TRL's loss, and record DPO's own part of it, without the SFT term.
 
@@ -244,11 +295,7 @@ class TrajectoryTrainer(DPOTrainer):
         if self.state.global_step == 0 and self.model.training and _drops_out(self.model):
             self._metrics["train"]["plain_dpo_loss"].append(self._without_dropout(model, inputs))
         loss, dpo_loss = self._losses(model, inputs, *args, **kwargs)
-        if not math.isfinite(dpo_loss):
-            raise UserError(
-                f"{self.args.run_name}: step {self.state.global_step + 1}: the loss is NaN or "
-                f"infinite, {self._culprit(keys.tolist())}; {advice(str(self.args.output_dir))}"
-            )
+        self._check_finite(dpo_loss, keys.tolist())
         self._metrics["train"]["dpo_loss"].append(dpo_loss)
         return loss
 
@@ -291,18 +338,48 @@ class TrajectoryTrainer(DPOTrainer):
         total, pairs_of_all = self.accelerator.gather(parts[None]).sum(dim=0)
         return (total / pairs_of_all).item()
 
-    def _culprit(self, keys: Sequence[int]) -> str:
-        """Name the first pair of a batch one of whose sides has no finite log-probability."""
-        data = self.data
-        tokens = {key: data.trajectories[key] for key in keys}
-        longest = max(len(each.ids) for each in tokens.values())
-        max_tokens = self.batching.max_tokens or len(keys) * longest
-        found = logps(self.accelerator.unwrap_model(self.model), tokens, max_tokens)
-        half = len(keys) // 2
-        for sides in zip(keys[:half], keys[half:], strict=True):
-            if not all(math.isfinite(found[key]) for key in sides):
-                return f"in a pair of {data.cases[sides[0]]}"
-        return f"but no log-probability is, among pairs of {data.cases[keys[0]]}"
+
+class RolloutTrainer(TrajectoryTrainer, SFTTrainer):
+    """`SFTTrainer` on trajectories: the loss is the mean over all counted tokens of a step."""
+
+    def __init__(self, model: Any, tokenizer: Any, data: Data, **more: Any):
+        """Prepare the training; the arguments are those of `TrajectoryTrainer`."""
+        super().__init__(model, tokenizer, data, **more)
+        # TRL's loss divides by the step's tokens itself, whatever the model's own loss would do.
+        self.model_accepts_loss_kwargs = self._loss_shifts_labels = True
+
+    def compute_loss(self, model: Any, inputs: dict, *args: Any, **kwargs: Any) -> Any:
+        """Compute TRL's loss; of the first step also what its rollouts have on their own.
+
+        Raises:
+            UserError: the loss is NaN or infinite; the message names a rollout.
+        """
+        inputs = dict(inputs)
+        keys = inputs.pop("keys").tolist()
+        if self.state.global_step == 0 and self.model.training:
+            self._compare(inputs, keys)
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        self._check_finite(loss.item(), keys)
+        return loss
+
+    def _compare(self, inputs: dict, keys: Sequence[int]) -> None:
+        """Record a batch's loss without dropout, and the same of its rollouts one by one."""
+        model = self.accelerator.unwrap_model(self.model)
+        rows = [self.data.trajectories[key] for key in keys]
+        with evaluating(model):
+            together = model(**inputs, use_cache=False, fused_lm_head=True).log_probs.sum()
+            alone = torch.stack([log_probs_of_rows(model, [row]).sum() for row in rows]).sum()
+        counted = sum(sum(row.mask) for row in rows)
+        self._metrics["train"]["plain_nll"].append(-together.item() / counted)
+        self._metrics["train"]["nll_alone"].append(-alone.item() / counted)
+
+    def log(self, logs: dict[str, float], *args: Any) -> None:
+        """Log a step with the loss of its tokens alone, without that of a router."""
+        if "loss" in logs:
+            balance = self._metrics["train"].get("aux_loss", [0.0])
+            weighted = self.router_aux_loss_coef * sum(balance) / len(balance)
+            logs["nll"] = logs["loss"] - weighted
+        super().log(logs, *args)
 
 
 def _drops_out(model: torch.nn.Module) -> bool:
@@ -314,7 +391,7 @@ class ByCase(Sampler[int]):
 
     def __init__(self, data: Data, seed: int):
         """Order pairs by case; the same seed and epoch give the same order."""
-        self.cases = [data.cases[chosen] for chosen, _ in data.pairs]
+        self.cases = [data.cases[keys[0]] for keys in data.examples]
         self.seed, self.epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:

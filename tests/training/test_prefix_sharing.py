@@ -20,7 +20,7 @@ from agentsafe.errors import UserError
 from agentsafe.models import loading
 from agentsafe.training.prefix_sharing import prefix_sharing, shares_prefixes
 from agentsafe.training.tokenize import Trajectory
-from agentsafe.training.trainer import Batching, Data, TrajectoryTrainer
+from agentsafe.training.trainer import Batching, Data, PairTrainer
 from tests.helpers.float64 import use_float64
 from tests.helpers.tiny_model import write_tiny_checkpoint
 
@@ -61,7 +61,7 @@ def trainer(folder, scratch, batching, loss=("sigmoid",), **options):
         remove_unused_columns=False,
         **options,
     )
-    made = TrajectoryTrainer(
+    made = PairTrainer(
         loading.load_model(folder),
         loading.load_tokenizer(folder),
         DATA,
