@@ -254,6 +254,7 @@ PERSISTENCE = pl.Schema(
     {
         "metric": pl.String,
         "source": pl.String,
+        "recipe": pl.String,
         "beta": pl.Float64,
         "judge": pl.String,
         "value": pl.Float64,

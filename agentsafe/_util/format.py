@@ -86,8 +86,8 @@ def count(n: int, noun: str) -> str:
 
 
 def beta(value: float | None) -> str:
-    """Format β for legends and headings."""
-    return NONE if value is None else f"{value:g}"
+    """Format β for legends and headings, exactly: two values never look the same."""
+    return NONE if value is None else repr(float(value)).removesuffix(".0")
 
 
 def duration(seconds: float) -> str:

@@ -4,16 +4,19 @@ A run dominates another if it is at least as safe and at least as helpful, and b
 are compared inside a source only, where they share the starting point: with each other (Pareto),
 with the source, with mixtures (one of the source's other checkpoints, picked at random per
 episode), and, for recipes with both metrics, with the chord from the source's `safe` to its `help`
-run. The probability of a statement is the share of bootstrap resamples in which it holds.
+run: those of its own stages; without such a stage, of the same settings or else the same β. The
+probability of a statement is the share of bootstrap resamples in which it holds.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
 import polars as pl
 
 from agentsafe import schemas
+from agentsafe.lineage import Lineage, Stage
 from agentsafe.scores.cells import PLANE, Sample
 from agentsafe.stats import linear_programs
 from agentsafe.stats.bootstrap import interval
@@ -175,14 +178,16 @@ def _chords(
     margin: float,
     confidence: float,
 ) -> Iterator[tuple[int, dict, np.ndarray]]:
+    runs = [Lineage.parse(name).stages for name in rows["condition"]]
     ends = {
-        (row["recipe"], row["beta"]): number
-        for number, row in enumerate(rows.iter_rows(named=True))
-        if row["recipe"] in _ENDS
+        stages[0]: number
+        for number, stages in enumerate(runs)
+        if len(stages) == 1 and stages[0].objective in _ENDS
     }
-    for i, row in enumerate(rows.iter_rows(named=True)):
-        safe, helpful = (ends.get((end, row["beta"])) for end in _ENDS)
-        if i in ends.values() or safe is None or helpful is None:
+    for i, stages in enumerate(runs):
+        safe, helpful = (_end_of_chord(stages, objective, ends) for objective in _ENDS)
+        one_metric = any({stage.objective for stage in stages} == {end} for end in _ENDS)
+        if one_metric or safe is None or helpful is None:
             continue
         distance = _beyond(estimate.T[:, :, None], i, safe, helpful)[0]
         distances = _beyond(resampled, i, safe, helpful)
@@ -202,6 +207,25 @@ def _chords(
             },
             distances,
         )
+
+
+def _end_of_chord(stages: Sequence[Stage], objective: str, ends: Mapping[Stage, int]) -> int | None:
+    """Choose the run of one objective that a run of both metrics is compared with.
+
+    A run without β (`sft`) is compared at the largest one.
+    """
+    if own := [stage for stage in stages if stage.objective == objective]:
+        return next((ends[stage] for stage in own if stage in ends), None)
+    with_beta = [stage for stage in stages if stage.beta is not None]
+    alike = [replace(stage, objective=objective) for stage in with_beta]
+    plain = [Stage(objective, None, stage.beta) for stage in with_beta]
+    if not with_beta:
+        plain = [Stage(objective, None, beta) for beta in sorted(_betas(ends), reverse=True)]
+    return next((ends[stage] for stage in (*alike, *plain) if stage in ends), None)
+
+
+def _betas(stages: Iterable[Stage]) -> set[float]:
+    return {stage.beta for stage in stages if stage.beta is not None}
 
 
 def _beyond(points: np.ndarray, i: int, start: int, end: int) -> np.ndarray:

@@ -3,52 +3,54 @@
 P(safety) = (S(safe-then-help) - S(help)) / (S(safe) - S(help)), and P(helpfulness) alike with the
 metrics swapped, S and H being mean scores on the test cases (Plaut, arXiv 2603.02229, section 5).
 1: the second stage changed nothing; 0: nothing of the first is left. Ratios are per judge; means
-are means of ratios.
+are means of ratios. All runs of a ratio are stages of the run with both, with the same settings;
+stages before these two, such as `sft`, begin all of them.
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 import polars as pl
 
 from agentsafe import schemas
+from agentsafe.lineage import SOURCE, Lineage, Stage
 from agentsafe.schemas import ALL, MEAN
 from agentsafe.scores.cells import QUANTITIES, Sample, average
 from agentsafe.stats.bootstrap import interval
 
 UNSTABLE = "first-stage effect covers 0"
 
-_RECIPES = {
-    "safety": {"first": "safe", "second": "help", "both": "safe-then-help"},
-    "helpfulness": {"first": "help", "second": "safe", "both": "help-then-safe"},
-}
+#: The objectives of the first stage and of the second, by metric.
+_OBJECTIVES = {"safety": ("safe", "help"), "helpfulness": ("help", "safe")}
+_Stages = tuple[Stage, ...]
 
 
 def persistence(cells: Sample, *, confidence: float) -> pl.DataFrame:
-    """Compute both metrics' persistence per source, β and judge, and means over sources and judges.
+    """Compute both metrics' persistence per source, recipe, β and judge, and means.
 
     Args:
         cells: the result of `scores.cells.sample_cells`.
         confidence: coverage of the intervals.
 
     Returns:
-        Rows of `schemas.PERSISTENCE`. `first_stage_effect` is the ratio's denominator, in score
-        points; where its interval covers 0 the ratio is unstable and flagged. A ratio with a
-        missing run is null, and `flag` names the run. A mean leaves those out and has the flags
-        of its parts.
+        Rows of `schemas.PERSISTENCE`; recipe and β are those of the run with both stages.
+        `first_stage_effect` is the ratio's denominator, in score points; where its interval covers
+        0 the ratio is unstable and flagged. A ratio with a missing run is null, and `flag` names
+        the run. A mean over sources or judges leaves those out and has the flags of its parts.
     """
     sample = average(cells, ("condition", "judge"))
     place = {
-        (row["source"], row["beta"], row["judge"], row["recipe"]): number
+        (row["condition"], row["judge"]): number
         for number, row in enumerate(sample.rows.iter_rows(named=True))
     }
-    sources, betas, judges = (
-        sorted({key[part] for key in place if key[3] != "source" and key[part] is not None})
-        for part in range(3)
-    )
+    trained = sample.rows.filter(pl.col("recipe") != SOURCE)
+    sources, judges = (sorted(trained[name].unique()) for name in ("source", "judge"))
+    runs = [Lineage.parse(name).stages for name in trained["condition"].unique()]
     rows = []
     for metric in schemas.METRICS:
-        for beta in betas:
+        for stages in _with_both(metric, runs, trained["beta"].unique().drop_nulls()):
             ratios = {
-                (source, judge): _ratio(sample, place, metric, (source, beta, judge))
+                (source, judge): _ratio(sample, place, metric, (source, judge, stages))
                 for source in sources
                 for judge in judges
             }
@@ -59,18 +61,43 @@ def persistence(cells: Sample, *, confidence: float) -> pl.DataFrame:
                         for (its_source, its_judge), ratio in ratios.items()
                         if source in (its_source, MEAN) and judge in (its_judge, ALL)
                     ]
-                    key = {"metric": metric, "source": source, "beta": beta, "judge": judge}
-                    rows.append(key | _row(parts, confidence))
+                    run = Lineage("any", stages)
+                    key = {"metric": metric, "source": source, "judge": judge}
+                    of_run = {"recipe": run.recipe, "beta": run.beta}
+                    rows.append(key | of_run | _row(parts, confidence))
     table = pl.DataFrame(rows, schema=schemas.PERSISTENCE)
     return table.with_columns(pl.selectors.float().fill_nan(None))
 
 
-def _ratio(sample: Sample, place: dict, metric: str, key: tuple) -> dict:
+def _with_both(metric: str, runs: Iterable[_Stages], betas: Iterable[float]) -> list[_Stages]:
+    """List the runs of both stages whose persistence is measured, the least β first.
+
+    Without one whose stages have settings of their own these are the paper's recipe at every β.
+    """
+    order = list(_OBJECTIVES[metric])
+    found = {
+        stages
+        for stages in runs
+        if [stage.objective for stage in stages if stage.objective in order] == order
+        and [stage.objective for stage in stages[-2:]] == order
+    }
+    plain = {tuple(Stage(objective, None, beta) for objective in order) for beta in betas}
+    lineages = [Lineage("any", stages) for stages in (plain if found <= plain else found)]
+    lineages.sort(key=lambda run: (run.beta is None, run.beta or 0, run.recipe))
+    return [run.stages for run in lineages]
+
+
+def _ratio(sample: Sample, place: dict, metric: str, key: tuple[str, str, _Stages]) -> dict:
     """Compute one ratio, as estimated and in every resample, or name the missing run."""
-    recipes = _RECIPES[metric]
-    if missing := [recipe for recipe in recipes.values() if (*key, recipe) not in place]:
-        return {"missing": f"no {' and no '.join(missing)} run"}
-    numbers = {part: place[*key, recipe] for part, recipe in recipes.items()}
+    source, judge, stages = key
+    *before, first, second = stages
+    parts = {"first": (*before, first), "second": (*before, second), "both": stages}
+    runs = {part: Lineage(source, tuple(made)) for part, made in parts.items()}
+    if missing := [run for run in runs.values() if (str(run), judge) not in place]:
+        betas = Lineage(source, stages).beta is None  # which a part's recipe alone would not have
+        names = ["+".join(map(str, run.stages)) if betas else run.recipe for run in missing]
+        return {"missing": f"no {' and no '.join(names)} run"}
+    numbers = {part: place[str(run), judge] for part, run in runs.items()}
     quantity = QUANTITIES.index(metric)
     scores = np.column_stack([sample.estimate[quantity], sample.resamples[quantity]])
     first, second, both = (scores[numbers[part]] for part in ("first", "second", "both"))

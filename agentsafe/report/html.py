@@ -17,6 +17,7 @@ from agentsafe._util import format as fmt
 from agentsafe._util.atomic_write import whole_file
 from agentsafe._util.jinja import environment
 from agentsafe.frontier.dominance import CHORD, MIXTURE, OVER_RUN, OVER_SOURCE
+from agentsafe.lineage import SFT
 from agentsafe.report import tables as paper
 from agentsafe.report.figures import export
 from agentsafe.report.inputs import ReportInputs
@@ -37,9 +38,11 @@ _RESAMPLED = {
     "the paper's released code, although a case can be in several halves: intervals are narrower "
     "than with one draw for all seeds (see the robustness table).",
 }
+_PAIRS = ("pairs", "clean pairs")
 _PAIR_COLUMNS = {
     "pairs": "pairs",
     "clean_pairs": "clean pairs",
+    "clean_rollouts": "clean rollouts",
     "cases": "cases",
     "rollouts": "rollouts used",
     "rollouts_unscored": "rollouts without a score",
@@ -185,16 +188,20 @@ def _counts(document: dict | None) -> dict[str, dict]:
 
 
 def _preferences(summary: pl.DataFrame | None) -> dict[str, dict] | None:
-    """Make one row per set, with all and clean pairs side by side, and one per side of each set."""
+    """Make one row per set, with all and clean pairs side by side, and one per side of each set.
+
+    A set of `sft` has rollouts instead of pairs, and one side.
+    """
     if summary is None or summary.is_empty():
         return None
     sets, sides = [], []
-    for (judge, objective), part in summary.group_by("judge", "objective", maintain_order=True):
-        values = {(row["quantity"], row["key"]): row["value"] for row in part.to_dicts()}
+    for (judge, objective), of_set in summary.group_by("judge", "objective", maintain_order=True):
+        values = {(row["quantity"], row["key"]): row["value"] for row in of_set.to_dicts()}
         row = {"judge": judge, "objective": objective}
         counts = {name: values.get((quantity, "")) for quantity, name in _PAIR_COLUMNS.items()}
-        pairs, clean = counts["pairs"], counts["clean pairs"]
-        share = clean / pairs if pairs and clean is not None else None
+        of, part = ("rollouts used", "clean rollouts") if objective == SFT else _PAIRS
+        rows, clean = counts[of], counts[part]
+        share = clean / rows if rows and clean is not None else None
         sets.append(row | counts | {"share clean_share": share})
         sides += [
             row
@@ -205,11 +212,11 @@ def _preferences(summary: pl.DataFrame | None) -> dict[str, dict] | None:
                 "median characters": values.get((f"{side}_chars", "p50")),
                 "90th percentile": values.get((f"{side}_chars", "p90")),
             }
-            for side in ("chosen", "rejected")
+            for side in (("chosen",) if objective == SFT else ("chosen", "rejected"))
         ]
     whole = pl.col(*_PAIR_COLUMNS.values()).cast(pl.Int64)
     lengths = pl.col("median characters", "90th percentile").cast(pl.Float64).round()
-    order = ["judge", "objective", "pairs", "clean pairs", "share clean_share"]
+    order = ["judge", "objective", *_PAIRS, "share clean_share"]
     table = pl.DataFrame(sets, infer_schema_length=None).with_columns(whole)
     return {
         "pairs": _shown(table.select(*order, pl.exclude(order))),
@@ -233,7 +240,11 @@ def _alarming(validity: pl.DataFrame | None) -> dict | None:
     if validity is None:
         return None
     marked = validity.filter("alarming")
-    names = [f"{row['source']}, {row['recipe']}" for row in marked.iter_rows(named=True)]
+    names = [
+        f"{row['source']}, {row['recipe']}"
+        + ("" if row["beta"] is None else f", β {fmt.beta(row['beta'])}")
+        for row in marked.iter_rows(named=True)
+    ]
     counted = validity["turns"].drop_nulls()
     return {"limit": fmt.percent(ALARMING_SHARE), "of": len(counted), "names": names}
 

@@ -19,7 +19,13 @@ from agentsafe.schemas import ALL, MEAN
 from agentsafe.scores.points import ALARMING_SHARE
 
 _WIDTH = 96
-_TRAINED_FOR = {"safe": "safety", "help": "helpfulness"}
+#: The metric that a recipe is for, and what training for it is.
+_TRAINED_FOR = {
+    "safe": ("safety", "Training for safety"),
+    "help": ("helpfulness", "Training for helpfulness"),
+    "best": ("safety", "Training for rollouts that are good in both metrics (best)"),
+    "sft": ("safety", "Imitating such rollouts (sft)"),
+}
 
 
 def summary(results: str | Path, started: float | None = None) -> str:
@@ -57,14 +63,13 @@ def meaning(document: dict, points: pl.DataFrame) -> Iterator[str]:
         points: rows of `schemas.POINTS`.
     """
     found = document["judges"][ALL]
-    betas = {row["beta"] for row in found["recipe_means"]} - {None}
-    beta = max(betas, default=None)  # one of several: the report has all
-    for recipe, metric in _TRAINED_FOR.items():
-        for row in found["recipe_means"]:
-            if (row["recipe"], row["beta"]) == (recipe, beta):
-                yield _effect(fmt.flatten_intervals(row), metric)
-    for row in found["persistence"]:
-        if (row["source"], row["beta"]) == (MEAN, beta) and row["value"] is not None:
+    for recipe in _TRAINED_FOR:
+        if row := _of_largest_beta(found["recipe_means"], recipe=recipe):
+            yield _effect(fmt.flatten_intervals(row))
+    means = [row for row in found["persistence"] if row["source"] == MEAN]
+    for metric in schemas.METRICS:
+        row = _of_largest_beta(means, metric=metric)
+        if row and row["value"] is not None:
             shown = fmt.with_interval(
                 row | {"value_low": row["low"], "value_high": row["high"]}, "value"
             )
@@ -84,8 +89,15 @@ def meaning(document: dict, points: pl.DataFrame) -> Iterator[str]:
     yield from _format_validity(points)
 
 
-def _effect(row: dict, own: str) -> str:
-    """Write the effect of training for one metric on both, the metric itself first."""
+def _of_largest_beta(rows: list[dict], **wanted: str) -> dict | None:
+    """Choose one row of several: the report has all. Of the same β the first is the plainest."""
+    fitting = [row for row in rows if wanted.items() <= row.items()]
+    return max(fitting, key=lambda row: row["beta"] or 0, default=None)
+
+
+def _effect(row: dict) -> str:
+    """Write the effect of a recipe on both metrics, the one that it is for first."""
+    own, training = _TRAINED_FOR[row["recipe"]]
     parts = []
     for metric in sorted(schemas.METRICS, key=lambda metric: metric != own):
         name = f"{metric}_delta"
@@ -96,7 +108,7 @@ def _effect(row: dict, own: str) -> str:
         parts.append(f"{verb} {metric} ({fmt.with_interval(row, name, sign=True)})")
     sources = "one source" if row["sources"] == 1 else f"mean of {row['sources']} sources"
     beta = "" if row["beta"] is None else f", β {fmt.beta(row['beta'])}"
-    return f"Training for {own} {' and '.join(parts)}: {sources}{beta}."
+    return f"{training} {' and '.join(parts)}: {sources}{beta}."
 
 
 def _format_validity(points: pl.DataFrame) -> Iterator[str]:

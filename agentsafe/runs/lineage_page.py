@@ -10,6 +10,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from agentsafe._util import format as fmt
 from agentsafe._util.jinja import environment
 from agentsafe.lineage import Lineage, Stage
 from agentsafe.report.figures import export
@@ -65,8 +66,25 @@ class Node:
 
     def sorted_children(self) -> list["Node"]:
         """Return the stages that follow, by judge, β and objective."""
-        key = lambda node: (node.stage.judge or "", -node.stage.beta, node.stage.objective)  # noqa: E731
-        return sorted(self.children.values(), key=key)
+        return [self.children[stage] for stage in sorted(self.children, key=_order)]
+
+
+def _order(stage: Stage) -> tuple:
+    """Sort stages by judge, β and objective, and by their own settings last."""
+    return stage.judge or "", -(stage.beta or 0), stage.objective, str(stage)
+
+
+def words(stage: Stage) -> str:
+    """Write the judge and the settings of a stage."""
+    named = {
+        "β {}": fmt.beta(stage.beta),
+        "lr {}": stage.learning_rate,
+        "{} epochs": stage.num_train_epochs,
+        "{} steps": stage.max_steps,
+        "{}": stage.loss,
+    }
+    given = [text.format(value) for text, value in named.items() if value not in (None, fmt.NONE)]
+    return " ".join([stage.judge or "", *given]).strip()
 
 
 def checkpoints(jobs: Sequence[Job], stands: Iterable[str]) -> dict[str, Checkpoint]:
@@ -120,6 +138,7 @@ def page(run: str, found: dict[str, Checkpoint]) -> str:
     states = [each.state for each in found.values()]
     return template.render(
         run=run,
+        words=words,
         roots=trees(found.values()),
         total=len(found),
         marks=MARKS,

@@ -46,3 +46,8 @@ def test_intervals_of_a_record_become_columns_and_a_null_stays_away():
     assert fmt.with_interval(flat, "r2") == "0.50 [0.10, 0.90]"
     assert fmt.with_interval(flat, "slope") == "1.00"
     assert fmt.flatten_intervals({"r2": None}) == {"r2": None}
+
+
+def test_betas_never_look_the_same():
+    assert [fmt.beta(value) for value in (0.1, 1.0, 1e-5, None)] == ["0.1", "1", "1e-05", "–"]
+    assert fmt.beta(0.1) != fmt.beta(0.1000001)

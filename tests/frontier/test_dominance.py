@@ -274,6 +274,37 @@ def test_chords_join_runs_of_one_source_and_beta_and_only_where_both_ends_are_th
     assert set(chords["lineage"]) == {"a+both.b0.1", "a+safe.b0.1+help.b0.1"}
 
 
+def chords_of(*names: str) -> set[tuple[str, str]]:
+    table = judged(made({name: (number / 7, -number) for number, name in enumerate(names)}))
+    chords = table.filter(pl.col("statement") == CHORD)
+    return set(chords.select("lineage", "other").iter_rows())
+
+
+def test_the_ends_of_a_chord_have_the_settings_of_the_runs_own_stages():
+    plain = ("a+safe.b0.1", "a+help.b0.1", "a+both.b0.1")
+    of_plain = {("a+both.b0.1", "a+safe.b0.1 to a+help.b0.1")}
+    assert chords_of(*plain) == of_plain
+    # Own stages, whether β or another setting differs; none where one of them was not run alone.
+    for stage in ("help.b0.05", "help.b0.1.lr1e-05"):
+        run = f"a+safe.b0.1+{stage}"
+        assert chords_of(*plain, run) == of_plain
+        own = (run, f"a+safe.b0.1 to a+{stage}")
+        assert chords_of(*plain, f"a+{stage}", run) == of_plain | {own}
+    # Without own stages: those with the same settings, or else with the same β.
+    both = "a+both.b0.1.lr1e-05"
+    assert (both, "a+safe.b0.1 to a+help.b0.1") in chords_of(*plain, both)
+    alike = ("a+safe.b0.1.lr1e-05", "a+help.b0.1.lr1e-05")
+    assert (both, " to ".join(alike)) in chords_of(*plain, *alike, both)
+
+
+def test_sft_is_compared_at_the_largest_beta_and_runs_of_one_metric_at_none():
+    ends = ("a+safe.b0.1", "a+help.b0.1", "a+safe.b0.05", "a+help.b0.05")
+    assert chords_of(*ends, "a+sft", "a+best.b0.05", "a+safe.b0.1+safe.b0.1") == {
+        ("a+sft", "a+safe.b0.1 to a+help.b0.1"),
+        ("a+best.b0.05", "a+safe.b0.05 to a+help.b0.05"),
+    }
+
+
 def test_a_chord_without_length_gives_nulls():
     row = chord_row((0.1, 0.2), (0.1, 0.2), (0.5, 0.5))
     numbers = ("margin", "margin_low", "margin_high", "probability", "equivalence_p")

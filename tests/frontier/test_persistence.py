@@ -108,7 +108,7 @@ def test_means_over_sources_and_judges_are_means_of_ratios():
     assert row["flag"] == "no safe and no help and no safe-then-help run"  # of a by j2
 
 
-def test_betas_are_kept_apart_and_mixed_ones_left_out():
+def test_each_ratio_is_of_runs_with_the_settings_of_its_own_stages():
     runs = dict(PHI)
     runs |= {
         (name.replace("b0.1", "b0.05"), judge): (scores[0] / 2, scores[1])
@@ -116,9 +116,47 @@ def test_betas_are_kept_apart_and_mixed_ones_left_out():
     }
     runs["phi-4+safe.j1.b0.1+help.j1.b0.05.s0", "j1"] = (3, 3)
     rows = rows_of(made(runs), metric="safety", source="phi-4", judge="j1")
-    assert {row["beta"]: row["first_stage_effect"] for row in rows} == pytest.approx(
-        {0.1: 1.5, 0.05: 0.75}
+    found = {(row["recipe"], row["beta"]): row["first_stage_effect"] for row in rows}
+    assert found == pytest.approx(
+        {
+            ("safe-then-help", 0.05): 0.75,
+            ("safe-then-help", 0.1): 1.5,
+            ("safe.b0.1-then-help.b0.05", None): 2.0,  # 2.5 at β 0.1 less 0.5 at β 0.05
+        }
     )
+
+
+def test_a_stage_with_another_learning_rate_is_not_the_same_run():
+    runs = dict(PHI)
+    runs["phi-4+safe.j1.b0.1+help.j1.b0.1.lr1e-05.s0", "j1"] = (2.4, 3)
+    plain, own = rows_of(made(runs), metric="safety", source="phi-4", judge="j1")
+    assert (plain["recipe"], plain["value"]) == ("safe-then-help", pytest.approx(0.8))
+    assert own["recipe"] == "safe-then-help.lr1e-05"
+    assert (own["value"], own["flag"]) == (None, "no help.lr1e-05 run")
+    runs["phi-4+help.j1.b0.1.lr1e-05.s0", "j1"] = (1.5, 3)
+    _, own = rows_of(made(runs), metric="safety", source="phi-4", judge="j1")
+    assert (own["value"], own["flag"]) == (pytest.approx(0.9), None)
+
+
+def test_stages_of_different_betas_name_the_run_that_is_missing_with_its_own():
+    runs = {
+        ("a+safe.j1.b0.1.s0", "j1"): (2, 1),
+        ("a+safe.j1.b0.1+help.j1.b0.05.s0", "j1"): (1, 1),
+    }
+    (row,) = rows_of(made(runs), metric="safety", source="a", judge="j1")
+    assert (row["beta"], row["flag"]) == (None, "no help.b0.05 run")
+
+
+def test_a_warm_up_begins_all_runs_of_a_ratio():
+    warm = {
+        (name.replace("phi-4+", "phi-4+sft.j1+"), judge): scores
+        for (name, judge), scores in PHI.items()
+    }
+    (row,) = rows_of(made(warm), metric="safety", source="phi-4", judge="j1")
+    assert (row["recipe"], row["beta"]) == ("sft-then-safe-then-help", 0.1)
+    assert (row["value"], row["flag"]) == (pytest.approx(0.8), None)
+    plain, warmed = rows_of(made(warm | PHI), metric="safety", source="phi-4", judge="j1")
+    assert (plain["value"], warmed["value"]) == pytest.approx((0.8, 0.8), abs=1e-9)
 
 
 def test_no_first_stage_effect_at_all_is_null_with_a_flag():

@@ -1,5 +1,6 @@
 """All tables of a small generated experiment, for tests of figures and pages."""
 
+import re
 from functools import cache
 from types import SimpleNamespace
 
@@ -21,6 +22,19 @@ EFFECTS = {  # of a recipe on (safety, helpfulness)
     "+safe.j.b0.1+help.j.b0.1": (0.8, -0.5),
     "+help.j.b0.1+safe.j.b0.1": (0.6, -0.2),
 }
+#: Effects of recipes whose stages have settings of their own, or objectives beside the paper's.
+OWN_EFFECTS = {
+    "": (0.0, 0.0),
+    "+safe.j.b0.1": (1.0, -0.8),
+    "+safe.j.b0.05": (1.2, -0.8),
+    "+help.j.b0.05": (0.1, 0.4),
+    "+help.j.b0.1.lr1e-05": (0.0, 0.3),
+    "+safe.j.b0.1+help.j.b0.05": (0.8, -0.5),
+    "+safe.j.b0.1+help.j.b0.1.lr1e-05": (0.9, -0.6),
+    "+best.j.b0.1": (0.3, 0.3),
+    "+sft.j": (0.2, 0.2),
+    "+sft.j+best.j.b0.1": (0.4, 0.1),
+}
 HELD_OUT = {"pairs": 8, "cases": 3, "accuracy": 0.75, "low": 0.5, "high": 1.0, "margin": 0.4}
 
 
@@ -30,9 +44,9 @@ def labels(names: list[str], judges: tuple[str, ...]) -> pl.DataFrame:
     rows = []
     for name in names:
         _, *stages = name.split("+")
-        effect = EFFECTS["".join(f"+{stage}" for stage in stages)]
+        effect = (EFFECTS | OWN_EFFECTS)["".join(f"+{stage}" for stage in stages)]
         for judge in judges:
-            checkpoint = name.replace(".j.", f".{judge}.") + (".s0" if stages else "")
+            checkpoint = re.sub(r"\.j\b", f".{judge}", name) + (".s0" if stages else "")
             noise = generator.normal(1.3, 0.6, (CASES, 2)) + effect
             for case, pair in enumerate(noise.round().clip(0, 3).astype(int)):
                 for metric, score in zip(schemas.METRICS, pair, strict=True):
@@ -120,6 +134,17 @@ def audit_table(source: str = "ape") -> pl.DataFrame:
     )
     flags = [name for name in schemas.AUDIT_SUMMARY if name not in table.columns]
     return table.with_columns(pl.lit(0).alias(name) for name in flags).cast(schemas.AUDIT_SUMMARY)
+
+
+def sft_summary() -> pl.DataFrame:
+    """Make the summary of a set of rollouts to imitate."""
+    numbers = [
+        *(("clean_rollouts", "", 3), ("cases", "", 2), ("rollouts", "", 4)),
+        *(("per_case", "official_0", 1), ("per_case", "official_1", 3), ("chosen", "ape", 4)),
+        *(("chosen_chars", "p50", 900), ("invented_share", "chosen", 0.25)),
+    ]
+    rows = [("one", "sft", *number) for number in numbers]
+    return pl.DataFrame(rows, schema=schemas.PREFERENCE_SUMMARY, orient="row")
 
 
 def preference_summary(checkpoint: str = "ape") -> pl.DataFrame:

@@ -1,6 +1,7 @@
 """The page: complete, offline, and safe against what data can hold."""
 
 import json
+import re
 from functools import cache
 
 import polars as pl
@@ -17,9 +18,11 @@ from agentsafe.report.inputs import ReportInputs
 from tests.helpers.elements import Elements
 from tests.helpers.judged import by_people, synthetic
 from tests.helpers.small_results import (
+    OWN_EFFECTS,
     audit_table,
     preference_summary,
     results,
+    sft_summary,
     training_log,
     training_table,
 )
@@ -173,6 +176,23 @@ def test_all_and_clean_pairs_stand_side_by_side():
     assert ">20%<" in cells  # one of five
 
 
+def test_a_set_of_rollouts_to_imitate_has_no_pairs_and_one_side():
+    text = page(preferences=pl.concat([preference_summary(), sft_summary()]))
+    section = text[text.index('<section id="preferences">') : text.index('<section id="training">')]
+    row = section[section.index(">sft</td>") :].partition("</tr>")[0]
+    assert re.findall(r">([^<>]+)</td>", row)[1:6] == ["–", "–", "75%", "3", "2"]
+    sides = section[section.index("Composition of the sides") :]
+    assert sides.count(">sft</td>") == 1 and sides.count(">safe</td>") == 2
+
+
+def test_a_page_of_stages_with_their_own_settings_names_each_condition():
+    own = results(sources=("ape",), recipes=tuple(OWN_EFFECTS), judges=("one",))
+    text = page(own)
+    for recipe in ("safe.b0.1-then-help.b0.05", "safe-then-help.lr1e-05", "sft-then-best", "sft"):
+        assert f">{recipe}</td>" in text
+    assert ">None<" not in text and "β None" not in text
+
+
 def test_calibration_on_people_stands_beside_the_agreement():
     found = measure_calibration(by_people(), resamples=50, seed=0, confidence=0.9)
     text = page(calibration=found, drawn={"calibration": figures.plot_calibration(found)})
@@ -219,7 +239,7 @@ def test_training_and_format_validity_say_what_failed():
     lost = results(untrained=("ape+help.one.b0.1+help.one.b0.1.s0",))
     text = page(lost, training=training_table())
     assert "1 of 2 were not trained" in text
-    assert "Above 5% in one of the shares: 2 of 12 (ape, both; bee, both)." in text
+    assert "Above 5% in one of the shares: 2 of 12 (ape, both, β 0.1; bee, both, β 0.1)." in text
     assert text.count("no pair is left") >= 3  # verdict, fits, training
     assert "In no fit: ape+help.one.b0.1+help.one.b0.1.s0;\nno pair is left." in text
     assert "1 training gave no checkpoint and no number (most often: no pair is left)" in text

@@ -9,7 +9,7 @@ from agentsafe import schemas
 from agentsafe._util.format import duration
 from agentsafe.frontier.frontier import write_document
 from agentsafe.report.terminal import meaning, summary
-from tests.helpers.small_results import results
+from tests.helpers.small_results import OWN_EFFECTS, results
 
 
 @pytest.fixture
@@ -43,6 +43,16 @@ def test_numbers_are_those_of_the_document(folder):
     sentences = list(meaning(whole.document, whole.points))
     assert f"raises safety ({safe['safety_delta']:+.2f} [" in sentences[0]
     assert any(f"R² = {found['ols']['r2']:.2f} [" in sentence for sentence in sentences)
+
+
+def test_other_objectives_and_settings_have_their_sentences():
+    own = results(sources=("ape",), recipes=tuple(OWN_EFFECTS), judges=("one",))
+    text = " ".join(meaning(own.document, own.points))
+    assert "one source, β 0.1. Training for helpfulness" in text  # each recipe's largest β
+    assert "one source, β 0.05. Training for rollouts" in text
+    assert "Training for rollouts that are good in both metrics (best) " in text
+    assert "Imitating such rollouts (sft) " in text
+    assert text.index("(sft)") < text.index("Of the gain by training for safety, ")
 
 
 def test_a_change_whose_interval_covers_zero_is_not_said_to_be_one():

@@ -74,6 +74,17 @@ def test_siblings_are_sorted_by_judge_beta_and_objective():
     ]
 
 
+def test_a_step_of_the_tree_has_its_judge_and_settings():
+    names = ["a+sft.x.s0", "a+help.x.b0.1.s0", "a+help.x.b0.1.lr1e-05.e2.ipo.s0"]
+    jobs = [job for name in ["a", *names] for job in jobs_of(name)]
+    found = lineage_page.checkpoints(jobs, [DONE] * len(jobs))
+    children = lineage_page.trees(found.values())["a"].sorted_children()
+    assert [lineage_page.words(node.stage) for node in children] == [
+        *("x β 0.1", "x β 0.1 lr 1e-05 2 epochs ipo", "x"),
+    ]
+    assert "x β 0.1 lr 1e-05 2 epochs ipo" in lineage_page.page("small", found)
+
+
 class Marks(HTMLParser):
     """The marks of a page, and all that it would load from elsewhere."""
 

@@ -85,7 +85,7 @@ def _of_each_judge(
 
 def _scales(runs: pl.DataFrame) -> dict:
     """Make the scales of marks, the same in every plane: source, recipe and filling by β."""
-    betas = runs.select("beta", "beta_value").unique().sort("beta_value", nulls_last=True)
+    betas = runs.drop_nulls("beta_value").select("beta", "beta_value").unique().sort("beta_value")
     return {
         "source": style.colours(sorted(runs["source"].unique())),
         "recipe": style.shapes(runs["recipe"]),
@@ -149,7 +149,7 @@ def _plane(
         crosses.encode(y=alt.Y("y_low:Q"), y2="y_high:Q", x=x, stroke=stroke),
         base.mark_circle(color="white", opacity=1, size=0.8 * size).encode(x=x, y=y),
         marks,
-        *([_beta_legend(scales["beta"])] if large else []),
+        *([_beta_legend(scales["beta"])] if large and scales["beta"] else []),
         **plane.size(width, domains),
         resolve=style.apart("fill"),
     )

@@ -39,9 +39,13 @@ def plot_paths(points: pl.DataFrame) -> ChartType:
     channels = _channels(runs, steps)
     panels = []
     for value, beta, source in keys.iter_rows():
-        here = (pl.col("source") == source) & pl.col("beta_value").eq_missing(value)
-        panel = _panel(runs.filter(here), steps.filter(here), domains, width, channels)
-        panel.title = style.small_title(f"{source}, β {beta}")
+        drawn = steps.filter(source=source).filter(pl.col("beta_value").eq_missing(value))
+        marked = pl.col("run").is_in(drawn["stop"].to_list())  # whatever the β of a stop's stages
+        if value is not None:
+            marked |= pl.col("beta_value") == value
+        panel = _panel(runs.filter(marked, source=source), drawn, domains, width, channels)
+        known = f"β {beta}" if value is not None else "β by stage"
+        panel.title = style.small_title(f"{source}, {known}")
         panels.append(panel)
     lines = [
         "Arrows lead from the source (the origin) to the first stage, and from there to the next. "
@@ -56,8 +60,10 @@ def plot_paths(points: pl.DataFrame) -> ChartType:
 def _channels(runs: pl.DataFrame, steps: pl.DataFrame) -> dict:
     """Make the scales of paths and marks, the same in all planes."""
     recipes = sorted(steps["recipe"].unique())
-    ranges = [[values[i % 4] for i in range(len(recipes))] for values in (_COLOURS, _DASHES)]
-    colours, dashes = (alt.Scale(domain=recipes, range=values) for values in ranges)
+    numbers = range(len(recipes))
+    colours = alt.Scale(domain=recipes, range=[_COLOURS[i % 4] for i in numbers])
+    # The fifth path has the first one's colour and the second one's dash, and so on.
+    dashes = alt.Scale(domain=recipes, range=[_DASHES[(i + i // 4) % 4] for i in numbers])
     legend = alt.Legend(title="path", symbolType="stroke", symbolSize=300, symbolStrokeWidth=2)
     return {
         "color": alt.Color("recipe:N", scale=colours, legend=legend),
@@ -69,7 +75,7 @@ def _channels(runs: pl.DataFrame, steps: pl.DataFrame) -> dict:
 
 
 def _steps(runs: pl.DataFrame) -> pl.DataFrame:
-    """Make one row per stage of every run of several stages: from (x, y) to (x2, y2)."""
+    """Make one row per stage of every run of several stages: from (x, y) to (x2, y2) at `stop`."""
     place = {row["run"]: row for row in runs.iter_rows(named=True)}
     rows = []
     for row in place.values():
@@ -81,9 +87,10 @@ def _steps(runs: pl.DataFrame) -> pl.DataFrame:
             after = place.get(str(end))
             if before and after:
                 ends = {"x": before["x"], "y": before["y"], "x2": after["x"], "y2": after["y"]}
-                rows.append({name: row[name] for name in (*_KEYS, "beta_value")} | ends)
+                named = {name: row[name] for name in (*_KEYS, "beta_value")}
+                rows.append(named | {"stop": str(end)} | ends)
             end = start
-    schema = dict.fromkeys(_KEYS, pl.String) | dict.fromkeys(_PLACES, pl.Float64)
+    schema = dict.fromkeys((*_KEYS, "stop"), pl.String) | dict.fromkeys(_PLACES, pl.Float64)
     return pl.DataFrame(rows, schema=schema)
 
 

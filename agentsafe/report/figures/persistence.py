@@ -11,13 +11,14 @@ from agentsafe.report.figures import style
 from agentsafe.schemas import ALL, MEAN
 
 _HEADING = "Persistence: how much of the first stage's effect survives the second"
+_PAPER = ("safe-then-help", "help-then-safe")  # recipes that a panel of a metric need not name
 _RANGE = (-1.0, 2.0)  # a ratio is unbounded: values beyond are arrows at the edge
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 _COLOURS = (style.BLACK, style.BLUE, style.ORANGE, "#009E73", "#CC79A7", "#D55E00")
 
 
 def plot_persistence(table: pl.DataFrame) -> ChartType:
-    """Draw persistence per source and judge, for each metric and β.
+    """Draw persistence per source and judge, for each metric, recipe and β.
 
     Args:
         table: rows of `schemas.PERSISTENCE`.
@@ -35,15 +36,16 @@ def plot_persistence(table: pl.DataFrame) -> ChartType:
     shown = pl.DataFrame(rows, infer_schema_length=None)
     judges = sorted(table["judge"].unique(), key=lambda name: (name != ALL, name))
     sources = sorted(table["source"].unique(), key=lambda name: (name == MEAN, name))
-    betas = [fmt.beta(beta) for beta in sorted(table["beta"].unique())]
-    columns = min(len(betas), 2)
-    panels = []
-    for metric in shown["metric"].unique(maintain_order=True):
-        for number, beta in enumerate(betas):
-            part = shown.filter(pl.col("metric") == metric, pl.col("beta") == beta)
-            panel = _panel(part, sources, judges, labels=number % columns == 0)
-            panel.title = style.small_title(f"{metric}, β {beta}")
-            panels.append(panel)
+    parts = shown.partition_by("metric", "recipe", "beta", maintain_order=True)
+    columns = 2 if len(parts) > table["metric"].n_unique() else 1
+    panels: list[ChartType] = []
+    for part in parts:
+        metric, recipe, beta = part.select("metric", "recipe", "beta").row(0)
+        panel = _panel(part, sources, judges, labels=len(panels) % columns == 0)
+        known = "" if beta == fmt.NONE else f", β {beta}"
+        named = "" if recipe in _PAPER else f", {recipe}"
+        panel.title = style.small_title(f"{metric}{named}{known}")
+        panels.append(panel)
     lines = [
         "1: the second stage changed nothing; 0: nothing of the first is left. Bars are bootstrap "
         "intervals over test cases. Hollow: the first stage's own effect may be 0, or a run is "
@@ -61,7 +63,9 @@ def _labels(table: pl.DataFrame) -> str:
         return ""
     low, high = min(single), max(single)
     return fmt.count(high, "label") + (
-        " per source, β and judge." if low == high else f" at most, {low:,} at least, per ratio."
+        " per source, recipe and judge."
+        if low == high
+        else f" at most, {low:,} at least, per ratio."
     )
 
 
@@ -76,7 +80,7 @@ def _row(row: dict) -> dict:
     }
     out = value is not None and not left <= value <= right
     return {
-        **{name: row[name] for name in ("metric", "source", "judge")},
+        **{name: row[name] for name in ("metric", "source", "recipe", "judge")},
         "beta": fmt.beta(row["beta"]),
         **inside,
         "out": fmt.number(value) if out else "",
@@ -109,6 +113,7 @@ def _panel(table: pl.DataFrame, sources: list[str], judges: list[str], labels: b
         "tooltip": style.tooltip(
             "metric",
             "source",
+            "recipe",
             "judge",
             "persistence",
             "n",

@@ -5,10 +5,12 @@ import polars as pl
 from altair.typing import ChartType
 
 from agentsafe._util import format as fmt
+from agentsafe.lineage import SFT
 from agentsafe.report.figures import style
 from agentsafe.report.figures.style import DARK
 
 _COUNTS = {"pairs": "all pairs", "clean_pairs": "clean pairs"}
+_ROLLOUTS = {"rollouts": "all pairs", "clean_rollouts": "clean pairs"}  # of sft, in their place
 _SIDES = ["chosen", "rejected"]
 _STEPS = [base * 10**power for power in range(7) for base in (1, 2, 5)]  # widths of a bin
 
@@ -26,7 +28,9 @@ def plot_preferences(summary: pl.DataFrame) -> ChartType:
     heading = "Composition of the preference sets"
     if summary.is_empty():
         return style.empty(heading, "No preference set was made.")
-    if not summary.filter(pl.col("quantity") == "pairs")["value"].sum():
+    is_sft = pl.col("objective") == SFT
+    size = pl.when(is_sft).then(pl.lit("rollouts")).otherwise(pl.lit("pairs"))
+    if not summary.filter(pl.col("quantity") == size)["value"].sum():
         return style.empty(
             heading, "No two rollouts of a case are far enough apart: there is no pair."
         )
@@ -38,6 +42,8 @@ def plot_preferences(summary: pl.DataFrame) -> ChartType:
         f"Labels of {', '.join(judges)}. Clean: neither side has a hallucinated observation "
         "or is a stub. Gap: chosen score minus rejected score."
     ]
+    if SFT in summary["objective"]:
+        lines[0] += f" The set {SFT} has rollouts to imitate instead of pairs."
     columns = min(len(sets), 3)
     checkpoints = _checkpoints(table)
     panels = []
@@ -55,8 +61,13 @@ def plot_preferences(summary: pl.DataFrame) -> ChartType:
 
 def _counts(table: pl.DataFrame, sets: list[str]) -> list[ChartType]:
     """Draw the pairs per set: all beside clean ones, and by gap."""
-    counted = table.filter(pl.col("quantity").is_in(list(_COUNTS)))
-    pairs = counted.with_columns(kind=pl.col("quantity").replace(_COUNTS))
+    is_sft = pl.col("objective") == SFT
+    pairs = pl.concat(
+        table.filter(sets_of, pl.col("quantity").is_in(list(names))).with_columns(
+            kind=pl.col("quantity").replace(names)
+        )
+        for sets_of, names in ((~is_sft, _COUNTS), (is_sft, _ROLLOUTS))
+    )
     gaps = table.filter(pl.col("quantity") == "gap").with_columns(kind="gap " + pl.col("key"))
     kinds = gaps["kind"].unique().sort().to_list()
     shades = ("#9CC7E0", "#3F8FC0", DARK)
@@ -100,8 +111,9 @@ def _checkpoints(table: pl.DataFrame) -> pl.DataFrame:
     sign = pl.when(pl.col("quantity") == _SIDES[0]).then(1).otherwise(-1)
     order = sides.group_by("key").agg(lead=(sign * pl.col("value")).sum())
     order = order.sort("lead", "key", descending=[True, False]).select("key")
-    every = table.select(pl.col("set").unique(maintain_order=True)).join(order, how="cross")
+    every = table.select("set", "objective").unique(maintain_order=True).join(order, how="cross")
     every = every.join(pl.DataFrame({"quantity": _SIDES}), how="cross")
+    every = every.filter((pl.col("objective") != SFT) | (pl.col("quantity") == _SIDES[0]))
     found = sides.select("set", "key", "quantity", "value")
     return every.join(
         found, on=["set", "key", "quantity"], how="left", maintain_order="left"
@@ -113,7 +125,8 @@ def _per_checkpoint(table: pl.DataFrame, name: str, labels: bool) -> ChartType:
     order = table["key"].unique(maintain_order=True).to_list()
     axis = alt.Axis(title=None, labels=labels, labelPadding=8, ticks=False, domain=False, grid=True)
     y = alt.Y("key:N", sort=order, scale=alt.Scale(domain=order), axis=axis)
-    x = alt.X("value:Q", title="pairs", axis=alt.Axis(tickCount=4, format=",d"))
+    unit = _unit(table, name)
+    x = alt.X("value:Q", title=unit, axis=alt.Axis(tickCount=4, format=",d"))
     colours = alt.Scale(domain=_SIDES, range=[style.BLUE, style.ORANGE])
     shapes = alt.Scale(domain=_SIDES, range=["circle", "square"])
     base = alt.Chart(table.filter(pl.col("set") == name))
@@ -124,7 +137,7 @@ def _per_checkpoint(table: pl.DataFrame, name: str, labels: bool) -> ChartType:
             y=y,
             color=alt.Color("quantity:N", scale=colours, title="side"),
             shape=alt.Shape("quantity:N", scale=shapes, title="side"),
-            tooltip=style.tooltip(key="checkpoint", quantity="side", value="pairs"),
+            tooltip=style.tooltip(key="checkpoint", quantity="side", value=unit),
         ),
         width=180,
         height=17 * max(len(order), 1),
@@ -142,15 +155,22 @@ def _per_case(table: pl.DataFrame, name: str) -> ChartType:
     )
     bins = bins.sort("start").with_columns(end=pl.col("start") + step)
     last = highest // step * step + step
-    axis = alt.Axis(values=list(range(0, last + 1, 4 * step)), format="d", title="pairs of a case")
+    unit = _unit(table, name)
+    ticks = list(range(0, last + 1, 4 * step))
+    axis = alt.Axis(values=ticks, format="d", title=f"{unit} of a case")
     number = fmt.count(len(cases), "case")
     chart = alt.Chart(
-        bins, width=180, height=110, title=style.small_title(f"{name}: {number} with pairs")
+        bins, width=180, height=110, title=style.small_title(f"{name}: {number} with {unit}")
     )
     return chart.mark_rect(color=style.BLUE, stroke="white", strokeWidth=1).encode(
         x=alt.X("start:Q", scale=alt.Scale(domain=[0, last], nice=False), axis=axis),
         x2="end:Q",
         y2=alt.datum(0),
         y=alt.Y("cases:Q", axis=alt.Axis(title="cases", tickMinStep=1, labelFlush=True)),
-        tooltip=style.tooltip(start="pairs from", end="to below", cases="cases"),
+        tooltip=style.tooltip(start=f"{unit} from", end="to below", cases="cases"),
     )
+
+
+def _unit(table: pl.DataFrame, name: str) -> str:
+    """Name what a set has: pairs, or rollouts to imitate."""
+    return "rollouts" if table.filter(set=name)["objective"][0] == SFT else "pairs"

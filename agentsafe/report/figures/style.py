@@ -24,8 +24,17 @@ SHAPES = {
     "both": "circle",
     "safe-then-help": "square",
     "help-then-safe": "diamond",
+    "best": "M0,-1L0.22,-0.31L0.95,-0.31L0.36,0.12L0.59,0.81L0,0.38L-0.59,0.81L-0.36,0.12"
+    "L-0.95,-0.31L-0.22,-0.31Z",  # a star
+    "sft": "cross",
 }
-_OTHER_SHAPES = ("cross", "triangle-down", "triangle-left", "stroke", "arrow", "wedge")
+_OTHER_SHAPES = (
+    *("triangle-down", "triangle-left"),
+    "M-0.5,-0.87L0.5,-0.87L1,0L0.5,0.87L-0.5,0.87L-1,0Z",  # a hexagon
+    "M-1,-0.5L-0.5,-1L0,-0.5L0.5,-1L1,-0.5L0.5,0L1,0.5L0.5,1L0,0.5L-0.5,1L-1,0.5L-0.5,0Z",  # an x
+    "M-1,-0.35L1,-0.35L1,0.35L-1,0.35Z",  # a bar
+    *("wedge", "arrow"),
+)
 
 #: Column types that can hold NaN.
 _FLOATS = (pl.Float32, pl.Float64)
@@ -48,7 +57,10 @@ def colours(names: Sequence[str]) -> alt.Scale:
 
 
 def shapes(recipes: Iterable[str]) -> alt.Scale:
-    """Assign a shape to each recipe; those of the paper are first and always the same."""
+    """Assign a shape to each recipe; those of single objectives are always the same, and first.
+
+    The shapes of other recipes repeat after seven.
+    """
     present = set(recipes)
     domain = [recipe for recipe in SHAPES if recipe in present]
     others = sorted(present - set(SHAPES))
@@ -58,7 +70,10 @@ def shapes(recipes: Iterable[str]) -> alt.Scale:
 
 
 def fills(betas: Sequence[str]) -> dict[str, float]:
-    """Assign each β its share of filling: the smallest β is hollow, the largest full."""
+    """Assign each β its share of filling: the smallest β is hollow, the largest full.
+
+    Runs without a β, or with several, are full, too: their recipe says so.
+    """
     last = len(betas) - 1
     return {beta: number / last if last else 1.0 for number, beta in enumerate(betas)}
 

@@ -93,7 +93,7 @@ def _drawn(run: pl.DataFrame, steps: int) -> pl.DataFrame:
         "reward_accuracy",
         pl.col(*_QUANTITIES, *means).round_sig_figs(4),
         recipe=pl.lit(lineage.recipe),
-        beta=pl.lit(stage.beta),
+        beta=pl.lit(lineage.beta, dtype=pl.Float64),
         source=pl.lit(lineage.source),
         judge=pl.lit(stage.judge or fmt.NONE),
     )
@@ -140,13 +140,14 @@ def _channels(drawn: pl.DataFrame) -> tuple[dict, list[alt.Parameter]]:
 
 
 def _in_rows(drawn: pl.DataFrame) -> list[list[pl.DataFrame]]:
-    """Arrange the steps of each panel in rows; a row has one β."""
+    """Arrange the steps of each panel in rows; a row has one β, the last one has none in common."""
     recipes = style.shapes(drawn["recipe"]).domain
     rows = math.ceil(len(recipes) / _COLUMNS)
     columns = math.ceil(len(recipes) / rows)
     found = []
-    for beta in sorted(drawn["beta"].unique()):
-        here = [drawn.filter(beta=beta, recipe=recipe) for recipe in recipes]
+    for beta in drawn["beta"].unique().sort(nulls_last=True):
+        of_beta = drawn.filter(pl.col("beta").eq_missing(beta))
+        here = [of_beta.filter(recipe=recipe) for recipe in recipes]
         panels = [panel for panel in here if len(panel)]
         found += [panels[start : start + columns] for start in range(0, len(panels), columns)]
     return found
@@ -186,7 +187,8 @@ def _panel(
         height=_HEIGHT,
     )
     if upper:
-        below = f"β {fmt.beta(panel['beta'][0])}, {fmt.count(len(ends), 'run')}"
+        beta, runs = panel["beta"][0], fmt.count(len(ends), "run")
+        below = runs if beta is None else f"β {fmt.beta(beta)}, {runs}"
         chart.title = style.small_title(panel["recipe"][0], [below])
         chart.title.limit = width + _GAP  # pixels; a longer name is truncated
     return chart

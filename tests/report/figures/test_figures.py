@@ -10,9 +10,15 @@ import vl_convert
 
 from agentsafe import schemas
 from agentsafe.report import figures
-from agentsafe.report.figures import export, frontier
+from agentsafe.report.figures import export, frontier, paths
 from agentsafe.report.figures.style import shapes
-from tests.helpers.small_results import audit_table, preference_summary, results
+from tests.helpers.small_results import (
+    OWN_EFFECTS,
+    audit_table,
+    preference_summary,
+    results,
+    sft_summary,
+)
 
 RUNS = 10  # two sources, five recipes
 
@@ -92,6 +98,56 @@ def test_arrows_point_from_stage_to_stage():
         assert (math.cos(turned), math.sin(turned)) == pytest.approx((across / length, up / length))
     first = [arrow for arrow in arrows if arrow["x"] == arrow["y"] == 0]
     assert len(first) == 4  # each path begins at its source
+
+
+@pytest.fixture(scope="module")
+def own():
+    """Runs whose stages have settings of their own, or objectives beside the paper's."""
+    return results(sources=("ape",), recipes=tuple(OWN_EFFECTS), judges=("one",))
+
+
+def test_runs_with_other_settings_are_other_runs_in_every_figure(own):
+    runs = len(OWN_EFFECTS) - 1
+    marks = rows(specification(figures.plot_frontier(own.points, own.document)), "Δsafety")
+    assert len({(row["source"], row["recipe"], row["beta"]) for row in marks}) == runs
+    assert len(marks) == runs
+    made = specification(figures.plot_frontier(own.points, own.document))
+    legend = [row["beta"] for row in rows(made, "beta") if len(row) == 1]
+    assert legend == ["0.05", "0.1"]  # a run without a common β is not one of them
+    names = {
+        row["run"] for row in rows(specification(figures.plot_format_validity(own.points)), "share")
+    }
+    assert len(names) == runs + 1
+
+
+def test_a_path_has_the_marks_of_its_stages_whatever_their_beta(own):
+    made = specification(figures.plot_paths(own.points))
+    marks = {}
+    for panel in made["concat"]:
+        drawn = made["datasets"][panel["layer"][-1]["data"]["name"]]
+        marks[panel["title"]["text"]] = {row["run"] for row in drawn}
+    assert marks.keys() == {"ape, β 0.1", "ape, β by stage"}
+    assert {"ape+sft", "ape+sft+best.b0.1"} <= marks["ape, β 0.1"]
+    assert marks["ape, β by stage"] == {"ape+safe.b0.1", "ape+safe.b0.1+help.b0.05"}
+    assert "ape+safe.b0.05" not in marks["ape, β 0.1"]
+
+
+def test_more_than_four_paths_differ_in_colour_or_dash():
+    recipes = [f"r{number}" for number in range(9)]
+    steps = pl.DataFrame({"recipe": recipes})
+    channels = paths._channels(steps, steps)
+    scales = [channels[name].to_dict()["scale"]["range"] for name in ("color", "strokeDash")]
+    assert len({(colour, *dash) for colour, dash in zip(*scales, strict=True)}) == len(recipes)
+
+
+def test_persistence_has_a_panel_for_each_metric_recipe_and_beta(own):
+    made = specification(figures.plot_persistence(own.persistence))
+    assert [panel["title"]["text"] for panel in made["concat"]] == [
+        "safety, safe-then-help.lr1e-05, β 0.1",
+        "safety, safe.b0.1-then-help.b0.05",
+        "helpfulness, β 0.05",
+        "helpfulness, β 0.1",
+    ]
 
 
 def test_one_run_has_a_frontier_without_lines():
@@ -196,6 +252,20 @@ def test_preference_sets_show_all_and_clean_pairs_and_zeros():
     assert sides["help", "ape", "rejected"] == 0
     cases = [row["cases"] for row in rows(made, "start")]
     assert sum(cases) == 4
+
+
+def test_a_set_of_rollouts_to_imitate_is_counted_in_rollouts():
+    both = pl.concat([preference_summary(), sft_summary()])
+    made = specification(figures.plot_preferences(both))
+    counts = {(row["set"], row["kind"]): row["text"] for row in rows(made, "kind")}
+    assert (counts["sft", "all pairs"], counts["sft", "clean pairs"]) == ("4", "3")
+    sides = {(row["set"], row["quantity"]) for row in rows(made, "key")}
+    assert ("sft", "chosen") in sides and ("sft", "rejected") not in sides
+    said = words(made)
+    assert "sft: n = 2 cases with rollouts" in said
+    assert "set sft has rollouts" in said
+    alone = specification(figures.plot_preferences(sft_summary()))
+    assert "rollouts of a case" in words(alone)
 
 
 def test_sets_without_any_pair_are_a_sentence_and_can_be_saved(tmp_path):

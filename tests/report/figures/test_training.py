@@ -106,9 +106,17 @@ def test_a_dot_has_the_numbers_of_the_last_step():
     assert numbers == ["5", "0.140", "2.500", "0.900"]
 
 
-def test_the_stage_that_is_drawn_gives_the_panel_its_beta_and_the_line_its_judge():
+def test_runs_without_a_common_beta_are_in_a_row_of_their_own_and_named_by_what_differs():
+    runs = ("safe.one.b0.1", "safe.one.b0.1.lr1e-05", "sft.one", "safe.one.b0.1+help.one.b0.05")
+    rows = panels(specification(training_log(*(f"ape+{run}.s0" for run in runs))))
+    assert [[above(panel) for panel in row] for row in rows[::2]] == [
+        ["safe: β 0.1, n = 1 run", "safe.lr1e-05: β 0.1, n = 1 run"],
+        ["sft: n = 1 run", "safe.b0.1-then-help.b0.05: n = 1 run"],
+    ]
+
+
+def test_the_stage_that_is_drawn_gives_the_line_its_judge():
     made = specification(training_log("ape+safe.one.b0.1+help.two.b0.05.s0"))
-    assert above(panels(made)[0][0]) == "safe-then-help: β 0.05, n = 1 run"
     assert {row["judge"] for row in steps_of(made, "ape+safe.one.b0.1+help.two.b0.05.s0")} == {
         "two"
     }
