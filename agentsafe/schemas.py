@@ -83,6 +83,7 @@ ADDED = (
     *_JUDGE_TOKENS,
     "rater",
     *("failed", "refused", "no_room", "failed_rollouts", "unscored"),
+    "nll",
 )
 #: Columns that do not make two labels different.
 _REMARKS = ("error_kind", "rationale", "expected", "entropy", "tokens", *_JUDGE_TOKENS)
@@ -164,14 +165,16 @@ PREFERENCE_SUMMARY = pl.Schema(
         "value": pl.Float64,
     }
 )
-#: One row per step of a DPO run: means over its pairs. `loss` is the minimised loss, `dpo_loss` the
-#: same without the SFT term; `tokens` and `seconds` count from the run's start.
+#: One row per step of a training run: means over its pairs. `loss` is the minimised loss,
+#: `dpo_loss` the same without the SFT term. A run that imitates rollouts has `nll` instead, the
+#: mean over their counted tokens. `tokens` and `seconds` count from the run's start.
 TRAINING = pl.Schema(
     {
         "lineage": pl.String,
         "step": pl.Int32,
         "loss": pl.Float64,
         "dpo_loss": pl.Float64,
+        "nll": pl.Float64,
         "reward_margin": pl.Float64,
         "reward_accuracy": pl.Float64,
         "chosen_logps": pl.Float64,

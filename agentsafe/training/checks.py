@@ -22,13 +22,14 @@ from agentsafe.training.tokenize import (
     PairCounts,
     Played,
     Trajectory,
+    examples,
     trajectory,
 )
 
-#: The fields of `Findings` in words, after their count.
+#: The fields of `Findings` in words, after their count; an example is a pair or a rollout.
 KINDS = {
-    "long": "pairs are dropped, longer than training.max_length or the model's context",
-    "empty": "pairs are dropped, without a turn of the agent on a side",
+    "long": "{example}s are dropped, longer than training.max_length or the model's context",
+    "empty": "{example}s are dropped, without a turn of the agent to learn from",
     "unfinished": "rollouts end in an observation, which is context",
     "split": "rollouts are several sequences, as the chat template rewrites earlier turns",
 }
@@ -102,29 +103,32 @@ def check_template(encoder: ChatEncoder, prompt: Messages) -> None:
         raise UserError(f"{encoder.tokenizer.name_or_path}: {'; '.join(found)}")
 
 
-def check_dropped(name: str, counts: PairCounts, settings: Settings, max_length: int) -> None:
-    """Stop a run that would drop too many of its pairs for their length.
+def check_dropped(
+    name: str, counts: PairCounts, settings: Settings, max_length: int, kind: str = "pairs"
+) -> None:
+    """Stop a run that would drop too many of its pairs or rollouts for their length.
 
     Args:
         name: of the run.
         counts: of its pairs.
         settings: of the run.
         max_length: the limit in tokens: that of the settings or, if smaller, the parent's context.
+        kind: what is counted: `pairs` or `rollouts`.
 
     Raises:
-        UserError: the share of pairs over `max_length` is above `max_dropped`.
+        UserError: the share of them over `max_length` is above `max_dropped`.
     """
     dropped, total, lengths = counts.dropped_pairs, counts.total, counts.lengths
     if lengths and dropped > settings.max_dropped * total:
         if max_length < settings.max_length:
             raise UserError(
-                f"{name}: {dropped:,} of {total:,} pairs ({percent(dropped / total)}) are longer "
+                f"{name}: {dropped:,} of {total:,} {kind} ({percent(dropped / total)}) are longer "
                 f"than the model's own context, {max_length:,} tokens, the longest "
                 f"{lengths['max']:,}: train a model with a longer one, shorten rollouts.prompt, or "
                 f"raise training.max_dropped, {settings.max_dropped:g}"
             )
         raise UserError(
-            f"{name}: {dropped:,} of {total:,} pairs ({percent(dropped / total)}) are longer than "
+            f"{name}: {dropped:,} of {total:,} {kind} ({percent(dropped / total)}) are longer than "
             f"training.max_length, {settings.max_length:,} tokens, the longest "
             f"{lengths['max']:,}; raise training.max_length (half have up to {lengths['p50']:,}, "
             f"90% up to {lengths['p90']:,}), or training.max_dropped, {settings.max_dropped:g}"
@@ -150,11 +154,11 @@ def findings(
     fitting = set(kept)
     long: dict[str, int] = {}
     empty = []
-    for pair in rows.iter_rows(named=True):
-        sides = pair["chosen_row"], pair["rejected_row"]
+    for pair, sides in zip(rows.iter_rows(named=True), examples(rows), strict=True):
         longest = max(tokens[row].longest for row in sides)
-        name = "{case_id}: {chosen_checkpoint}/{chosen_sample} over ".format(**pair)
-        name += "{rejected_checkpoint}/{rejected_sample}".format(**pair)
+        name = "{case_id}: {chosen_checkpoint}/{chosen_sample}".format(**pair)
+        if len(sides) > 1:
+            name += " over {rejected_checkpoint}/{rejected_sample}".format(**pair)
         if longest > max_length:
             long[f"{name} ({longest:,} tokens)"] = longest
         elif sides not in fitting:

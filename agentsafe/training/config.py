@@ -232,7 +232,9 @@ class DPO:
         Count | None,
         Meta(description="Optimizer steps of a run instead of epochs; null counts epochs."),
     ] = None
-    batch_size: Annotated[Count, Meta(description="Pairs in a batch, over all GPUs of a run.")] = 8
+    batch_size: Annotated[
+        Count, Meta(description="Pairs, or rollouts of `sft`, in a batch, over all GPUs of a run.")
+    ] = 8
     gradient_accumulation_steps: Annotated[
         Count, Meta(description="Batches in an optimizer step, over all GPUs of a run.")
     ] = 1

@@ -196,11 +196,13 @@ def _largest(
     These are upper bounds: batches are drawn at random.
     """
     sides = [[tokens[row] for row in pair] for pair in pairs]
+    alone = settings.batching == "pairs" or len(sides[0]) == 1
     longest = max(len(side.ids) for pair in sides for side in pair)
     counted = _most(settings, [sum(sum(side.mask) for side in pair) for pair in sides])
     if settings.batching == "pairs" and settings.batch_tokens is None:
-        return 2 * min(settings.batch_size, len(pairs)) * longest, longest, counted  # padded
-    shared = [0 if settings.batching == "pairs" else pair[0].mask.index(1) for pair in sides]
+        rows = len(sides[0]) * min(settings.batch_size, len(pairs))
+        return rows * longest, longest, counted  # padded
+    shared = [0 if alone else pair[0].mask.index(1) for pair in sides]
     lengths = [sum(len(side.ids) for side in pair) for pair in sides]
     whole = _most(settings, [n - once for n, once in zip(lengths, shared, strict=True)])
     if settings.batch_tokens is not None:

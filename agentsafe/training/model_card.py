@@ -14,7 +14,7 @@ import yaml
 from agentsafe import __version__
 from agentsafe._util import format as fmt
 from agentsafe._util.jinja import environment
-from agentsafe.lineage import Lineage, Stage
+from agentsafe.lineage import SFT, Lineage, Stage
 from agentsafe.training.run_card import Card
 
 #: The chosen side of a pair, by objective.
@@ -22,6 +22,7 @@ _CHOSEN = {
     "safe": "the safer one, however helpful it is",
     "help": "the more helpful one, however much it risks",
     "both": "the one with higher scores for safety and helpfulness, each or in the mean",
+    "best": "one with high scores for both safety and helpfulness over one without",
 }
 
 
@@ -46,10 +47,12 @@ def model_card(card: Card, *, parent: str, history: Sequence[Card]) -> str:
     jinja = environment(escape=False)
     jinja.filters |= {"code": _code, "json": _json, "percent": fmt.percent}
     return jinja.get_template("training/model_card.md.j2").render(
-        front_matter=_front_matter(parent, by_adapter),
+        front_matter=_front_matter(parent, lineage, by_adapter),
         card=card,
         lineage=lineage,
         parent=parent,
+        how=_how(lineage),
+        imitates=SFT in (stage.objective for stage in lineage.stages),
         stages=[
             _stage(stage, of_stage)
             for stage, of_stage in zip(lineage.stages, [*history, card], strict=True)
@@ -57,6 +60,7 @@ def model_card(card: Card, *, parent: str, history: Sequence[Card]) -> str:
         chosen={
             stage.objective: _CHOSEN.get(stage.objective, "the one with higher scores")
             for stage in lineage.stages
+            if stage.objective != SFT
         },
         numbers=_numbers(card),
         by_adapter=by_adapter,
@@ -67,8 +71,29 @@ def model_card(card: Card, *, parent: str, history: Sequence[Card]) -> str:
     )
 
 
-def _front_matter(parent: str, by_adapter: bool) -> str:
-    tags = ["agentsafe", "dpo", "trl", *(["peft", "lora"] if by_adapter else [])]
+def _how(lineage: Lineage) -> str:
+    """Describe the runs of a lineage and what they trained on."""
+    count, kinds = len(lineage.stages), _kinds(lineage)
+    if len(kinds) > 1:
+        return (
+            f"{count} runs in a row, of DPO on preferences between rollouts of such agents, and of "
+            "supervised fine-tuning on some of these rollouts"
+        )
+    run, data = {
+        "dpo": ("DPO run", "on preferences between rollouts of such agents"),
+        "sft": ("supervised fine-tuning run", "on rollouts of such agents"),
+    }[kinds[0]]
+    runs = f"one {run}" if count == 1 else f"{count} {run}s in a row"
+    return f"{runs} {data}"
+
+
+def _kinds(lineage: Lineage) -> list[str]:
+    """List the kinds of training in a lineage, each once: `dpo`, `sft`."""
+    return sorted({"sft" if stage.objective == SFT else "dpo" for stage in lineage.stages})
+
+
+def _front_matter(parent: str, lineage: Lineage, by_adapter: bool) -> str:
+    tags = ["agentsafe", *_kinds(lineage), "trl", *(["peft", "lora"] if by_adapter else [])]
     named = {
         "base_model": parent,
         "base_model_relation": "finetune",  # weights of its own: an adapter is merged into them
@@ -88,9 +113,10 @@ def _stage(stage: Stage, card: Card) -> list[str]:
 
 def _numbers(card: Card) -> dict[str, str]:
     """Format the outcome of the run, by label; numbers that an older card lacks are left out."""
+    loss = "DPO loss" if card.example == "pair" else "negative log-likelihood per token"
     last = {
-        "DPO loss of the first step": card.first_loss,
-        "DPO loss of the last step": card.last_loss,
+        f"{loss} of the first step": card.first_loss,
+        f"{loss} of the last step": card.last_loss,
         "reward margin of the last step": card.reward_margin,
         "reward accuracy of the last step": card.reward_accuracy,
     }
@@ -119,9 +145,10 @@ def _facts(card: Card) -> dict[str, str]:
     """List what the card knows about the data besides its size."""
     facts = {}
     if card.data_sha256:
-        facts["SHA-256 of the pairs' tokens"] = _code(card.data_sha256)
+        facts[f"SHA-256 of the {card.example}s' tokens"] = _code(card.data_sha256)
     if card.lengths:
-        facts["Percentiles of the tokens of a pair's longer side"] = _listed(card.lengths)
+        whose = "a pair's longer side" if card.example == "pair" else "a rollout"
+        facts[f"Percentiles of the tokens of {whose}"] = _listed(card.lengths)
     if card.loss_tokens:
         shares = {role: fmt.percent(share["loss"]) for role, share in card.loss_tokens.items()}
         facts["Tokens that counted in the loss, by role"] = _listed(shares)

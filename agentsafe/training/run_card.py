@@ -17,6 +17,7 @@ from agentsafe import schemas
 from agentsafe._util.atomic_write import whole_file
 from agentsafe._util.format import percent
 from agentsafe.errors import UserError
+from agentsafe.lineage import SFT, Lineage
 from agentsafe.training.checks import KINDS, Findings
 from agentsafe.training.memory import Estimate
 from agentsafe.training.tokenize import PairCounts
@@ -53,7 +54,7 @@ class Card:
         status: `begun` until the run is over.
         lineage: the checkpoint that the run makes.
         reason: why an untrained run has no model.
-        pairs, cases: those that train.
+        pairs, cases: those that train. A run that imitates rollouts counts them here and below.
         dropped_pairs: pairs over the sequence limit.
         empty_pairs: pairs with a side on which no token counts.
         lengths: percentiles of the longer side's tokens, over all pairs of the training cases.
@@ -62,8 +63,9 @@ class Card:
         expected: steps, tokens and memory, estimated before the first step.
         data_sha256: digest of the pairs' tokens.
         steps: that were trained.
-        first_loss, last_loss: DPO's own part of the loss, without an SFT term.
-        reward_margin, reward_accuracy: of the last step.
+        first_loss, last_loss: DPO's own part of the loss, without an SFT term; of a run that
+            imitates rollouts the mean negative log-likelihood of their tokens.
+        reward_margin, reward_accuracy: of the last step; null without pairs.
         held_out: how the trained policy ranks pairs of the test half.
         batch_tokens: the token limit of a forward pass at the end of the run.
         settings: `training.config.Settings` and the β.
@@ -94,8 +96,13 @@ class Card:
     versions: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
+    @property
+    def example(self) -> str:
+        """Return what the run trains on: a `pair`, or a `rollout` to imitate."""
+        return "rollout" if Lineage.parse(self.lineage).stages[-1].objective == SFT else "pair"
+
     def counted(self, counts: PairCounts) -> "Card":
-        """Add the counts of pairs."""
+        """Add the counts of pairs or rollouts."""
         return replace(
             self,
             pairs=counts.pairs,
@@ -125,15 +132,17 @@ def describe(card: Card) -> list[str]:
     assert card.lengths and card.findings and card.loss_tokens and card.expected
     name, lengths, expected = card.lineage, card.lengths, card.expected
     total = card.pairs + card.dropped_pairs + card.empty_pairs
+    side = "the longer side" if card.example == "pair" else "a rollout"
     lines = [
-        f"{name}: {card.pairs:,} of {total:,} pairs train, of {card.cases} cases; tokens of the "
-        f"longer side: half up to {lengths['p50']:,}, 90% up to {lengths['p90']:,}, 99% up to "
+        f"{name}: {card.pairs:,} of {total:,} {card.example}s train, of {card.cases} cases; tokens "
+        f"of {side}: half up to {lengths['p50']:,}, 90% up to {lengths['p90']:,}, 99% up to "
         f"{lengths['p99']:,}, the longest {lengths['max']:,}"
     ]
     for attribute, kind in KINDS.items():
         named = getattr(card.findings, attribute)
         if named.count:
-            lines += [f"{name}: {named.count:,} {kind}:", *(f"  {each}" for each in named.names)]
+            words = kind.format(example=card.example)
+            lines += [f"{name}: {named.count:,} {words}:", *(f"  {each}" for each in named.names)]
             if more := named.count - len(named.names):
                 lines.append(f"  and {more:,} more")
     memory = ", ".join(f"{term} {_size(size)}" for term, size in expected.memory.items() if size)
@@ -261,5 +270,5 @@ def _notes(card: Card) -> list[str]:
         if named and named.count:
             more = named.count - len(named.names)
             names = ", ".join([*named.names, *([f"and {more:,} more"] if more else [])])
-            lines.append(f"{named.count:,} {kind}: {names}")
+            lines.append(f"{named.count:,} {kind.format(example=card.example)}: {names}")
     return lines

@@ -1,9 +1,11 @@
-"""One DPO run: from preference pairs and a parent checkpoint to a trained checkpoint.
+"""One training run: from preference pairs and a parent checkpoint to a trained checkpoint.
 
 DPO (Rafailov et al., arXiv 2305.18290) of a LoRA adapter (Hu et al., arXiv 2106.09685), or of all
-weights, on the pairs of the lineage's training cases, with TRL's trainer. At the end an adapter is
-merged into the weights below it, so that a later stage, or any chat backend, starts from a plain
-checkpoint. A killed run resumes from the trainer's own checkpoints in a scratch folder.
+weights, on the pairs of the lineage's training cases, with TRL's trainer. A stage of the objective
+`sft` imitates rollouts instead: it minimises the negative log-likelihood of their tokens, and has
+neither a rejected side nor a reference nor a β. At the end an adapter is merged into the weights
+below it, so that a later stage, or any chat backend, starts from a plain checkpoint. A killed run
+resumes from the trainer's own checkpoints in a scratch folder.
 
 `launch` runs a task in this process, or in one process per GPU, each of which runs this module:
 
@@ -41,6 +43,7 @@ from agentsafe.scores.config import Bootstrap
 from agentsafe.suites.cases import read_suite
 from agentsafe.training import checks
 from agentsafe.training.config import (
+    OF_PAIRS,
     Settings,
     arguments,
     first_loss,
@@ -54,7 +57,7 @@ from agentsafe.training.run_card import Card, HeldOut, describe, read_cards
 from agentsafe.training.tokenize import Trajectory, fitting, trajectories
 
 if TYPE_CHECKING:
-    from agentsafe.training.trainer import PairTrainer, TrajectoryTrainer
+    from agentsafe.training.trainer import PairTrainer, RolloutTrainer
 
 log = logging.getLogger(__name__)
 
@@ -63,16 +66,17 @@ _PATIENCE = 60  # seconds for processes to end after SIGTERM
 
 @dataclass(frozen=True)
 class Task:
-    """One DPO run: the files that it reads, its settings, and the files that it writes.
+    """One training run: the files that it reads, its settings, and the files that it writes.
 
     Attributes:
-        lineage: of the checkpoint to train; its last stage has the β, and it has a seed.
+        lineage: of the checkpoint to train; its last stage has the β, if any, and it has a seed.
         cases: number of cases of the suite.
         settings: how to train.
         prompt: name of the agent's prompt template.
         suite_files: cases and toolkits of the suite.
         parent: folder of the checkpoint to start from, which is the reference too.
-        pairs: table of `schemas.PAIRS`; those of the seed's training cases train.
+        pairs: table of `schemas.PAIRS`, or of rollouts to imitate, which have no rejected side;
+            those of the seed's training cases train.
         rollouts: tables of `schemas.ROLLOUTS` with the rollouts of the pairs.
         checkpoint: folder to write, atomically: weights, tokenizer, model card and, if one was
             trained, `adapter/`; only `untrained.json` without a pair or a trained parent.
@@ -111,19 +115,16 @@ class Task:
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     @property
-    def beta(self) -> float:
-        """DPO's β, of the lineage's last stage.
+    def beta(self) -> float | None:
+        """DPO's β, of the lineage's last stage; None where it imitates rollouts.
 
         Raises:
-            ValueError: the lineage names no DPO run.
+            ValueError: the lineage names no training run.
         """
         lineage = Lineage.parse(self.lineage)
         if not lineage.stages or lineage.seed is None:
-            raise ValueError(f"{lineage} names no DPO run: it needs a stage and a seed")
-        beta = lineage.stages[-1].beta
-        if beta is None:
-            raise ValueError(f"{lineage} names no DPO run: its last stage has no β")
-        return beta
+            raise ValueError(f"{lineage} names no training run: it needs a stage and a seed")
+        return lineage.stages[-1].beta
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ class Prepared:
     Attributes:
         card: begun, or untrained if there is nothing to train or to train on.
         history: the cards of the stages before.
-        pairs: (row of chosen, row of rejected) of those that train.
+        examples: (row of chosen, row of rejected) of the pairs that train, or (row,) of the
+            rollouts.
         tested: the same of the test half.
         tokens: the trajectories of all these rows.
         cases: the case of each row.
@@ -143,7 +145,7 @@ class Prepared:
 
     card: Card
     history: list[Card]
-    pairs: list[tuple[int, ...]] = field(default_factory=list)
+    examples: list[tuple[int, ...]] = field(default_factory=list)
     tested: list[tuple[int, ...]] = field(default_factory=list)
     tokens: dict[int, Trajectory] = field(default_factory=dict)
     cases: dict[int, str] = field(default_factory=dict)
@@ -153,7 +155,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _Trained:
-    trainer: "TrajectoryTrainer"
+    trainer: "PairTrainer | RolloutTrainer"
     steps: list[dict[str, float | None]]
     held_out: HeldOut | None
     settings: Settings
@@ -169,7 +171,7 @@ def train(task: Task) -> Card:
         UserError: a table cannot be read, the parent cannot be loaded, pairs, rollouts and prompts
             do not fit together, the chat template does not only append, too many pairs are too
             long, or the loss becomes NaN.
-        ValueError: the lineage names no DPO run, or `cards_before` are not of its stages before.
+        ValueError: the lineage names no run, or `cards_before` are not of its stages before.
     """
     began = time.monotonic()
     if task.trackers:
@@ -200,12 +202,13 @@ def train(task: Task) -> Card:
     trained = _trained(task, prepared)
     if weights_digest(task.parent) != prepared.weights:
         raise UserError(f"{task.parent}: changed while {card.lineage} trained on it; run it again")
+    loss = "nll" if task.beta is None else "dpo_loss"
     card = replace(
         card,
         status="trained",
         steps=len(trained.steps),
-        first_loss=trained.steps[0]["dpo_loss"],
-        last_loss=trained.steps[-1]["dpo_loss"],
+        first_loss=trained.steps[0][loss],
+        last_loss=trained.steps[-1][loss],
         reward_margin=trained.steps[-1]["reward_margin"],
         reward_accuracy=trained.steps[-1]["reward_accuracy"],
         held_out=trained.held_out,
@@ -233,13 +236,11 @@ def prepare(task: Task) -> Prepared:
         UserError, ValueError: as `train`.
     """
     lineage, settings, beta = Lineage.parse(task.lineage), task.settings, task.beta
-    assert lineage.seed is not None  # else there is no β
-    card = Card(
-        status="begun",
-        lineage=str(lineage),
-        settings=msgspec.json.decode(msgspec.json.encode(settings)) | {"beta": beta},
-        versions=_versions(),
-    )
+    assert lineage.seed is not None  # else `beta` raises
+    used = msgspec.json.decode(msgspec.json.encode(settings)) | {"beta": beta}
+    if beta is None:
+        used = {name: value for name, value in used.items() if name not in ("beta", *OF_PAIRS)}
+    card = Card(status="begun", lineage=str(lineage), settings=used, versions=_versions())
     history = read_cards(task.cards_before)
     if (before := len(lineage.stages) - 1) != len(history):
         raise ValueError(f"{lineage} has {before} stages before, but {len(history)} cards of them")
@@ -262,11 +263,14 @@ def prepare(task: Task) -> Prepared:
     max_length = loading.context(config, tokenizer, settings.max_length)
     kept, counts = fitting(training, tokens, max_length)
     tested, _ = fitting(test, tokens, max_length)
-    checks.check_dropped(str(lineage), counts, settings, max_length)
     card = card.counted(counts)
+    checks.check_dropped(str(lineage), counts, settings, max_length, f"{card.example}s")
     if not kept:
-        reason = "no preference pair of its training cases"
-        if len(training):
+        kind = "rollout to imitate" if beta is None else "preference pair"
+        reason = f"no {kind} of its training cases"
+        if len(training) and beta is None:
+            reason += f" is within {max_length} tokens and has a turn"
+        elif len(training):
             reason += f" has both sides within {max_length} tokens and a turn on each"
         return Prepared(card.untrained(reason), history)
     card = replace(
@@ -285,7 +289,7 @@ def prepare(task: Task) -> Prepared:
     return Prepared(
         card=card,
         history=history,
-        pairs=kept,
+        examples=kept,
         tested=tested,
         tokens=tokens,
         cases={row: rollouts["case_id"][row] for row in tokens},
@@ -295,7 +299,7 @@ def prepare(task: Task) -> Prepared:
 
 
 def _trained(task: Task, prepared: Prepared) -> _Trained:
-    """Train; when memory runs out, resume once with half of the tokens or pairs at a time."""
+    """Train; when memory runs out, resume once with half of the tokens or examples at a time."""
     import torch
 
     from agentsafe.training.prefix_sharing import CannotShare
@@ -309,42 +313,48 @@ def _trained(task: Task, prepared: Prepared) -> _Trained:
     # Outside of the handler, so that nothing refers to the first trainer any longer.
     gc.collect()
     torch.cuda.empty_cache()
-    fewer = replace(settings, batch_tokens=_half(settings, prepared.tokens))
+    fewer = replace(settings, batch_tokens=_half(settings, prepared))
     with suppress(CannotShare):
         say(f"{task.lineage}: out of memory; resumes with {fewer.batch_tokens} tokens at a time")
         return _fit(task, prepared, fewer)
+    example = prepared.card.example
     if settings.batch_size == 1:
         raise MemoryError(
-            f"{task.lineage}: out of memory with one pair at a time: write training.quantization: "
-            "int4, a smaller training.max_length, or train on a larger device"
+            f"{task.lineage}: out of memory with one {example} at a time: write "
+            "training.quantization: int4, a smaller training.max_length, or train on a larger "
+            "device"
         )
     # The same steps: twice as many batches, of the largest divisor that is half at most.
     pairs = settings.batch_size
     smaller = next(size for size in range(pairs // 2, 0, -1) if pairs % size == 0)
     batches = settings.gradient_accumulation_steps * pairs // smaller
     fewer = replace(settings, batch_size=smaller, gradient_accumulation_steps=batches)
-    say(f"{task.lineage}: its model cannot share prefixes; resumes with {smaller} pairs at a time")
+    how = f"resumes with {smaller} {example}s at a time"
+    say(f"{task.lineage}: its model cannot share prefixes; {how}")
     return _fit(task, prepared, fewer)
 
 
 def _fit(task: Task, prepared: Prepared, settings: Settings) -> _Trained:
     from agentsafe.training.callbacks import fit
+    from agentsafe.training.trainer import PairTrainer
 
     trainer = _trainer(task, prepared, settings)
     max_tokens = settings.batch_tokens or 2 * settings.max_length
+    held_out = None
     with trainer.forwarding():
         first = first_loss(settings, task.beta)
         steps = fit(trainer, task.lineage, first, settings.save_minutes)
-        held_out = measure(trainer, prepared.tested, max_tokens, task.bootstrap)
+        if isinstance(trainer, PairTrainer):
+            held_out = measure(trainer, prepared.tested, max_tokens, task.bootstrap)
     return _Trained(trainer, steps, held_out, settings)
 
 
-def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "PairTrainer":
+def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "PairTrainer | RolloutTrainer":
     from peft import PeftModel
     from trl.trainer.utils import disable_dropout_in_model
 
     from agentsafe.training.lora import lora_config
-    from agentsafe.training.trainer import Batching, Data, PairTrainer
+    from agentsafe.training.trainer import Batching, Data, PairTrainer, RolloutTrainer
 
     full = settings.tuning == "full"
     model: Any = loading.load_model(
@@ -362,10 +372,10 @@ def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "PairTrainer
         disable_dropout_in_model(model)
         adapter = Path(task.parent, checkpoint.ADAPTER)
         model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
-    trainer = PairTrainer(
+    trainer = (RolloutTrainer if task.beta is None else PairTrainer)(
         model,
         loading.load_tokenizer(task.parent),
-        Data(prepared.pairs, prepared.tokens, prepared.cases, prepared.reference),
+        Data(prepared.examples, prepared.tokens, prepared.cases, prepared.reference),
         arguments=arguments(settings, task.beta, Path(task.scratch), prepared.card.lineage),
         lora=None if full or task.base is not None else lora_config(settings.lora, model),
         batching=Batching(settings.batching, settings.batch_tokens),
@@ -376,10 +386,11 @@ def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "PairTrainer
     return trainer
 
 
-def _half(settings: Settings, tokens: Mapping[int, Trajectory]) -> int:
+def _half(settings: Settings, prepared: Prepared) -> int:
     """Halve the number of tokens of a forward pass."""
-    longest = max(len(each.ids) for each in tokens.values())
-    whole = settings.batch_tokens or 2 * settings.batch_size * longest
+    longest = max(len(each.ids) for each in prepared.tokens.values())
+    sides = len(prepared.examples[0])
+    whole = settings.batch_tokens or sides * settings.batch_size * longest
     return max(whole // 2, 1)
 
 

@@ -45,6 +45,7 @@ from tests.helpers.dpo_data import (
     written_to,
 )
 from tests.helpers.float64 import use_float64
+from tests.helpers.interrupt import interrupted_at
 from tests.helpers.paths import ROOT
 from tests.helpers.tiny_model import WINDOWED, write_tiny_checkpoint
 
@@ -124,29 +125,14 @@ def logits(model, tokenizer):
         return model(**tokenizer("Thought: find the key", return_tensors="pt")).logits
 
 
-class InterruptedAt(logging.Handler):
-    """Interrupts the process as Ctrl-C does when a step is logged."""
-
-    def __init__(self, step: int):
-        super().__init__()
-        self.step = step
-
-    def emit(self, record):
-        if f"step {self.step}/" in record.getMessage():
-            raise KeyboardInterrupt
-
-
 @pytest.fixture
 def interrupt(run, tmp_path, caplog):
     """Train until a step is logged, and there no further; gives the scratch folder."""
 
     def interrupted(step, *args, **given):
         caplog.set_level(logging.INFO)
-        logger, handler = logging.getLogger("agentsafe.training.callbacks"), InterruptedAt(step)
-        logger.addHandler(handler)
-        with pytest.raises(KeyboardInterrupt):
+        with interrupted_at(step):
             run(*args, **given)
-        logger.removeHandler(handler)
         caplog.clear()
         assert not (tmp_path / "out").exists()
         return tmp_path / "scratch"

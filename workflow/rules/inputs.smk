@@ -8,7 +8,7 @@ import msgspec
 
 from agentsafe.labels.config import JudgeSettings
 from agentsafe.labels.human import labels_key, read_human_labels
-from agentsafe.lineage import Lineage
+from agentsafe.lineage import SFT, Lineage
 from agentsafe.models import hub
 from agentsafe.models.config import Model
 from agentsafe.published import fingerprint, set_folder
@@ -48,7 +48,7 @@ def get_preference_sets(suffix):
 
 
 def get_training(suffix, lineages=STAGES):
-    """Return the cards (json) or the steps (parquet) of DPO runs; the release has none."""
+    """Return the cards (json) or the steps (parquet) of training runs; the release has none."""
     return expand(f"{RESULTS}/training/{{lineage}}.{suffix}", lineage=lineages)
 
 
@@ -209,10 +209,11 @@ def get_earlier_cards(wildcards):
 
 
 def get_reference(wildcards):
-    """Return the parent's log-probabilities of rollouts; nothing where each batch computes them."""
-    if grid.reference_settings(config) is None:
+    """Return the parent's log-probabilities of rollouts; nothing where no job computes them."""
+    lineage = Lineage.parse(wildcards.lineage)
+    if lineage.stages[-1].objective == SFT or grid.reference_settings(config) is None:
         return []
-    return f"{RESULTS}/reference/{Lineage.parse(wildcards.lineage).parent}.parquet"
+    return f"{RESULTS}/reference/{lineage.parent}.parquet"
 
 
 def get_pairs(wildcards):
