@@ -1,7 +1,7 @@
 PYTHON ?= python3
 CONFIG ?= config/config.yaml
 ARGS ?=
-EXTRAS := train,api,slurm,dev,docs
+EXTRAS := train,optimizers,api,slurm,dev,docs
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c

@@ -90,6 +90,11 @@ def beta(value: float | None) -> str:
     return NONE if value is None else repr(float(value)).removesuffix(".0")
 
 
+def memory_size(count: float) -> str:
+    """Format bytes as `57.2 GB` or `310 MB`, of powers of ten."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+
+
 def duration(seconds: float) -> str:
     """Format a duration in seconds as `42 s`, `3 min 5 s` or `2 h 10 min`."""
     whole = round(seconds)

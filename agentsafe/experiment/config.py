@@ -206,6 +206,13 @@ class Resources:
             "contain them as `Qwen3-8B` does; without either a model counts as 8."
         ),
     ] = field(default_factory=dict)
+    gpu_memory: Annotated[
+        Annotated[float, Meta(gt=0, le=10_000)] | None,
+        Meta(
+            description="GB of memory of each GPU that trains, with which `make preflight` "
+            "compares what the training needs; null takes those of the machine it runs on."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

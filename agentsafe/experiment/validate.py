@@ -26,6 +26,7 @@ from agentsafe.labels.human import read_human_labels
 from agentsafe.lineage import SFT, is_ambiguous_judge
 from agentsafe.published import existing_set_folder, fetched
 from agentsafe.training.config import per_process
+from agentsafe.training.optimizers import OPTIMIZERS
 
 #: Folder of ToolEmu's files if the config names none.
 FETCHED_SUITE = Path("resources/toolemu")
@@ -462,6 +463,7 @@ def _check_tuning(training: Mapping, suite: str) -> None:
             "config: 'training.tuning' is full, which keeps no parent beside the policy: write "
             "'training.reference_logps: once' and leave 'training.ld_alpha' out"
         )
+    _check_optimizer(training)
     shares = training["batching"] != "pairs" or training["batch_tokens"] is not None
     if training["router_aux_loss_coef"] and shares:
         raise UserError(
@@ -470,14 +472,36 @@ def _check_tuning(training: Mapping, suite: str) -> None:
         )
     gpus, batch = training["gpus"], training["batch_size"]
     accumulation = training["gradient_accumulation_steps"]
-    if suite == "miniature" and (quantized or gpus > 1):
-        key = "quantization" if quantized else "gpus"
-        raise UserError(
-            f"config: 'training.{key}' is {training[key]}, but the miniature is trained on a CPU: "
-            "leave it out"
-        )
+    for key, default in (("quantization", "none"), ("weights_dtype", "float32"), ("gpus", 1)):
+        if suite == "miniature" and training[key] != default:
+            raise UserError(
+                f"config: 'training.{key}' is {training[key]}, but the miniature is trained on a "
+                "CPU: leave it out"
+            )
     if per_process(batch, accumulation, gpus) is None:
         raise UserError(
             f"config: 'training.gradient_accumulation_steps' is {accumulation}, which {gpus} GPUs "
             f"('training.gpus') cannot share: write a multiple of {gpus}"
+        )
+
+
+def _check_optimizer(training: Mapping) -> None:
+    """Check that the optimizer fits the dtype of the weights, and FSDP2."""
+    name, dtype = training["optimizer"], training["weights_dtype"]
+    if dtype == "bfloat16" and training["tuning"] != "full":
+        raise UserError(
+            "config: 'training.weights_dtype' is bfloat16, but 'training.tuning: lora' trains an "
+            "adapter in float32 and keeps the weights as they were saved: leave weights_dtype out"
+        )
+    if dtype == "bfloat16" and not OPTIMIZERS[name].rounds_stochastically:
+        safe = " or ".join(each for each in OPTIMIZERS if OPTIMIZERS[each].rounds_stochastically)
+        raise UserError(
+            f"config: 'training.weights_dtype' is bfloat16, in which the 'training.optimizer' "
+            f"{name} rounds most steps away: write {safe}, or weights_dtype: float32"
+        )
+    if training["gpus"] > 1 and training["distributed"] == "fsdp2" and OPTIMIZERS[name].package:
+        raise UserError(
+            f"config: 'training.optimizer' is {name}, which does not work with "
+            "'training.distributed: fsdp2': write adamw_torch_fused, whose states it shards, or "
+            "distributed: ddp"
         )

@@ -4,6 +4,7 @@ Nothing is downloaded, and code that comes with a checkpoint runs only with `tru
 """
 
 import importlib.util
+import logging
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -232,10 +233,14 @@ def half_precision() -> bool:
 
 
 def quieten() -> None:
-    """Turn off progress bars and warnings of transformers and datasets."""
-    import datasets
-    from transformers.utils import logging
+    """Turn off progress bars and warnings of transformers, datasets and torchao."""
+    # transformers imports torchao, which then names its kernels for other GPUs; torch its enums
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()

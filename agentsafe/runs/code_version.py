@@ -41,9 +41,12 @@ SILENT: dict[str, tuple[str, ...]] = {
     "training.checks.check_template": (),
     "training.checks.check_dropped": (),
     "training.checks.findings": (),
+    "training.memory.Device": (),
     "training.memory.Estimate": (),
     "training.memory.estimate": (),
+    "training.memory.less_memory": (),
     "training.model_card.model_card": (),
+    "training.optimizers.check_optimizer": (),
     "training.run_card.describe": (),
     "__version__": (),  # pages and cards name it
 }

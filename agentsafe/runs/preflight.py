@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from agentsafe._util.format import money
+from agentsafe._util.format import memory_size, money
 from agentsafe._util.progress import say
 from agentsafe._util.text import one_line
 from agentsafe._util.usage import Usage
@@ -24,7 +24,7 @@ from agentsafe.experiment import grid
 from agentsafe.inference import chat_template
 from agentsafe.inference.types import Sampling
 from agentsafe.labels.config import JudgeSettings
-from agentsafe.models import hub
+from agentsafe.models import hub, loading
 from agentsafe.models.checkpoint import check
 from agentsafe.models.config import Model
 from agentsafe.models.spending import cost, spent_in, total
@@ -34,10 +34,13 @@ from agentsafe.rollouts.react import STOP, prompts
 from agentsafe.runs.trial import Role, try_roles
 from agentsafe.suites.cases import Suite
 from agentsafe.training.checks import template_problems
+from agentsafe.training.config import Settings as TrainingSettings
+from agentsafe.training.memory import Device, largest_step, less_memory
+from agentsafe.training.optimizers import OPTIMIZERS
 from agentsafe.training.tokenize import ChatEncoder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 #: Means of the paper's released source rollouts (gpt5m, n = 3,888), in characters. Of an episode:
 #: the agent's text, its private reasoning (over all sources, six of whose 27 sets have it), the
@@ -125,24 +128,28 @@ def check_models(config: Mapping[str, Any], suite: Suite) -> Iterator[tuple[Find
     yield Finding("suite", detail), []
     for name in grid.models(config):
         model = msgspec.convert(config["models"][name], Model)
-        roles = list(_roles(config, name, suite))
+        roles, settings = list(_roles(config, name, suite)), _training_settings(config, name)
         notes: tuple[str, ...] = ()
         try:
-            _check_packages(name, model)
+            _check_packages(name, model, settings)
             if model.backend == "openai":
                 trial = try_roles(name, model, roles)
                 limit, notes, problems = trial.context, trial.notes, trial.problems
                 counts = [_prompt_tokens(role, None, trial.per_token) for role in roles]
             else:
-                tokenizer, limit = _reach(name, model)
+                tokenizer, model_config = _reach(name, model)
+                limit = loading.context(model_config, tokenizer, model.context)
                 counts = [_prompt_tokens(role, tokenizer) for role in roles]
-                problems = tuple(_template_problems(config, name, model, roles, tokenizer))
+                trains = settings is not None
+                problems = tuple(_template_problems(model, roles, tokenizer, trains=trains))
                 if chat_template.reads_clock(tokenizer):
                     today = model.chat_options.get("today", chat_template.TODAY)
                     notes = (f"its chat template reads the date, and gets {today}",)
-                for role, tokens in zip(roles, counts, strict=True):
-                    if _trains(config, name, role):
-                        note, found = _pairs_that_fit(config["training"], tokens, limit)
+                if settings:  # the agent's prompts are the first
+                    for note, found in (
+                        _pairs_that_fit(config["training"], counts[0], limit),
+                        _memory_of_training(config, settings, model_config, limit),
+                    ):
                         notes, problems = (*notes, note), (*problems, *found)
         except UserError as error:
             rows = [_lengths(name, role, _prompt_tokens(role, None)) for role in roles]
@@ -194,10 +201,14 @@ def _roles(config: Mapping, name: str, suite: Suite) -> Iterator[Role]:
             yield Role(f"judge {judge}", asked, sampling, f"judges.{judge}.max_tokens", request)
 
 
-def _check_packages(name: str, model: Model) -> None:
+def _check_packages(name: str, model: Model, settings: TrainingSettings | None) -> None:
     needed = {_PACKAGES[model.backend]: _EXTRAS[model.backend]}
     if model.quantization != "none" and model.backend == "transformers":
         needed["bitsandbytes"] = "quantization"
+    if settings is not None:
+        optimizer = OPTIMIZERS[settings.optimizer]
+        needed |= {optimizer.package: optimizer.extra} if optimizer.package else {}
+        needed |= {"bitsandbytes": "quantization"} if settings.quantization != "none" else {}
     for package, extra in needed.items():
         if importlib.util.find_spec(package) is None:
             raise UserError(
@@ -205,15 +216,13 @@ def _check_packages(name: str, model: Model) -> None:
             )
 
 
-def _reach(name: str, model: Model) -> tuple["PreTrainedTokenizerBase", int | None]:
-    """Return a checkpoint's tokenizer and context.
+def _reach(name: str, model: Model) -> tuple["PreTrainedTokenizerBase", "PreTrainedConfig"]:
+    """Return a checkpoint's tokenizer and config.
 
     Raises:
         UserError: it cannot be had.
     """
     from transformers import AutoConfig, AutoTokenizer
-
-    from agentsafe.models import loading
 
     loading.quieten()
     folder = Path(model.model)
@@ -229,7 +238,7 @@ def _reach(name: str, model: Model) -> tuple["PreTrainedTokenizerBase", int | No
         raise UserError(
             f"models.{name}.model: {model.model} cannot be read: {one_line(error)}"
         ) from None
-    return tokenizer, loading.context(config, tokenizer, model.context)
+    return tokenizer, config
 
 
 def _lengths(name: str, role: Role, tokens: np.ndarray) -> dict[str, Any]:
@@ -279,20 +288,75 @@ def _pairs_that_fit(
     )
 
 
-def _trains(config: Mapping, name: str, role: Role) -> bool:
-    """Return whether a run trains a model on its rollouts in this role."""
-    trained = config["training"]["sources"] or grid.sources(config)
-    return role.name == "agent" and name in trained
+def _training_settings(config: Mapping, name: str) -> TrainingSettings | None:
+    """Return how a model is trained first; None if it is not."""
+    for lineage in grid.stages(config):
+        if lineage.source == name:
+            settings = grid.training_settings(config, lineage) | grid.training_conduct(config)
+            return msgspec.convert(settings, TrainingSettings)
+    return None
+
+
+def _memory_of_training(
+    config: Mapping, settings: TrainingSettings, model_config: "PreTrainedConfig", limit: int
+) -> tuple[str, tuple[str, ...]]:
+    """Say how much memory the training of a model takes, and whether a GPU has it.
+
+    Args:
+        config: the checked config.
+        settings: of the training.
+        model_config: the model's own config.
+        limit: its context.
+
+    Returns:
+        A note, and a problem where not even one rollout at a time has room.
+    """
+    training = config["training"]
+    sharded = training["gpus"] > 1 and training["distributed"] == "fsdp2"
+    device = Device(True, training["gpus"], sharded)
+    length = min(settings.max_length, limit)
+
+    def needed(settings: TrainingSettings, row_by_row: bool = False) -> int:
+        return largest_step(model_config, settings, length, device=device, row_by_row=row_by_row)
+
+    note = f"training takes up to {memory_size(needed(settings))} of each GPU"
+    given = config["resources"]["gpu_memory"]
+    room = _smallest_gpu(training["gpus"]) if given is None else given * 1e9
+    if room is None:
+        return note, ()
+    note += f", which has {memory_size(room)}"
+    least = needed(settings, row_by_row=True)
+    if least <= room:
+        return note, ()
+    fits = (
+        written
+        for written, smaller in less_memory(settings, device)
+        if needed(smaller, row_by_row=True) <= room
+    )
+    fix = next(fits, "a smaller training.max_length")
+    return note, (
+        f"training takes at least {memory_size(least)} of each GPU, which has {memory_size(room)}: "
+        f"write {fix}, or train on larger GPUs, or on several with training.distributed: fsdp2",
+    )
+
+
+def _smallest_gpu(count: int) -> float | None:
+    """Return the bytes of the smallest of this machine's first GPUs; None if it has none."""
+    import torch
+
+    seen = range(min(count, torch.cuda.device_count()))
+    sizes = [torch.cuda.get_device_properties(number).total_memory for number in seen]
+    return min(sizes, default=None)
 
 
 def _template_problems(
-    config: Mapping, name: str, model: Model, roles: Sequence[Role], tokenizer: Any
+    model: Model, roles: Sequence[Role], tokenizer: Any, *, trains: bool
 ) -> Iterator[str]:
-    """Yield the problems of a checkpoint's chat template."""
+    """Yield the problems of a checkpoint's chat template; `trains` if it trains as agent."""
     options = model.chat_options
     for role in roles:
         found = chat_template.problems(tokenizer, role.prompts[0], options)
-        if _trains(config, name, role):
+        if trains and role.name == "agent":
             found = template_problems(ChatEncoder(tokenizer, options), role.prompts[0])
         for problem in found:
             yield f"as {role.name}, {problem}"

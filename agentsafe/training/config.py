@@ -15,6 +15,7 @@ from agentsafe.errors import UserError
 from agentsafe.lineage import Loss
 from agentsafe.models.loading import half_precision
 from agentsafe.preferences.config import Objective
+from agentsafe.training.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from trl import DPOConfig, SFTConfig
@@ -154,6 +155,13 @@ class DPO:
         Literal["lora", "full"],
         Meta(description="Train an adapter (`lora`) or all weights (`full`)."),
     ] = "lora"
+    weights_dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        Meta(
+            description="Dtype of the weights that `tuning: full` trains; `bfloat16` takes half of "
+            "the memory and needs the optimizer `adamw_torch_8bit` and a GPU."
+        ),
+    ] = "float32"
     quantization: Annotated[
         Literal["none", "int4"],
         Meta(
@@ -221,6 +229,27 @@ class DPO:
         ),
     ] = None
     learning_rate: Annotated[_Rate, Meta(description="Peak learning rate.")] = 0.0008
+    optimizer: Annotated[
+        Literal[
+            "adamw_torch_fused",
+            "adamw_torch_8bit",
+            "adamw_8bit",
+            "paged_adamw_8bit",
+            "paged_adamw_32bit",
+        ],
+        Meta(
+            description="AdamW by transformers' names: torch's, torchao's with 8-bit states, or "
+            "bitsandbytes', whose paged states move to main memory when the GPU is full."
+        ),
+    ] = "adamw_torch_fused"
+    weight_decay: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="AdamW's weight decay, of all trained weights but biases and norms.",
+        ),
+    ] = 0
     lr_scheduler_type: Annotated[
         Literal["cosine", "linear", "constant"],
         Meta(description="Schedule of the learning rate after warm-up."),
@@ -416,6 +445,9 @@ def arguments(
         **_loss_of_pairs(settings, beta),
         router_aux_loss_coef=settings.router_aux_loss_coef,
         learning_rate=settings.learning_rate,
+        optim=settings.optimizer,
+        optim_args=OPTIMIZERS[settings.optimizer].options,
+        weight_decay=settings.weight_decay,
         # transformers' "constant" leaves the warm-up out
         lr_scheduler_type="constant_with_warmup" if scheduler == "constant" else scheduler,
         warmup_steps=settings.warmup_ratio,

@@ -5,16 +5,19 @@ enough. Memory is the peak of all tensors on one device during a step, term by t
 0.98 to 1.21 times the measured peak of small models on a CPU.
 
 Not covered: the driver's memory (about half a GB on a GPU), the allocator's reserve (glibc's, on a
-CPU, up to the same again), shards of a model on several GPUs, and the activations of a mixture
-of experts.
+CPU, up to the same again), and the activations of a mixture of experts. Nothing was measured on a
+GPU.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from agentsafe.training.config import Settings
+from agentsafe._util.text import one_line
+from agentsafe.errors import UserError
+from agentsafe.training.config import Settings, per_process
+from agentsafe.training.optimizers import OPTIMIZERS
 from agentsafe.training.tokenize import Trajectory
 
 if TYPE_CHECKING:
@@ -29,6 +32,21 @@ _INT4 = 0.5 + 4 / 64
 
 
 @dataclass(frozen=True)
+class Device:
+    """The device of a run, and how many share it.
+
+    Attributes:
+        gpu: a GPU, in bfloat16 and with gradient checkpointing, or a CPU in float32.
+        processes: that make the steps together, each on a device of its own.
+        sharded: whether each holds a shard of the model (FSDP2), not all of it (DDP).
+    """
+
+    gpu: bool
+    processes: int = 1
+    sharded: bool = False
+
+
+@dataclass(frozen=True)
 class Shape:
     """The sizes of a model's layers.
 
@@ -36,6 +54,7 @@ class Shape:
         parameters: of the model, tied ones once.
         trained: those that train: the adapter's, or all.
         linear: parameters of the linear layers without the output layer.
+        embeddings: parameters of the input embeddings.
         inputs, outputs: features of these linear layers, summed.
         layers: number of decoder layers.
         hidden: features between decoder layers.
@@ -45,11 +64,21 @@ class Shape:
     parameters: int
     trained: int
     linear: int
+    embeddings: int
     inputs: int
     outputs: int
     layers: int
     hidden: int
     vocabulary: int
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """The largest forward pass: its tokens, those of its longest row, and those that count."""
+
+    tokens: int
+    longest: int
+    counted: int
 
 
 @dataclass(frozen=True)
@@ -84,7 +113,7 @@ def estimate(
     pairs: Sequence[tuple[int, ...]],
     tokens: Mapping[int, Trajectory],
     *,
-    gpu: bool,
+    device: Device,
 ) -> Estimate:
     """Estimate the cost of a run.
 
@@ -93,7 +122,7 @@ def estimate(
         settings: of the run.
         pairs: the pairs that train, from `tokenize.fitting`; at least one.
         tokens: their trajectories.
-        gpu: whether it runs on a GPU: in bfloat16, with gradient checkpointing.
+        device: of each of its processes.
     """
     in_epoch = math.ceil(len(pairs) / (settings.batch_size * settings.gradient_accumulation_steps))
     epoch_tokens = sum(len(tokens[row].ids) for pair in pairs for row in pair)
@@ -104,15 +133,62 @@ def estimate(
         step_tokens=round(epoch_tokens / in_epoch),
         parameters=shape.parameters,
         trained=shape.trained,
-        memory=_memory(shape, settings, pairs, tokens, gpu, getattr(config.dtype, "itemsize", 4)),
+        memory=_memory(shape, settings, _largest(settings, pairs, tokens, device), device, config),
     )
+
+
+def largest_step(
+    config: "PreTrainedConfig",
+    settings: Settings,
+    length: int,
+    *,
+    device: Device,
+    row_by_row: bool = False,
+) -> int:
+    """Estimate the memory of a step whose rollouts all have the same length, before there are any.
+
+    Args:
+        config: the parent's.
+        settings: of the run.
+        length: tokens of prompt and rollout, all of which count in the loss.
+        device: of each process.
+        row_by_row: whether a forward pass has a single rollout, as after a run was out of memory,
+            instead of a batch of pairs.
+
+    Returns:
+        Bytes at the peak.
+
+    Raises:
+        UserError: as `shape_of`.
+    """
+    rows = 1 if row_by_row else 2 * _batch_size(settings, device)
+    tokens = rows * length
+    if settings.batch_tokens is not None:
+        tokens = min(tokens, max(settings.batch_tokens, length))
+    shape, largest = shape_of(config, settings), _Pass(tokens, length, tokens)
+    return sum(_memory(shape, settings, largest, device, config).values())
+
+
+def less_memory(settings: Settings, device: Device) -> Iterator[tuple[str, Settings]]:
+    """Yield settings that need less memory, the nearest first, with what to write in the config."""
+    changes: list[dict[str, Any]] = []
+    if settings.tuning == "full":
+        if settings.weights_dtype == "float32" and not device.sharded:
+            changes.append({"optimizer": "adamw_torch_8bit", "weights_dtype": "bfloat16"})
+        changes.append({"tuning": "lora", "weights_dtype": "float32"})
+    if settings.quantization == "none":
+        changes.append({"tuning": "lora", "weights_dtype": "float32", "quantization": "int4"})
+    for each in changes:
+        changed = {key: value for key, value in each.items() if getattr(settings, key) != value}
+        written = ", ".join(f"{key}: {value}" for key, value in changed.items())
+        yield f"training: {{{written}}}", replace(settings, **changed)
 
 
 def shape_of(config: "PreTrainedConfig", settings: Settings) -> Shape:
     """Return the `Shape` of the model of a config.
 
     Raises:
-        UserError: as `lora.lora_config`.
+        UserError: transformers has no language model for it, or as `lora.lora_config`.
     """
     import torch
     from peft import get_peft_model
@@ -120,8 +196,11 @@ def shape_of(config: "PreTrainedConfig", settings: Settings) -> Shape:
 
     from agentsafe.training.lora import lora_config
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except ValueError as error:
+        raise UserError(f"a {config.model_type} cannot be trained: {one_line(error)}") from None
     output = model.get_output_embeddings()
     linear = [
         each for each in model.modules() if isinstance(each, torch.nn.Linear) and each is not output
@@ -136,6 +215,7 @@ def shape_of(config: "PreTrainedConfig", settings: Settings) -> Shape:
         parameters=parameters,
         trained=trained,
         linear=sum(each.weight.numel() for each in linear),
+        embeddings=model.get_input_embeddings().weight.numel(),
         inputs=sum(each.in_features for each in linear),
         outputs=sum(each.out_features for each in linear),
         layers=text.num_hidden_layers,
@@ -147,17 +227,21 @@ def shape_of(config: "PreTrainedConfig", settings: Settings) -> Shape:
 def _memory(
     shape: Shape,
     settings: Settings,
-    pairs: Sequence[tuple[int, ...]],
-    tokens: Mapping[int, Trajectory],
-    gpu: bool,
-    saved: int,
+    largest: _Pass,
+    device: Device,
+    config: "PreTrainedConfig",
 ) -> dict[str, int]:
     """Count the bytes of a step, term by term, after the forward pass of the largest batch.
 
     - weights: as saved on a GPU (or in 4 bits: Dettmers et al., arXiv 2305.14314), else float32;
-    - adapter: float32, as PEFT makes it, or bfloat16 above 4 bits, as TRL does;
-    - gradients: the dtype of the trained weights;
-    - optimizer: AdamW's two moments of each trained weight (Loshchilov & Hutter, arXiv 1711.05101);
+      those that train in `training.weights_dtype`;
+    - copies: of the linear layers' trained float32 weights in bfloat16, which torch's autocast
+      keeps until the end of the forward pass;
+    - adapter: float32;
+    - gradients: the dtype of the trained weights, twice where DDP sends them in buckets;
+    - optimizer: AdamW's two moments of each trained weight (Loshchilov & Hutter, arXiv 1711.05101),
+      as `optimizers.OPTIMIZERS` keeps them;
+    - gathered: under FSDP2 the bfloat16 weights of two layers and of what is in none;
     - activations: those that the backward pass needs, after Korthikanti et al. (arXiv 2205.05198,
       section 4.1): inputs and outputs of the linear layers, input and result of the two norms in
       float32, and the mask of the adapter's dropout. With gradient checkpointing (Chen et al.,
@@ -166,50 +250,79 @@ def _memory(
       scores, since the kernels keep none (Dao et al., arXiv 2205.14135);
     - logits: one tile of TRL's fused output layer, and on a CPU the copies for its gradient.
     """
-    full, quantised = settings.tuning == "full", settings.quantization == "int4"
+    gpu, full = device.gpu, settings.tuning == "full"
+    share = device.processes if device.sharded else 1
+    sent = 2 if device.processes > 1 and not device.sharded else 1
     compute = 2 if gpu else 4
-    weight = saved if gpu and not full else 4
-    each = 2 if quantised else 4
-    at_once, longest, counted = _largest(settings, pairs, tokens)
+    saved = getattr(config.dtype, "itemsize", 4)
+    in_full = 2 if settings.weights_dtype == "bfloat16" else 4
+    weight = in_full if full else saved if gpu else 4
+    trained = in_full if full else 4
+    rest = shape.parameters - shape.linear
     dropout = 0 if full or not settings.lora.dropout else 4 * shape.inputs / shape.layers
     a_layer = compute * (shape.inputs + shape.outputs) / shape.layers + 16 * shape.hidden + dropout
     kept = shape.layers * weight * shape.hidden + a_layer if gpu else shape.layers * a_layer
-    tile = min(counted, LOGITS_TILE[0]) * min(shape.vocabulary, LOGITS_TILE[1])
-    rest = shape.parameters - shape.linear
+    tile = min(largest.counted, LOGITS_TILE[0]) * min(shape.vocabulary, LOGITS_TILE[1])
+    weights: float = shape.parameters * weight
+    if settings.quantization == "int4":
+        weights = shape.linear * _INT4 + rest * 2
+    masks = 1 + compute * (1 if gpu else shape.layers)
     memory = {
-        "weights": shape.linear * _INT4 + rest * 2 if quantised else shape.parameters * weight,
-        "adapter": 0 if full else each * shape.trained,
-        "gradients": each * shape.trained,
-        "optimizer": 2 * each * shape.trained,
-        "activations": at_once * kept,
-        "attention": at_once * longest * (1 + compute * (1 if gpu else shape.layers)),
+        "weights": weights / share,
+        "copies": 2 * shape.linear if gpu and full and in_full == 4 and share == 1 else 0,
+        "adapter": 0 if full else trained * shape.trained / share,
+        "gradients": sent * trained * shape.trained / share,
+        "optimizer": _optimizer_states(shape, settings) / share,
+        "gathered": 2 * (2 * shape.linear / shape.layers + rest) if share > 1 else 0,
+        "activations": largest.tokens * kept,
+        "attention": largest.tokens * largest.longest * masks,
         "logits": tile * (compute if gpu else 4 * (1 + _TILE_COPIES)),
     }
     return {name: round(size) for name, size in memory.items()}
 
 
-def _largest(
-    settings: Settings, pairs: Sequence[tuple[int, ...]], tokens: Mapping[int, Trajectory]
-) -> tuple[int, int, int]:
-    """Return the tokens of the largest forward pass, its longest row, and its counted tokens.
+def _optimizer_states(shape: Shape, settings: Settings) -> float:
+    """Count the bytes of the optimizer's states on a device."""
+    optimizer = OPTIMIZERS[settings.optimizer]
+    embeddings = shape.embeddings if settings.tuning == "full" else 0
+    rest = shape.trained - embeddings
+    return optimizer.states * rest + optimizer.embeddings * embeddings
 
-    These are upper bounds: batches are drawn at random.
+
+def _largest(
+    settings: Settings,
+    pairs: Sequence[tuple[int, ...]],
+    tokens: Mapping[int, Trajectory],
+    device: Device,
+) -> _Pass:
+    """Return the largest forward pass of a run.
+
+    Its sizes are upper bounds: batches are drawn at random.
     """
+    pairs_at_once = _batch_size(settings, device)
     sides = [[tokens[row] for row in pair] for pair in pairs]
     alone = settings.batching == "pairs" or len(sides[0]) == 1
     longest = max(len(side.ids) for pair in sides for side in pair)
-    counted = _most(settings, [sum(sum(side.mask) for side in pair) for pair in sides])
+    counted = _most(pairs_at_once, [sum(sum(side.mask) for side in pair) for pair in sides])
     if settings.batching == "pairs" and settings.batch_tokens is None:
-        rows = len(sides[0]) * min(settings.batch_size, len(pairs))
-        return rows * longest, longest, counted  # padded
+        rows = len(sides[0]) * min(pairs_at_once, len(pairs))
+        return _Pass(rows * longest, longest, counted)  # padded
     shared = [0 if alone else pair[0].mask.index(1) for pair in sides]
     lengths = [sum(len(side.ids) for side in pair) for pair in sides]
-    whole = _most(settings, [n - once for n, once in zip(lengths, shared, strict=True)])
+    whole = _most(pairs_at_once, [n - once for n, once in zip(lengths, shared, strict=True)])
     if settings.batch_tokens is not None:
         whole = min(whole, max(settings.batch_tokens, longest))
-    return whole, longest, min(counted, whole)
+    return _Pass(whole, longest, min(counted, whole))
 
 
-def _most(settings: Settings, sizes: Sequence[int]) -> int:
-    """Sum the sizes of the largest pairs of a batch."""
-    return sum(sorted(sizes, reverse=True)[: settings.batch_size])
+def _batch_size(settings: Settings, device: Device) -> int:
+    """Return the pairs of a batch of one process."""
+    shares = per_process(
+        settings.batch_size, settings.gradient_accumulation_steps, device.processes
+    )
+    return settings.batch_size if shares is None else shares[0]
+
+
+def _most(count: int, sizes: Sequence[int]) -> int:
+    """Sum the largest sizes."""
+    return sum(sorted(sizes, reverse=True)[:count])

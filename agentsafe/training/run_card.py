@@ -15,7 +15,7 @@ import polars as pl
 
 from agentsafe import schemas
 from agentsafe._util.atomic_write import whole_file
-from agentsafe._util.format import percent
+from agentsafe._util.format import memory_size, percent
 from agentsafe.errors import UserError
 from agentsafe.lineage import SFT, Lineage
 from agentsafe.training.checks import KINDS, Findings
@@ -145,7 +145,9 @@ def describe(card: Card) -> list[str]:
             lines += [f"{name}: {named.count:,} {words}:", *(f"  {each}" for each in named.names)]
             if more := named.count - len(named.names):
                 lines.append(f"  and {more:,} more")
-    memory = ", ".join(f"{term} {_size(size)}" for term, size in expected.memory.items() if size)
+    memory = ", ".join(
+        f"{term} {memory_size(size)}" for term, size in expected.memory.items() if size
+    )
     return [
         *lines,
         f"{name}: of the tokens {_shares(card.loss_tokens, 'tokens')}; of those that count in the "
@@ -153,17 +155,13 @@ def describe(card: Card) -> list[str]:
         f"{name}: {expected.steps:,} steps of about {expected.step_tokens:,} tokens, "
         f"{expected.epoch_tokens:,} an epoch; {expected.trained:,} weights of a model of "
         f"{expected.parameters:,} are trained",
-        f"{name}: a step takes about {_size(expected.peak)}: {memory}",
+        f"{name}: a step takes about {memory_size(expected.peak)}: {memory}",
     ]
 
 
 def _shares(shares: dict[str, dict[str, float]], column: str) -> str:
     parts = {role: of_role[column] for role, of_role in shares.items() if of_role[column]}
     return ", ".join(f"{percent(parts[role])} {role}" for role in parts)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
 
 
 #: Columns of the summary from a card's `held_out`; null without held-out pairs.

@@ -50,8 +50,9 @@ from agentsafe.training.config import (
     tell_trackers,
 )
 from agentsafe.training.held_out import measure
-from agentsafe.training.memory import estimate
+from agentsafe.training.memory import Device, estimate, less_memory
 from agentsafe.training.model_card import model_card
+from agentsafe.training.optimizers import OPTIMIZERS, check_optimizer, register_states
 from agentsafe.training.reference import by_row, chat_encoder, digest, weights_digest
 from agentsafe.training.run_card import Card, HeldOut, describe, read_cards
 from agentsafe.training.tokenize import Trajectory, fitting, trajectories
@@ -237,10 +238,12 @@ def prepare(task: Task) -> Prepared:
     """
     lineage, settings, beta = Lineage.parse(task.lineage), task.settings, task.beta
     assert lineage.seed is not None  # else `beta` raises
+    gpu = loading.half_precision()
+    check_optimizer(settings.optimizer, settings.weights_dtype, gpu=gpu)
     used = msgspec.json.decode(msgspec.json.encode(settings)) | {"beta": beta}
     if beta is None:
         used = {name: value for name, value in used.items() if name not in ("beta", *OF_PAIRS)}
-    card = Card(status="begun", lineage=str(lineage), settings=used, versions=_versions())
+    card = Card(status="begun", lineage=str(lineage), settings=used, versions=_versions(settings))
     history = read_cards(task.cards_before)
     if (before := len(lineage.stages) - 1) != len(history):
         raise ValueError(f"{lineage} has {before} stages before, but {len(history)} cards of them")
@@ -259,7 +262,7 @@ def prepare(task: Task) -> Prepared:
     for case in training["case_id"].head(1):
         checks.check_template(encoder, messages[case])
     tokens = trajectories(encoder, pl.concat([training, test]), rollouts, messages)
-    config, gpu = loading.load_config(task.parent), loading.half_precision()
+    config = loading.load_config(task.parent)
     max_length = loading.context(config, tokenizer, settings.max_length)
     kept, counts = fitting(training, tokens, max_length)
     tested, _ = fitting(test, tokens, max_length)
@@ -277,7 +280,7 @@ def prepare(task: Task) -> Prepared:
         card,
         findings=checks.findings(training, rollouts, tokens, kept, max_length),
         loss_tokens=checks.loss_share(kept, tokens),
-        expected=estimate(config, settings, kept, tokens, gpu=gpu),
+        expected=estimate(config, settings, kept, tokens, device=_device(gpu)),
         data_sha256=_data_digest(kept, tokens),
     )
     tokens = {row: tokens[row] for pair in [*kept, *tested] for row in pair}
@@ -319,10 +322,10 @@ def _trained(task: Task, prepared: Prepared) -> _Trained:
         return _fit(task, prepared, fewer)
     example = prepared.card.example
     if settings.batch_size == 1:
+        written = [f"{each}, " for each, _ in less_memory(settings, Device(gpu=True))][:1]
         raise MemoryError(
             f"{task.lineage}: out of memory with one {example} at a time: write "
-            "training.quantization: int4, a smaller training.max_length, or train on a larger "
-            "device"
+            f"{''.join(written)}a smaller training.max_length, or train on a larger device"
         )
     # The same steps: twice as many batches, of the largest divisor that is half at most.
     pairs = settings.batch_size
@@ -356,10 +359,11 @@ def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "PairTrainer
     from agentsafe.training.lora import lora_config
     from agentsafe.training.trainer import Batching, Data, PairTrainer, RolloutTrainer
 
+    register_states(settings.optimizer)
     full = settings.tuning == "full"
     model: Any = loading.load_model(
         task.parent if task.base is None else task.base,
-        dtype="float32" if full else "auto",  # bfloat16 would round most steps away
+        dtype=settings.weights_dtype if full else "auto",
         quantization=settings.quantization,
     )
     routes = hasattr(model.config.get_text_config(decoder=True), "output_router_logits")
@@ -412,8 +416,18 @@ def _key(task: Task, prepared: Prepared) -> dict[str, object]:
     }
 
 
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
+def _versions(settings: Settings) -> dict[str, str]:
+    names = ["torch", "transformers", "trl", "peft"]
+    if package := OPTIMIZERS[settings.optimizer].package:
+        names.append(package)
+    return {name: version(name) for name in names}
+
+
+def _device(gpu: bool) -> Device:
+    """Describe the device of this process, one of those that accelerate started."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    return Device(gpu, processes, sharded)
 
 
 def _is_main() -> bool:

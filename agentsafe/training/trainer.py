@@ -194,6 +194,8 @@ class TrajectoryTrainer(Trainer):
             "peft_config": lora,
         }
         super().__init__(**options)
+        if isinstance(self.model, PeftModel):
+            _train_in_float32(self.model)
         self.remove_callback(PrinterCallback)
 
     @contextmanager
@@ -209,6 +211,8 @@ class TrajectoryTrainer(Trainer):
         model = model.get_base_model() if isinstance(model, PeftModel) else model
         collator: Any = self.data_collator
         with ExitStack() as stack:
+            if self.args.use_cpu:  # torchao's optimizer would need a C++ compiler there
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             if not self.batching.plain:
                 stack.enter_context(prefix_sharing(model))
             elif self.data.split:
@@ -380,6 +384,16 @@ class RolloutTrainer(TrajectoryTrainer, SFTTrainer):
             weighted = self.router_aux_loss_coef * sum(balance) / len(balance)
             logs["nll"] = logs["loss"] - weighted
         super().log(logs, *args)
+
+
+def _train_in_float32(model: PeftModel) -> None:
+    """Keep trained adapters in float32, as PEFT makes them.
+
+    TRL casts those above quantised weights to bfloat16, where AdamW's small steps are rounded away.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def _drops_out(model: torch.nn.Module) -> bool:

@@ -155,6 +155,25 @@ def test_a_contradiction_is_one_line(changes, line):
             "'training.stage_from' is adapter, but 'training.tuning: full' has none",
         ),
         (
+            {"training": {"weights_dtype": "bfloat16", "optimizer": "adamw_torch_8bit"}},
+            "'training.weights_dtype' is bfloat16, but 'training.tuning: lora' trains an adapter",
+        ),
+        (
+            {
+                "training": {
+                    "tuning": "full",
+                    "weights_dtype": "bfloat16",
+                    "optimizer": "adamw_8bit",
+                }
+            },
+            "'training.optimizer' adamw_8bit rounds most steps away: write adamw_torch_8bit, or",
+        ),
+        (
+            {"training": {"optimizer": "adamw_8bit", "gpus": 2, "distributed": "fsdp2"}},
+            "'training.optimizer' is adamw_8bit, which does not work with 'training.distributed: "
+            "fsdp2'",
+        ),
+        (
             {"training": {"router_aux_loss_coef": 0.01, "batching": "case"}},
             "training.router_aux_loss_coef' needs rows of their own",
         ),

@@ -1,5 +1,7 @@
 """The preflight on real checkpoints, a real server, and where something is missing."""
 
+import importlib.util
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -156,6 +158,63 @@ def test_pairs_that_would_not_fit_are_said_before_their_rollouts_are_paid_for(
     asked["training"]["max_dropped"] = 1.0
     allowed = {finding.subject: finding for finding, _ in check_models(asked, suite)}["one"]
     assert allowed.problems == ()
+
+
+def trained(asked, suite):
+    """The finding about the model that trains."""
+    found = {finding.subject: finding for finding, _ in check_models(asked, suite)}
+    return found["one"]
+
+
+def test_the_memory_of_training_is_said_and_held_against_the_gpu(suite, checkpoint, server):
+    asked = config(checkpoint)
+    assert "; training takes up to " in trained(asked, suite).detail
+    asked["resources"]["gpu_memory"] = 80.0
+    roomy = trained(asked, suite)
+    assert roomy.detail.endswith("of each GPU, which has 80.0 GB") and not roomy.problems
+    asked["resources"]["gpu_memory"] = 0.1
+    (problem,) = trained(asked, suite).problems
+    assert problem.startswith("training takes at least ")
+    assert "of each GPU, which has 100 MB: write a smaller training.max_length, or" in problem
+
+
+def test_what_makes_training_fit_is_named(suite, tmp_path, server):
+    folder = write_tiny_checkpoint(tmp_path / "wide", hidden=512, layers=4, context=65536)
+    asked = config(folder)
+    asked["training"] |= {"tuning": "full", "max_length": 4096, "max_dropped": 1.0}
+    pytest.importorskip("torch")
+    asked["resources"]["gpu_memory"] = 0.35
+    (problem,) = trained(asked, suite).problems
+    assert "write training: {optimizer: adamw_torch_8bit, weights_dtype: bfloat16}, or" in problem
+
+
+def test_a_model_of_the_hub_needs_no_weights_for_its_estimate(
+    suite, checkpoint, server, tmp_path, monkeypatch
+):
+    from huggingface_hub import constants
+
+    cached = tmp_path / "models--org--tiny"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(
+        checkpoint, cached / "snapshots" / commit, ignore=shutil.ignore_patterns("*.safetensors")
+    )
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    found = trained(config("org/tiny"), suite)
+    assert found.problems == () and "training takes up to" in found.detail
+
+
+def test_what_a_run_needs_to_train_is_missed_before_it(suite, checkpoint, server, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "torchao" else found(name)
+    )
+    asked = config(checkpoint)
+    asked["training"]["optimizer"] = "adamw_torch_8bit"
+    (problem,) = trained(asked, suite).problems
+    assert "torchao is missing: pip install 'agentsafe[optimizers]'" in problem
 
 
 def test_a_chat_template_that_reads_the_clock_is_said(suite, tmp_path, server):

@@ -5,12 +5,20 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from agentsafe.training.config import Lora, Settings
 from agentsafe.training.lora import lora_config
-from agentsafe.training.memory import LOGITS_TILE, estimate, shape_of
+from agentsafe.training.memory import (
+    LOGITS_TILE,
+    Device,
+    estimate,
+    largest_step,
+    less_memory,
+    shape_of,
+)
 from agentsafe.training.tokenize import Trajectory
 
 torch = pytest.importorskip("torch")
@@ -23,6 +31,7 @@ from transformers import (
     Qwen3Config,
 )
 
+CPU, GPU = Device(gpu=False), Device(gpu=True)
 SIZES = {
     "vocab_size": 96,
     "hidden_size": 32,
@@ -50,11 +59,11 @@ PAIRS = [(0, 1), (0, 2)]
 @pytest.mark.parametrize("lora", [Lora(r=4), Lora(r=3, dora=True)], ids=["lora", "dora"])
 def test_parameters_are_those_of_the_real_model_and_of_pefts_adapter(config, lora):
     model = AutoModelForCausalLM.from_config(config)
-    expected = estimate(config, Settings(lora=lora), PAIRS, TOKENS, gpu=False)
+    expected = estimate(config, Settings(lora=lora), PAIRS, TOKENS, device=CPU)
     assert expected.parameters == model.num_parameters()
     adapted = get_peft_model(model, lora_config(lora, model))
     assert expected.trained == adapted.num_parameters(only_trainable=True)
-    full = estimate(config, Settings(tuning="full"), PAIRS, TOKENS, gpu=False)
+    full = estimate(config, Settings(tuning="full"), PAIRS, TOKENS, device=CPU)
     assert full.trained == full.parameters == expected.parameters
 
 
@@ -77,18 +86,18 @@ def test_steps_are_those_that_transformers_makes(tmp_path, pairs, epochs):
     *_, steps = trainer.set_initial_training_values(
         arguments, DataLoader(range(pairs), batch_size=2)
     )
-    made = estimate(CONFIGS[0], settings, [PAIRS[0]] * pairs, TOKENS, gpu=False)
+    made = estimate(CONFIGS[0], settings, [PAIRS[0]] * pairs, TOKENS, device=CPU)
     assert made.steps == steps
     assert made.epoch_tokens == 18 * pairs
     assert made.step_tokens == round(18 * pairs / math.ceil(pairs / 8))
     fixed = Settings(batch_size=2, gradient_accumulation_steps=4, max_steps=5)
-    assert estimate(CONFIGS[0], fixed, PAIRS, TOKENS, gpu=False).steps == 5
+    assert estimate(CONFIGS[0], fixed, PAIRS, TOKENS, device=CPU).steps == 5
 
 
 def test_less_goes_through_at_once_with_shared_work_and_a_budget():
     def activations(**options) -> int:
         settings = Settings(batch_size=2, lora=Lora(r=4), **options)
-        made = estimate(CONFIGS[0], settings, PAIRS, TOKENS, gpu=False)
+        made = estimate(CONFIGS[0], settings, PAIRS, TOKENS, device=CPU)
         return made.memory["activations"]
 
     padded = activations()
@@ -103,17 +112,92 @@ def test_a_gpu_holds_half_precision_or_four_bits():
     config = LlamaConfig(**SIZES, tie_word_embeddings=False, dtype="bfloat16")
     shape = shape_of(config, Settings())
     plain, four = (
-        estimate(config, Settings(quantization=kind), PAIRS, TOKENS, gpu=True).memory
+        estimate(config, Settings(quantization=kind), PAIRS, TOKENS, device=GPU).memory
         for kind in ("none", "int4")
     )
     assert plain["weights"] == 2 * shape.parameters
     assert plain["adapter"] == plain["gradients"] == plain["optimizer"] / 2
-    assert plain["adapter"] == 2 * four["adapter"] == 4 * shape.trained
+    assert plain["adapter"] == four["adapter"] == 4 * shape.trained
     rest = shape.parameters - shape.linear
     assert rest == 2 * 96 * 32 + 7 * 32  # embeddings in and out, two norms a layer and the last
     assert four["weights"] == round(shape.linear * 0.5625 + 2 * rest)
-    cpu = estimate(config, Settings(), PAIRS, TOKENS, gpu=False).memory
+    cpu = estimate(config, Settings(), PAIRS, TOKENS, device=CPU).memory
     assert cpu["weights"] == 4 * shape.parameters
+
+
+#: Llama-3.1-8B.
+EIGHT_BILLION = LlamaConfig(
+    vocab_size=128256,
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    tie_word_embeddings=False,
+    dtype="bfloat16",
+)
+FULL = Settings(tuning="full", batch_size=1)
+SAFE = {"optimizer": "adamw_torch_8bit", "weights_dtype": "bfloat16"}
+
+
+def test_eight_billion_weights_train_on_80_gb_in_bfloat16():
+    def needed(**options) -> float:
+        settings = replace(FULL, **options)
+        return largest_step(EIGHT_BILLION, settings, 8192, device=Device(gpu=True)) / 1e9
+
+    assert needed(**SAFE) < 80
+    assert needed() > 130  # 16 bytes a weight
+    assert needed(optimizer="adamw_torch_8bit") > 80
+
+
+def test_terms_of_full_tuning_follow_the_optimizer_and_the_dtype():
+    config = LlamaConfig(**SIZES, tie_word_embeddings=False, dtype="bfloat16")
+    weights = shape_of(config, FULL).parameters
+
+    def memory(device=GPU, **options) -> dict[str, int]:
+        return estimate(config, replace(FULL, **options), PAIRS, TOKENS, device=device).memory
+
+    plain, halved = memory(), memory(**SAFE)
+    assert plain["weights"] == plain["gradients"] == 4 * weights
+    assert plain["optimizer"] == 8 * weights
+    assert plain["copies"] > 0 == halved["copies"]
+    assert halved["weights"] == halved["gradients"] == 2 * weights
+    assert halved["optimizer"] == round((2 + 8 / 256) * weights)
+    of_embeddings = 6 - 8 / 256  # bitsandbytes' states of these are in 32 bits
+    eight = memory(optimizer="adamw_8bit")["optimizer"]
+    assert eight == round(halved["optimizer"] + of_embeddings * 96 * 32)
+    assert memory(optimizer="paged_adamw_8bit")["optimizer"] == 0
+    sharded = memory(Device(gpu=True, processes=2, sharded=True))
+    assert sharded["weights"] == plain["weights"] / 2
+    assert sharded["optimizer"] == plain["optimizer"] / 2
+    assert sharded["gathered"] > 0 == plain["gathered"]
+    replicated = memory(Device(gpu=True, processes=2))
+    assert replicated["gradients"] == 2 * plain["gradients"]  # DDP's buckets
+    assert replicated["weights"] == plain["weights"]
+
+
+def test_the_step_of_one_row_is_less_than_that_of_a_batch():
+    def needed(**options) -> int:
+        return largest_step(CONFIGS[0], Settings(batch_size=4), 100, **options)
+
+    whole = needed(device=GPU)
+    assert needed(device=GPU, row_by_row=True) < whole
+    assert needed(device=Device(gpu=True, processes=4)) > 0
+    assert needed(device=GPU) == whole
+
+
+def test_less_memory_is_the_nearest_setting_first():
+    def written(settings, device=GPU) -> list[str]:
+        return [text for text, _ in less_memory(settings, device)]
+
+    lora = "training: {tuning: lora}"
+    int4 = "training: {tuning: lora, quantization: int4}"
+    safe = "training: {optimizer: adamw_torch_8bit, weights_dtype: bfloat16}"
+    assert written(FULL) == [safe, lora, int4]
+    assert written(FULL, Device(gpu=True, processes=2, sharded=True)) == [lora, int4]
+    assert written(replace(FULL, **SAFE))[0] == "training: {tuning: lora, weights_dtype: float32}"
+    assert written(Settings()) == ["training: {quantization: int4}"]
+    assert written(Settings(quantization="int4")) == []
 
 
 def test_the_tile_of_logits_is_trls():
@@ -200,5 +284,5 @@ def test_memory_is_about_what_a_real_step_takes():
     mask = [0] * (WIDTH - COUNTED) + [1] * COUNTED
     tokens = {n: Trajectory([0] * WIDTH, mask) for n in range(2)}
     settings = Settings(batch_size=1, lora=Lora(r=16, dropout=0.05))
-    made = estimate(LlamaConfig(**MEASURED), settings, [(0, 1)], tokens, gpu=False)
+    made = estimate(LlamaConfig(**MEASURED), settings, [(0, 1)], tokens, device=CPU)
     assert 0.8 < made.peak / int(done.stdout) < 1.25

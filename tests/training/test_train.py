@@ -447,6 +447,25 @@ def test_full_tuning_resumes_to_the_same_weights(run, interrupt, known_reference
     assert same(weights(whole.folder), weights(resumed.folder), 0)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "package"), [("adamw_torch_8bit", "torchao"), ("adamw_8bit", "bitsandbytes")]
+)
+def test_an_optimizer_in_8_bits_resumes_to_the_same_weights(
+    run, interrupt, caplog, optimizer, package
+):
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    # states of fewer than 4,096 weights stay in 32 bits
+    settings = replace(SETTINGS, optimizer=optimizer, lora=Lora(r=256, alpha=256), max_steps=4)
+    whole = run(settings, name="whole")
+    assert package in whole.card.versions
+    assert whole.log["dpo_loss"][-1] < whole.log["dpo_loss"][0]
+    interrupt(3, settings)
+    resumed = run(settings)
+    assert "resumes after step 2" in caplog.text
+    assert_frame_equal(steps(whole), steps(resumed))
+    assert same(weights(whole.folder), weights(resumed.folder), 0)
+
+
 @pytest.mark.parametrize("once, dropout", [(True, 0.0), (False, 0.0), (True, 0.3)])
 def test_a_second_stage_trains_the_first_ones_adapter_further(
     run, plain, task, parent, rollouts, tmp_path, once, dropout

@@ -15,7 +15,14 @@ from agentsafe.training.config import Lora, Settings, arguments
 from agentsafe.training.lora import lora_config
 from agentsafe.training.packing import IGNORED
 from agentsafe.training.tokenize import Trajectory
-from agentsafe.training.trainer import BATCHING, Batching, ByCase, Data, RolloutTrainer
+from agentsafe.training.trainer import (
+    BATCHING,
+    Batching,
+    ByCase,
+    Data,
+    PairTrainer,
+    RolloutTrainer,
+)
 from tests.helpers.float64 import use_float64
 from tests.helpers.tiny_model import write_tiny_checkpoint
 
@@ -107,3 +114,18 @@ def test_the_loss_of_rollouts_is_the_mean_over_their_counted_tokens(
     assert any(weight.grad is not None for weight in made.model.parameters())
     together, alone = (made._metrics["train"][name][0] for name in ("plain_nll", "nll_alone"))
     assert together == pytest.approx(alone) == pytest.approx(loss.item())
+
+
+def test_an_adapter_above_quantised_weights_trains_in_float32(folder, tmp_path):
+    """TRL casts it to bfloat16, in which plain AdamW rounds small steps away."""
+    model = loading.load_model(folder)
+    model.is_loaded_in_4bit = True
+    trainer = PairTrainer(
+        model,
+        loading.load_tokenizer(folder),
+        Data([(0, 1)], {n: Trajectory([0, n], [0, 1]) for n in range(2)}, {0: "a", 1: "a"}),
+        arguments=arguments(Settings(), 0.1, tmp_path / "out"),
+        lora=lora_config(Lora(r=2), model),
+    )
+    trained = [each for each in trainer.model.parameters() if each.requires_grad]
+    assert {each.dtype for each in trained} == {torch.float32}

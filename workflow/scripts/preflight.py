@@ -4,6 +4,6 @@ from agentsafe.runs.preflight import preflight
 from agentsafe.runs.script import job
 from agentsafe.suites.cases import read_suite
 
-with job(snakemake.log[0], online=True):
+with job(snakemake.log[0], gpu=True, online=True):  # it only asks for their memory
     suite = read_suite(snakemake.input.cases, snakemake.input.toolkits)
     preflight(snakemake.params.config, suite)
