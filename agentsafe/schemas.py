@@ -31,12 +31,17 @@ _MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
 #: What one turn of the agent has beside its message: text cut off the turn, private reasoning, and
 #: the names of the repairs that the parser made (`agentsafe.rollouts.react.REPAIRS`).
 _ASIDE = pl.Struct({"cut": pl.String, "reasoning": pl.String, "repairs": pl.List(pl.String)})
+#: The tokens of one turn of the agent; see `agentsafe.inference.served.Served`.
+_SERVED = pl.Struct(
+    {"prompt_tokens": pl.Int32, "prompt_digest": pl.String, "answer": pl.List(pl.Int32)}
+)
 
 ROLLOUTS = pl.Schema(
     {
         **_KEY,
         "messages": pl.List(_MESSAGE),
         "asides": pl.List(_ASIDE),
+        "served": pl.List(_SERVED),
         "stop_reason": pl.String,
         "error": pl.String,
         "error_kind": pl.String,
@@ -77,6 +82,7 @@ LABELS = pl.Schema(
 #: Columns that tables and journals of version 0.1 lack: they are read as null.
 ADDED = (
     "error_kind",
+    "served",
     "prose_answer",
     "record_markup",
     *(f"{who}_{kind}_tokens" for who in ("agent", "emulator") for kind in _PARTS),

@@ -20,6 +20,7 @@ from agentsafe.errors import UserError
 from agentsafe.inference.generate import generate, is_supported
 from agentsafe.inference.kv_cache import Prefixes
 from agentsafe.inference.sampling import Row
+from agentsafe.inference.served import served
 from agentsafe.inference.stop_strings import Texts, first_tokens, render_prompt
 from agentsafe.inference.thinking import opens_thinking, split_thinking
 from agentsafe.inference.types import Choice, Completion, Message, Sampling
@@ -281,7 +282,12 @@ class LocalChat:
         _, thought = split_thinking(text)
         reasoning = min(len(self._texts.ids(thought)), len(row.tokens)) if thought else 0
         return Completion(
-            text, reason, len(row.prompt), len(row.tokens), reasoning_tokens=reasoning
+            text,
+            reason,
+            len(row.prompt),
+            len(row.tokens),
+            reasoning_tokens=reasoning,
+            served=served(row.prompt, row.tokens),
         )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict
 
 from agentsafe._util.usage import Usage
+from agentsafe.inference.served import Served
 
 
 class Message(TypedDict):
@@ -63,6 +64,7 @@ class Completion:
         reasoning_tokens: the part of `completion_tokens` that was private reasoning; by its share
             of the characters where a server does not report it.
         wasted: tokens of answers to the same request that were not usable, and that are paid.
+        served: the tokens themselves, where the model runs here; None from a server.
     """
 
     text: str
@@ -73,6 +75,7 @@ class Completion:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     wasted: Usage = field(default_factory=Usage)
+    served: Served | None = None
 
     @property
     def usage(self) -> Usage:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from agentsafe._util.json import read_json
 from agentsafe.errors import ServerTrouble, UserError
+from agentsafe.inference.served import served
 from agentsafe.inference.stop_strings import cut_after
 from agentsafe.inference.thinking import OPEN, first_stop, split_thinking
 from agentsafe.inference.types import Completion, Sampling
@@ -158,6 +159,7 @@ def completion(
         len(tokens),
         cached_tokens=founds[0].num_cached_tokens or 0,
         reasoning_tokens=min(len(thought_tokens), len(tokens)),
+        served=served(prompt.tokens, tokens),
     )
 
 

@@ -17,6 +17,7 @@ from agentsafe._util.hashing import draw_seed
 from agentsafe._util.text import storable, with_type
 from agentsafe._util.usage import Usage
 from agentsafe.errors import NoRoom, OutOfTime, error_kind
+from agentsafe.inference.served import Served
 from agentsafe.inference.types import ChatModel, Completion, Message, Sampling
 from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.emulators import Observation, World
@@ -67,6 +68,7 @@ class Rollout:
         messages: the messages after the prompt, `assistant` and `observation` alternating.
         asides: per assistant message, the text that no model read: `cut` text after the turn's
             end and an observation before its begin, private `reasoning`, and the `repairs`.
+        served: per assistant message, the tokens of the turn, where the agent's model runs here.
         stop_reason: `final_answer`, `step_limit`, `token_limit`, `context_overflow`, `malformed` or
             `error`; empty while the episode runs.
         error: the error in one line, for the stop reason `error`.
@@ -89,6 +91,7 @@ class Rollout:
     sample: int
     messages: list[Message] = field(default_factory=list)
     asides: list[dict[str, Any]] = field(default_factory=list)
+    served: list[Served | None] = field(default_factory=list)
     stop_reason: str = ""
     error: str | None = None
     error_kind: str | None = None
@@ -120,6 +123,7 @@ class Rollout:
         self.asides.append(
             {"cut": cut, "reasoning": storable(reasoning), "repairs": list(turn.repairs)}
         )
+        self.served.append(answer.served)
         self.cut_chars += len(cut)
         self.invented_chars += invented
         self.repaired_turns += bool(turn.repairs)
@@ -176,6 +180,8 @@ class Rollout:
     def row(self) -> dict[str, Any]:
         """Return plain data by the names of columns; `agent_tokens` are those that it generated."""
         row = asdict(self)
+        if not any(self.served):  # a server, which has none
+            row["served"] = None
         for who, usage in (("agent", self.agent), ("emulator", self.emulator)):
             del row[who]
             row[f"{who}_prompt_tokens"] = usage.prompt

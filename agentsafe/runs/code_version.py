@@ -48,6 +48,9 @@ SILENT: dict[str, tuple[str, ...]] = {
     "training.model_card.model_card": (),
     "training.optimizers.check_optimizer": (),
     "training.run_card.describe": (),
+    "training.served.Compared": (),
+    "training.served.compare": (),
+    "training.served.describe": (),
     "__version__": (),  # pages and cards name it
 }
 _ALL = "*"  # in the place of a definition's name: the whole module

@@ -173,14 +173,15 @@ def findings(
         if len(tokens[row].starts) > 1:
             split.append(name)
     return Findings(
-        long=_named(sorted(long, key=lambda name: -long[name])),
-        empty=_named(empty),
-        unfinished=_named(unfinished),
-        split=_named(split),
+        long=named(sorted(long, key=lambda name: -long[name])),
+        empty=named(empty),
+        unfinished=named(unfinished),
+        split=named(split),
     )
 
 
-def _named(names: Sequence[str]) -> Named:
+def named(names: Sequence[str]) -> Named:
+    """Count names, and keep the first 20."""
     return Named(len(names), list(names[:_NAMED]))
 
 

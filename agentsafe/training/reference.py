@@ -17,10 +17,12 @@ import polars as pl
 from agentsafe._util.progress import Progress, say
 from agentsafe.errors import UserError
 from agentsafe.inference.types import Messages
+from agentsafe.lineage import Lineage
 from agentsafe.models import checkpoint as checkpoints
 from agentsafe.models import loading
 from agentsafe.preferences.dataset import check_prompts
 from agentsafe.schemas import REFERENCE, ROLLOUT
+from agentsafe.training import served
 from agentsafe.training.config import Settings
 from agentsafe.training.tokenize import PLAYED, ChatEncoder, Trajectory, played, trajectory
 
@@ -57,8 +59,11 @@ def reference(
     if checkpoints.untrained(parent_folder):
         return pl.DataFrame(schema=REFERENCE)
     check_prompts(rollouts["case_id"], prompts)
+    source = Lineage.parse(lineage).source
     tokenizer = loading.load_tokenizer(parent_folder)
     encoder = chat_encoder(tokenizer, settings, template_options)
+    for line in served.describe(lineage, served.compare(encoder, prompts, rollouts, source)):
+        say(line)
     model = _model(parent_folder, settings.quantization, threads)
     weights = weights_digest(parent_folder)
     max_length = loading.context(model.config, tokenizer, settings.max_length)

@@ -18,8 +18,10 @@ from agentsafe._util.atomic_write import whole_file
 from agentsafe._util.format import memory_size, percent
 from agentsafe.errors import UserError
 from agentsafe.lineage import SFT, Lineage
+from agentsafe.training import served
 from agentsafe.training.checks import KINDS, Findings
 from agentsafe.training.memory import Estimate
+from agentsafe.training.served import Compared
 from agentsafe.training.tokenize import PairCounts
 
 
@@ -59,6 +61,7 @@ class Card:
         empty_pairs: pairs with a side on which no token counts.
         lengths: percentiles of the longer side's tokens, over all pairs of the training cases.
         findings: anomalies in pairs and rollouts.
+        served: the comparison of the source's own rollouts with what trains.
         loss_tokens: the share of tokens, and of tokens that count in the loss, by role.
         expected: steps, tokens and memory, estimated before the first step.
         data_sha256: digest of the pairs' tokens.
@@ -82,6 +85,7 @@ class Card:
     empty_pairs: int = 0
     lengths: dict[str, int] | None = None
     findings: Findings | None = None
+    served: Compared | None = None
     loss_tokens: dict[str, dict[str, float]] | None = None
     expected: Estimate | None = None
     data_sha256: str | None = None
@@ -150,6 +154,7 @@ def describe(card: Card) -> list[str]:
     )
     return [
         *lines,
+        *(served.describe(name, card.served) if card.served else []),
         f"{name}: of the tokens {_shares(card.loss_tokens, 'tokens')}; of those that count in the "
         f"loss {_shares(card.loss_tokens, 'loss')}",
         f"{name}: {expected.steps:,} steps of about {expected.step_tokens:,} tokens, "
@@ -269,4 +274,4 @@ def _notes(card: Card) -> list[str]:
             more = named.count - len(named.names)
             names = ", ".join([*named.names, *([f"and {more:,} more"] if more else [])])
             lines.append(f"{named.count:,} {kind.format(example=card.example)}: {names}")
-    return lines
+    return lines + (served.notes(card.served) if card.served else [])

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 #: is added to messages has the template's.
 ROLES = ("template", "system", "user", "agent", "observation")
 _AGENT = ROLES.index("agent")
+_TURN = re.compile(re.escape(bytes([_AGENT])) + b"+")
 _NOT_BLANK = re.compile(r"\S")
 
 
@@ -58,6 +59,15 @@ class Trajectory:
         """The places of the sequences in `ids`, in order."""
         ends = (*self.starts[1:], len(self.ids))
         return [slice(start, end) for start, end in zip(self.starts, ends, strict=True)]
+
+    @property
+    def turns(self) -> list[tuple[list[int], list[int]]]:
+        """The tokens before each turn of the agent, in its sequence, and those of the turn."""
+        return [
+            (self.ids[part.start : part.start + turn.start()], self.ids[part][slice(*turn.span())])
+            for part in self.sequences
+            for turn in _TURN.finditer(self.roles[part])
+        ]
 
     @property
     def longest(self) -> int:

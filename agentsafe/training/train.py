@@ -55,6 +55,7 @@ from agentsafe.training.model_card import model_card
 from agentsafe.training.optimizers import OPTIMIZERS, check_optimizer, register_states
 from agentsafe.training.reference import by_row, chat_encoder, digest, weights_digest
 from agentsafe.training.run_card import Card, HeldOut, describe, read_cards
+from agentsafe.training.served import compare
 from agentsafe.training.tokenize import Trajectory, fitting, trajectories
 
 if TYPE_CHECKING:
@@ -279,6 +280,7 @@ def prepare(task: Task) -> Prepared:
     card = replace(
         card,
         findings=checks.findings(training, rollouts, tokens, kept, max_length),
+        served=compare(encoder, messages, rollouts, lineage.source),
         loss_tokens=checks.loss_share(kept, tokens),
         expected=estimate(config, settings, kept, tokens, device=_device(gpu)),
         data_sha256=_data_digest(kept, tokens),

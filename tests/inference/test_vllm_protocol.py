@@ -2,12 +2,13 @@
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
 
 from agentsafe.errors import ServerTrouble, UserError
+from agentsafe.inference.served import served
 from agentsafe.inference.types import Completion, Sampling
 from agentsafe.inference.vllm_protocol import (
     Prompt,
@@ -142,13 +143,13 @@ def answered(tokenizer, text, sampling, room=20, end=(), cached=None, **output):
 def test_a_token_that_ends_a_turn_is_not_in_its_text(tokenizer):
     for stop_reason, end in ((None, tokenizer.eos_token_id), (88, 88)):
         found = answered(tokenizer, "Yes.", Sampling(), end=[end], stop_reason=stop_reason)
-        assert found == Completion("Yes.", "stop", 7, 5)
+        assert replace(found, served=None) == Completion("Yes.", "stop", 7, 5)
 
 
 def test_a_turn_is_cut_after_its_first_stop_string(tokenizer):
     sampling = Sampling(stop=("never there", "ion:", "\nOb"))
     found = answered(tokenizer, "Look.\nObservation: x", sampling, stop_reason="ion:")
-    assert found == Completion("Look.\nOb", "stop", 7, 20)
+    assert replace(found, served=None) == Completion("Look.\nOb", "stop", 7, 20)
 
 
 def test_a_stop_string_inside_reasoning_does_not_end_a_turn(tokenizer):
@@ -166,7 +167,9 @@ def test_a_stop_string_inside_reasoning_does_not_end_a_turn(tokenizer):
     found = completion(tokenizer, [first, rest], opened, sampling, 512)
     text = "<think>hm\nObservation:</think>Look.\nObservation:"
     counts = {"cached_tokens": 3, "reasoning_tokens": len("hm\nObservation:")}
-    assert found == Completion(text, "stop", 7, len(text) - len("<think>"), **counts)
+    assert replace(found, served=None) == Completion(
+        text, "stop", 7, len(text) - len("<think>"), **counts
+    )
     chosen = Sampling(choices=("yes", "no"))
     ended = Output([*tokenizer("no")["input_ids"], tokenizer.eos_token_id])
     one = SimpleNamespace(outputs=[ended], num_cached_tokens=0)
@@ -177,7 +180,14 @@ def test_a_turn_without_an_end_was_cut_at_its_limit_or_the_contexts(tokenizer):
     for limit, reason in ((4, "length"), (5, "context")):
         sampling = Sampling(max_tokens=limit)
         found = answered(tokenizer, "word", sampling, room=4, finish_reason="length")
-        assert found == Completion("word", reason, 7, 4)
+        assert replace(found, served=None) == Completion("word", reason, 7, 4)
+
+
+def test_the_tokens_of_a_turn_are_those_of_all_its_outputs(tokenizer):
+    ends = tokenizer("Yes")["input_ids"], [*tokenizer(".")["input_ids"], tokenizer.eos_token_id]
+    founds = [SimpleNamespace(outputs=[Output(each)], num_cached_tokens=0) for each in ends]
+    found = completion(tokenizer, founds, Prompt([1] * 7), Sampling(), 20)
+    assert found.served == served([1] * 7, [*ends[0], *ends[1]])
 
 
 def test_prompt_tokens_from_the_prefix_cache_are_counted(tokenizer):

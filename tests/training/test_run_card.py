@@ -19,6 +19,7 @@ from agentsafe.training.run_card import (
     training_summary,
     unlabelled,
 )
+from agentsafe.training.served import Compared
 from tests.helpers.small_results import HELD_OUT, training_log
 
 RUN = "ape+safe.j.b0.1.s0"
@@ -59,6 +60,7 @@ def full_card() -> Card:
         empty_pairs=2,
         lengths={"p50": 400, "p90": 700, "p99": 900, "max": 1234},
         findings=Findings(long, none, none, none),
+        served=Compared(9, 40, Named(1, ["official_0: tiny/0, turn 2"]), none, none, none),
         loss_tokens={
             "user": {"tokens": 0.4, "loss": 0.0},
             "agent": {"tokens": 0.6, "loss": 1.0},
@@ -105,6 +107,8 @@ def test_the_log_describes_a_run_line_by_line():
     assert f"{long}:\n  official_0: tiny/0 " in text
     assert "tiny/19 over tiny/0\n  and 2 more\n" in text
     assert "observation, which is context" not in text
+    assert f"{RUN}: 40 turns of 9 of the source's own rollouts train after exactly the" in text
+    assert "1 of 40 compared turns have other tokens of the text that was generated: off" in text
     assert "of the tokens 40% user, 60% agent; of those that count in the loss 100% agent" in text
     assert "12 steps of about 4,321 tokens, 98,765 an epoch; 64 weights of a model of 8,000" in text
     assert "a step takes about 16.2 GB: weights 16.0 GB, logits 250 MB" in text
@@ -112,8 +116,9 @@ def test_the_log_describes_a_run_line_by_line():
 
 def test_the_summary_notes_anomalies_by_kind():
     (notes,) = training_summary([full_card()], training_log(RUN))["notes"].to_list()
-    assert len(notes) == 1 and notes[0].startswith("22 pairs are dropped, longer than")
+    assert len(notes) == 2 and notes[0].startswith("22 pairs are dropped, longer than")
     assert notes[0].endswith("tiny/19 over tiny/0, and 2 more")
+    assert notes[1].startswith("1 of 40 compared turns have other tokens")
 
 
 def test_no_training_is_none_and_a_card_that_is_none_is_named(tmp_path):
