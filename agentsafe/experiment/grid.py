@@ -178,14 +178,12 @@ def training_settings(config: Mapping, lineage: Lineage) -> dict[str, Any]:
     epochs = settings["num_train_epochs"]
     if isinstance(epochs, Mapping):
         settings["num_train_epochs"] = epochs[stage.objective]
-    if stage.num_train_epochs is not None:
-        settings["max_steps"] = None
-    for level in (training["objectives"].get(stage.objective, {}), asdict(stage)):
-        settings |= {
-            name: level[name]
-            for name in ("learning_rate", "num_train_epochs", "max_steps", "loss")
-            if level.get(name) is not None
-        }
+    of_objective = training["objectives"].get(stage.objective, {})
+    for level in (of_objective, asdict(stage)):
+        names = ("learning_rate", "num_train_epochs", "max_steps", "loss")
+        given = {name: level[name] for name in names if level.get(name) is not None}
+        steps = {"max_steps": None} if "num_train_epochs" in given else {}
+        settings |= steps | given
     if settings["loss"] != "robust":
         settings["label_smoothing"] = 0
     if stage.objective == SFT:

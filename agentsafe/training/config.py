@@ -72,8 +72,8 @@ class Epochs:
 
 
 @dataclass(frozen=True)
-class Own:
-    """Settings of one objective or stage instead of the section's; null takes the section's."""
+class ObjectiveSettings:
+    """Settings of one objective instead of the section's; null takes the section's."""
 
     beta: Annotated[_Beta | None, Meta(description="β instead of `betas`; `sft` has none.")] = None
     learning_rate: Annotated[_Rate | None, Meta(description="Peak learning rate.")] = None
@@ -84,7 +84,7 @@ class Own:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnStage(Own):
+class StageSettings(ObjectiveSettings):
     """One stage of a recipe with settings of its own, which its lineage's name shows."""
 
     objective: Annotated[Objective, Meta(description="What the stage trains for.")]
@@ -113,7 +113,7 @@ class Grid:
         ),
     ] = None
     recipes: Annotated[
-        tuple[Annotated[tuple[Objective | OwnStage, ...], Meta(min_length=1)], ...],
+        tuple[Annotated[tuple[Objective | StageSettings, ...], Meta(min_length=1)], ...],
         Meta(
             min_length=1,
             description="Sequences of stages; a stage is an objective, or a map of its `objective` "
@@ -342,7 +342,7 @@ class Section(DPO, Grid):
     """The config's section `training`."""
 
     objectives: Annotated[
-        Mapping[Objective, Own],
+        Mapping[Objective, ObjectiveSettings],
         Meta(
             description="Settings of all stages of an objective, before which a stage's own in "
             "`recipes` come.",

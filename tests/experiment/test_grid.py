@@ -222,9 +222,11 @@ def test_settings_of_an_objective_hold_for_all_its_stages_but_those_that_have_th
 
 def test_epochs_of_a_stage_come_before_steps_that_others_share():
     own = {"objective": "help", "num_train_epochs": 4}
-    asked = config(recipes=[["help"], [own]], max_steps=100, sources=["ape"], seeds=[0])
-    found = [grid.training_settings(asked, lineage) for lineage in grid.lineages(asked)]
-    assert [(one["max_steps"], one["num_train_epochs"]) for one in found] == [(100, 1), (None, 4)]
+    for shared in ({"max_steps": 100}, {"objectives": {"help": {"max_steps": 100}}}):
+        asked = config(recipes=[["help"], [own]], sources=["ape"], seeds=[0], **shared)
+        found = [grid.training_settings(asked, lineage) for lineage in grid.lineages(asked)]
+        lengths = [(one["max_steps"], one["num_train_epochs"]) for one in found]
+        assert lengths == [(100, 1), (None, 4)]
 
 
 def test_one_number_of_epochs_is_that_of_all_objectives():
