@@ -21,7 +21,7 @@ _WORD = r"[a-z0-9-]+"
 _NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
 _SOURCE = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _LOSSES = {loss.replace("_", "-"): loss for loss in get_args(Loss)}  # as names write them
-# The judge is optional and lazy: `sft.e2` has two epochs, not a judge called e2.
+# The judge is optional and lazy: after sft, e2 means two epochs, not a judge of that name.
 _STAGE = re.compile(
     rf"(?P<objective>{_WORD})(?:\.(?P<judge>{_WORD}))??(?:\.b(?P<beta>{_NUMBER}))?"
     rf"(?:\.lr(?P<learning_rate>{_NUMBER}))?(?:\.e(?P<num_train_epochs>\d+))?"
