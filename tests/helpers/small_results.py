@@ -10,6 +10,7 @@ import polars as pl
 from agentsafe import schemas
 from agentsafe.frontier.fits import Settings
 from agentsafe.frontier.frontier import fit_frontier
+from agentsafe.lineage import SFT, Lineage
 from agentsafe.scores.points import score_runs
 from agentsafe.training.run_card import Card, HeldOut, training_summary
 
@@ -109,13 +110,22 @@ def training_table(lineage: str = "ape+safe.j.b0.1.s0") -> pl.DataFrame:
 
 
 def training_log(*lineages: str, steps: int = 5) -> pl.DataFrame:
-    """Make the steps of some runs, all alike: the loss falls, the margin rises."""
+    """Make the steps of some runs, all alike: the loss falls, the margin rises.
+
+    Those whose last stage is `sft` have a loss per token instead.
+    """
+    imitate = [name for name in lineages if Lineage.parse(name).stages[-1].objective == SFT]
     runs = pl.DataFrame({"lineage": lineages}, schema={"lineage": pl.String})
     made = runs.join(pl.DataFrame({"step": range(1, steps + 1)}), how="cross")
     step = pl.col("step")
     log = made.with_columns(
         **{"loss": 1.0, "dpo_loss": 0.7 / step, "reward_margin": step / 2, "reward_accuracy": 0.9},
         **{"tokens": 300 * step, "seconds": 1.5 * step},
+    )
+    imitated = pl.col("lineage").is_in(imitate)
+    of_pairs = ["dpo_loss", "reward_margin", "reward_accuracy"]
+    log = log.with_columns(
+        pl.when(~imitated).then(pl.col(of_pairs)), nll=pl.when(imitated).then(2.0 / step)
     )
     absent = [pl.lit(None).alias(name) for name in schemas.TRAINING if name not in log.columns]
     return log.with_columns(absent).cast(dict(schemas.TRAINING)).select(schemas.TRAINING.names())

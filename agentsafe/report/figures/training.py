@@ -1,4 +1,4 @@
-"""Draw the loss and reward margin of DPO runs, step by step.
+"""Draw the loss and reward margin of DPO runs, and the loss of `sft` runs, step by step.
 
 A panel has the runs of one recipe and β. Only some steps of each run are drawn, so that the file of
 hundreds of long runs stays small; means are over all steps. Other columns of the log are not drawn.
@@ -14,12 +14,13 @@ import polars as pl
 from altair.typing import ChartType
 
 from agentsafe._util import format as fmt
-from agentsafe.lineage import Lineage
+from agentsafe.lineage import SFT, Lineage
 from agentsafe.report.figures import style
 
-_HEADING = "Loss and reward margin of the DPO runs"
-_LOSS, _MARGIN = "dpo_loss", "reward_margin"
-_QUANTITIES = {_LOSS: "DPO loss", _MARGIN: "reward margin"}
+_HEADING = "Loss and reward margin of the training runs"
+_LOSS, _MARGIN, _NLL = "dpo_loss", "reward_margin", "nll"
+_QUANTITIES = {_LOSS: "DPO loss", _MARGIN: "reward margin", _NLL: "loss per token"}
+_OF_PAIRS = (_LOSS, _MARGIN)  # the quantities of a DPO run
 _STEPS = 50  # drawn of a run, at most
 _ROWS = 5000  # drawn of all runs: altair's limit
 _PARTS = 10  # of a run; a mean is over one part
@@ -30,30 +31,35 @@ _DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])  # of judges, in their names' o
 
 
 def plot_training(log: pl.DataFrame) -> ChartType:
-    """Draw the loss and the reward margin of every DPO run over its steps.
+    """Draw the loss and the reward margin of every run over its steps.
 
     Args:
         log: rows of `schemas.TRAINING`, of any number of runs.
 
     Returns:
-        Per recipe and β a panel of losses above one of margins. A run is a line in the colour of
-        its source and the dash of its judge: means, with pale single steps behind them, and a dot
-        with its numbers at the end. A click on a source or judge in the legend selects its runs.
+        Per recipe and β a panel of losses above one of margins; recipes that end in `sft` have the
+        negative log-likelihood per token alone, and are last. A run is a line in the colour of its
+        source and the dash of its judge: means, with pale single steps behind them, and a dot with
+        its numbers at the end. A click on a source or judge in the legend selects its runs.
     """
     if log.is_empty():
         return style.empty(_HEADING, "No run was trained, so there is no step to draw.")
     runs = style.finite(log).sort("lineage", "step").partition_by("lineage")
     steps = min(_STEPS, max(_ROWS // len(runs), 2))
     drawn = pl.concat(_drawn(run, steps) for run in runs)
-    domains = {quantity: _domain(drawn, quantity) for quantity in _QUANTITIES}
     channels, clicks = _channels(drawn)
-    table = _in_rows(drawn)
-    width = _WIDTH // max(2, *map(len, table))
+    tables = []
+    for imitates, quantities in ((False, _OF_PAIRS), (True, (_NLL,))):
+        part = drawn.filter(imitates=imitates)
+        if len(part):
+            domains = {quantity: _domain(part, quantity) for quantity in quantities}
+            tables += [(panels, domains) for panels in _in_rows(part)]
+    width = _WIDTH // max(2, *(len(panels) for panels, _ in tables))
     rows = []
-    for panels in table:
-        for quantity, domain in domains.items():
+    for panels, domains in tables:
+        for quantity in domains:
             row = [
-                _panel(panel, quantity, domain, width, channels, first=panel is panels[0])
+                _panel(panel, quantity, domains, width, channels, first=panel is panels[0])
                 for panel in panels
             ]
             rows.append(alt.hconcat(*row, spacing=_GAP))
@@ -67,11 +73,11 @@ def plot_training(log: pl.DataFrame) -> ChartType:
 def _words(log: pl.DataFrame, steps: int) -> str:
     runs = fmt.count(log["lineage"].n_unique(), "run")
     return (
-        f"{runs}, {len(log):,} steps. The loss is DPO's own, without a supervised term; the reward "
-        "margin is the chosen side's reward minus the rejected one's. Of a recipe of several "
-        "stages the last is drawn; earlier ones are runs of their own. Lines: means over a tenth "
-        f"of a run, with a dot at the end. Pale: single steps, at most {steps} of a run, clipped "
-        "to the panel."
+        f"{runs}, {len(log):,} steps. The loss is DPO's own, without a supervised term, or of sft "
+        "the negative log-likelihood per token; the reward margin is the chosen side's reward "
+        "minus the rejected one's. Of a recipe of several stages the last is drawn; earlier ones "
+        "are runs of their own. Lines: means over a tenth of a run, with a dot at the end. Pale: "
+        f"single steps, at most {steps} of a run, clipped to the panel."
     )
 
 
@@ -94,6 +100,7 @@ def _drawn(run: pl.DataFrame, steps: int) -> pl.DataFrame:
         pl.col(*_QUANTITIES, *means).round_sig_figs(4),
         recipe=pl.lit(lineage.recipe),
         beta=pl.lit(lineage.beta, dtype=pl.Float64),
+        imitates=pl.lit(stage.objective == SFT),
         source=pl.lit(lineage.source),
         judge=pl.lit(stage.judge or fmt.NONE),
     )
@@ -154,25 +161,36 @@ def _in_rows(drawn: pl.DataFrame) -> list[list[pl.DataFrame]]:
 
 
 def _panel(
-    panel: pl.DataFrame, quantity: str, domain: list[float], width: int, channels: dict, first: bool
+    panel: pl.DataFrame,
+    quantity: str,
+    domains: dict[str, list[float]],
+    width: int,
+    channels: dict,
+    first: bool,
 ) -> ChartType:
-    """Draw one quantity of the runs of a recipe and β; the first in a row has the axis title."""
-    upper = quantity == _LOSS
+    """Draw one quantity of the runs of a recipe and β; the first in a row has the axis title.
+
+    `domains` has the ranges of all quantities that are drawn of these runs, the top one first.
+    """
+    upper, lower = quantity == next(iter(domains)), quantity == [*domains][-1]
     last = panel.select(pl.max("step")).item()
     steps = alt.Axis(
-        title=None if upper else "step",
-        labels=not upper,
+        title="step" if lower else None,
+        labels=lower,
         tickCount=min(3, last),  # whole numbers only
         format=",d",
     )
     values = alt.Axis(title=_QUANTITIES[quantity] if first else None, labels=first, tickCount=4)
     x = alt.X("step:Q", scale=alt.Scale(domain=[0, last], nice=False), axis=steps)
     single, mean = (
-        alt.Y(f"{name}:Q", scale=alt.Scale(domain=domain, zero=False), axis=values)
+        alt.Y(f"{name}:Q", scale=alt.Scale(domain=domains[quantity], zero=False), axis=values)
         for name in (quantity, f"{quantity}_mean")
     )
+    others = [name for name in _QUANTITIES if name not in domains]
+    panel = panel.drop("imitates", *others, *(f"{name}_mean" for name in others))
     ends = _ends(panel)
-    lines = alt.Chart(panel.drop("recipe", "beta", "reward_accuracy")).encode(x=x, **channels)
+    shown = panel.drop("recipe", "beta", "reward_accuracy")
+    lines = alt.Chart(shown).encode(x=x, **channels)
     dots = alt.Chart(ends).mark_point(filled=True, size=24, opacity=1, strokeWidth=0)
     chart = alt.layer(
         lines.mark_line(clip=True, strokeWidth=0.8, strokeOpacity=0.22).encode(y=single),
@@ -180,7 +198,9 @@ def _panel(
         dots.encode(
             x=x,
             y=mean,
-            tooltip=style.tooltip("lineage", "steps", "loss", "accuracy", margin="reward margin"),
+            tooltip=style.tooltip("lineage", "steps", "loss")
+            if quantity == _NLL
+            else style.tooltip("lineage", "steps", "loss", "accuracy", margin="reward margin"),
             **{name: channels[name] for name in ("color", "opacity") if name in channels},
         ),
         width=width,
@@ -198,6 +218,8 @@ def _ends(panel: pl.DataFrame) -> pl.DataFrame:
     """Select the last step of each run, with formatted numbers."""
     last = panel.filter(pl.col("step") == pl.col("step").max().over("lineage"))
     written = {"loss": _LOSS, "margin": _MARGIN, "accuracy": "reward_accuracy"}
+    if _NLL in last:
+        written = {"loss": _NLL}
     return last.with_columns(
         pl.Series("steps", [f"{step:,}" for step in last["step"]]),
         *(

@@ -111,8 +111,35 @@ def test_runs_without_a_common_beta_are_in_a_row_of_their_own_and_named_by_what_
     rows = panels(specification(training_log(*(f"ape+{run}.s0" for run in runs))))
     assert [[above(panel) for panel in row] for row in rows[::2]] == [
         ["safe: β 0.1, n = 1 run", "safe.lr1e-05: β 0.1, n = 1 run"],
-        ["sft: n = 1 run", "safe.b0.1-then-help.b0.05: n = 1 run"],
+        ["safe.b0.1-then-help.b0.05: n = 1 run"],
+        ["sft: n = 1 run"],
     ]
+
+
+def test_runs_that_imitate_rollouts_have_a_loss_per_token_and_no_margin():
+    runs = ("ape+sft.one.s0", "ape+safe.one.b0.1+sft.one.s0", "ape+sft.one+safe.one.b0.1.s0")
+    made = specification(training_log(*runs))
+    rows = panels(made)
+    assert [[above(panel) for panel in row] for row in (rows[0], rows[2])] == [
+        ["sft-then-safe: β 0.1, n = 1 run"],
+        ["safe-then-sft: β 0.1, n = 1 run"],
+    ]
+    fields = [row[0]["layer"][1]["encoding"]["y"]["field"] for row in rows]
+    assert fields == ["dpo_loss_mean", "reward_margin_mean", "nll_mean", "nll_mean"]
+    assert [row[0]["layer"][0]["encoding"]["x"]["axis"]["title"] for row in rows] == [
+        None,
+        *["step"] * 3,
+    ]
+    assert {row["nll"] for row in steps_of(made, runs[0])} == {2, 1, 0.6667, 0.5, 0.4}
+    assert "reward_margin" not in steps_of(made, runs[0])[0]
+    ends = [row for part in made["datasets"].values() for row in part if "steps" in row]
+    assert {row["lineage"]: row["loss"] for row in ends} == {
+        runs[0]: "0.400",
+        runs[1]: "0.400",
+        runs[2]: "0.140",
+    }
+    alone = panels(specification(training_log(runs[0])))
+    assert [len(row) for row in alone] == [1]
 
 
 def test_the_stage_that_is_drawn_gives_the_line_its_judge():
