@@ -287,9 +287,9 @@ class Experiment:
     preferences: Annotated[Preferences, Meta(description="Preference pairs from labels.")] = field(
         default_factory=Preferences
     )
-    training: Annotated[Training, Meta(description="The DPO runs, and how each is trained.")] = (
-        field(default_factory=Training)
-    )
+    training: Annotated[
+        Training, Meta(description="The training runs, and how each is trained.")
+    ] = field(default_factory=Training)
     scores: Annotated[
         Scores,
         Meta(

@@ -40,9 +40,9 @@ CAPTIONS = {
     "calibration": "Calibration of judges on people: the mean score of a judge over the rollouts "
     "that people gave each score; expected: the mean over its probabilities of the four scores. "
     "The raters of a rollout share its weight.",
-    "training": "DPO runs: their pairs, those dropped for their length, steps, tokens and time, "
-    "the loss, reward margin and reward accuracy of the last step, and the share of held-out pairs "
-    "in which the chosen side gained on the rejected one.",
+    "training": "Training runs: their pairs, or rollouts of sft, those dropped for their length, "
+    "steps, tokens and time, the loss, reward margin and reward accuracy of the last step, and the "
+    "share of held-out pairs in which the chosen side gained on the rejected one.",
     "format_validity": "Format validity: the share of a run's turns that were malformed, and of "
     "its rollouts that did nothing because of that. Alarming: one of them is above 5%.",
     "usage": "Tokens of the rows in the rollouts (agents, emulator) and labels (judges), and their "

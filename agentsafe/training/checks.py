@@ -1,4 +1,4 @@
-"""Check the pairs of a DPO run before its first step.
+"""Check the pairs of a run before its first step.
 
 They are pure functions of rollouts as tokens: the chat template, the pairs that cannot train, and
 whose text the tokens are. The first loss is checked at the first step

@@ -1,4 +1,4 @@
-"""Estimate the steps, tokens and memory of a DPO run before its first step.
+"""Estimate the steps, tokens and memory of a run before its first step.
 
 The model is built without weights, on torch's `meta` device, so that a checkpoint's config is
 enough. Memory is the peak of all tensors on one device during a step, term by term (see `_memory`):

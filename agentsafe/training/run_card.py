@@ -1,4 +1,4 @@
-"""The card of a DPO run, which its JSON file is written from, and the summary of several runs.
+"""The card of a training run, which its JSON file is written from, and the summary of several runs.
 
 A card is begun before the training and completed after it, so that nothing can be wrong with it
 that only shows once the training is over.
@@ -187,7 +187,7 @@ _ENDS = {
 
 
 def read_cards(paths: Iterable[str | Path]) -> list[Card]:
-    """Read the cards of DPO runs; fields that an older version did not write have their defaults.
+    """Read the cards of runs; fields that an older version did not write have their defaults.
 
     Raises:
         UserError: a file is missing or is not a card.
@@ -202,7 +202,7 @@ def read_cards(paths: Iterable[str | Path]) -> list[Card]:
 
 
 def read_training(cards: Sequence[str | Path], logs: Sequence[str | Path]) -> pl.DataFrame | None:
-    """Read the files of DPO runs and return their `training_summary`; None without any file."""
+    """Read the files of runs and return their `training_summary`; None without any file."""
     if not cards:
         return None
     return training_summary(read_cards(cards), schemas.read_table(logs, schemas.TRAINING))
@@ -234,7 +234,7 @@ def unlabelled(cards: Iterable[Card], labels: pl.DataFrame) -> dict[str, str]:
 
 
 def training_summary(cards: Sequence[Card], log: pl.DataFrame) -> pl.DataFrame:
-    """Summarise DPO runs, one row each.
+    """Summarise training runs, one row each.
 
     Args:
         cards: of the runs.

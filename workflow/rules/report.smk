@@ -106,7 +106,7 @@ rule plot_training:
     params:
         code=get_code("plot_training"),
     message:
-        "Drawing the DPO runs"
+        "Drawing the training runs"
     script:
         "../scripts/plot_training.py"
 

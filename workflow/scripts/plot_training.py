@@ -1,4 +1,4 @@
-"""Draw the loss and the reward margin of every DPO run."""
+"""Draw the loss of every training run, and the reward margin of those on pairs."""
 
 from pathlib import Path
 
