@@ -50,6 +50,20 @@ def memory_mb(models: Iterable[Mapping[str, Any]], parameters: Iterable[float | 
     return PROCESS_MB + round((1 + _CACHE) * weights)
 
 
+def as_trained(model: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's entry as its training loads it, however it is served.
+
+    Below a quantised model too, the weights are read as they were saved: an adapter is merged into
+    those.
+
+    Args:
+        model: entry of the config's `models`.
+        training: the config's section.
+    """
+    in_float32 = training["tuning"] == "full" and training["weights_dtype"] == "float32"
+    return {**model, "quantization": "none", "dtype": "float32" if in_float32 else "auto"}
+
+
 def _bytes(model: Mapping[str, Any]) -> float:
     """Return the bytes of a parameter; two in files that are read as they were saved."""
     return _BYTES.get(model["quantization"], 4.0 if model["dtype"] == "float32" else 2.0)

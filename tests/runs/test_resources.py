@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsafe.runs.resources import PROCESS_MB, billions, memory_mb
+from agentsafe.runs.resources import PROCESS_MB, as_trained, billions, memory_mb
 
 
 def model(name: str, **changes) -> dict:
@@ -46,6 +46,20 @@ def test_the_size_is_read_off_the_name(name, size):
 )
 def test_memory_is_bytes_times_parameters_a_quarter_and_the_process(changes, weights):
     assert memory_mb([model("a-8b", **changes)], [None]) == PROCESS_MB + 1.25 * weights
+
+
+@pytest.mark.parametrize(
+    ("training", "served", "weights"),
+    [
+        ({"tuning": "lora"}, {"quantization": "int4"}, 16_000),
+        ({"tuning": "lora"}, {"dtype": "float32"}, 16_000),
+        ({"tuning": "full"}, {}, 32_000),
+        ({"tuning": "full", "weights_dtype": "bfloat16"}, {}, 16_000),
+    ],
+)
+def test_training_reads_weights_as_it_trains_them(training, served, weights):
+    trained = as_trained(model("a-8b", **served), {"weights_dtype": "float32"} | training)
+    assert memory_mb([trained], [None]) == PROCESS_MB + 1.25 * weights
 
 
 def test_models_of_one_job_add_up_and_a_given_size_beats_the_name():

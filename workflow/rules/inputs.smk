@@ -13,7 +13,7 @@ from agentsafe.models import hub
 from agentsafe.models.config import Model
 from agentsafe.published import fingerprint, set_folder
 from agentsafe.runs.code_version import code_key
-from agentsafe.runs.resources import memory_mb
+from agentsafe.runs.resources import as_trained, memory_mb
 
 # --- tables and files
 
@@ -265,16 +265,19 @@ def get_growing(amount):
     return lambda wildcards, attempt: attempt * amount
 
 
-def get_memory(names, processes=1):
+def get_memory(names, processes=1, training=None):
     """Return a resource: main memory for the models that each of a job's processes loads.
 
-    `names(wildcards)` lists them.
+    `names(wildcards)` lists them; `training` is the config's section if they are trained.
     """
 
     def mem_mb(wildcards, attempt):
         here = [name for name in set(names(wildcards)) if name in config["models"]]
         sizes = [config["resources"]["parameters"].get(name) for name in here]
-        return attempt * processes * memory_mb([config["models"][name] for name in here], sizes)
+        models = [config["models"][name] for name in here]
+        if training is not None:
+            models = [as_trained(model, training) for model in models]
+        return attempt * processes * memory_mb(models, sizes)
 
     return mem_mb
 

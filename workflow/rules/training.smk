@@ -56,7 +56,9 @@ rule train:
         "../envs/agentsafe.yaml"
     threads: THREADS
     resources:
-        mem_mb=get_memory(get_source, processes=config["training"]["gpus"]),
+        mem_mb=get_memory(
+            get_source, processes=config["training"]["gpus"], training=config["training"]
+        ),
         runtime=get_growing(MINUTES),
         gpu=config["training"]["gpus"] if ON_GPU else 0,
     params:
