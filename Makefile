@@ -33,7 +33,7 @@ JOBS = PYTHONPATH=workflow/plugins $(SNAKEMAKE) --logger jobs
 # A worker takes whole files, in the order of tests/conftest.py; ARGS="-n 0" needs none.
 IN_PARALLEL = -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help run test lint docs lock plan status dag accept retry preflight to-label report clean
+.PHONY: help run test lint docs lock plan status dag accept retry preflight serve to-label report clean
 
 help: ## print this list
 	@echo 'make TARGET [CONFIG=$(CONFIG)] [ARGS="..."] [PYTHON=$(PYTHON)]'
@@ -80,6 +80,14 @@ retry: $(INSTALLED) ## delete the tables of CONFIG with failed rows: the next ru
 
 preflight: $(INSTALLED) ## ask every model of CONFIG, measure prompts, estimate tokens; then go or not
 	@$(SNAKEMAKE) preflight --cores all --quiet all $(ARGS)
+
+# Not from the environment: where RUN happens to be set, nothing starts.
+MODEL =
+RUN =
+SBATCH =
+serve: $(INSTALLED) ## print how to start a server for MODEL of CONFIG; RUN=1 starts it, SBATCH=1 on SLURM
+	@$(IN_ENVIRONMENT)/python -m agentsafe.runs.serve "$(CONFIG)" $(MODEL) \
+		$(if $(RUN),--run) $(if $(SBATCH),--sbatch) $(if $(ARGS),-- $(ARGS))
 
 to-label: $(INSTALLED) ## write a sample of CONFIG's rollouts for people to label, as a page and a CSV
 	@$(SNAKEMAKE) export_rollouts --cores all --quiet all $(ARGS)

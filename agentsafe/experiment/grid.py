@@ -191,6 +191,19 @@ def training_settings(config: Mapping, lineage: Lineage) -> dict[str, Any]:
     return settings
 
 
+def adapter_rank(config: Mapping, source: str) -> int:
+    """Return the largest rank of the adapters of a source's trained checkpoints; 0 without any.
+
+    An adapter that is composed of several stages has the sum of their ranks; one that is trained
+    further keeps its own.
+    """
+    training = config["training"]
+    own = [lineage for lineage in lineages(config) if lineage.source == source]
+    if training["stage_from"] == "adapter":
+        return training["lora"]["r"] if own else 0
+    return training["lora"]["r"] * max((len(lineage.stages) for lineage in own), default=0)
+
+
 def training_conduct(config: Mapping) -> dict[str, Any]:
     """Return the settings of a DPO run that its result does not depend on."""
     section = config["training"]

@@ -11,6 +11,7 @@ from agentsafe.errors import UserError
 from agentsafe.experiment import outputs
 from agentsafe.experiment.check import check
 from agentsafe.experiment.grid import (
+    adapter_rank,
     model_of,
     models,
     people,
@@ -22,6 +23,7 @@ from agentsafe.experiment.grid import (
     training_settings,
 )
 from agentsafe.inference.chat_template import TODAY
+from agentsafe.inference.vllm_protocol import RANKS, max_lora_rank
 from agentsafe.labels.human import read_human_labels
 from agentsafe.lineage import SFT, is_ambiguous_judge
 from agentsafe.published import existing_set_folder, fetched
@@ -158,15 +160,18 @@ def _known(name: str, key: str, known: list[str], where: str) -> None:
         raise UserError(f"config: '{key}' holds {name!r}, which is not in '{where}': {hint}")
 
 
-#: Keys of how a model is loaded, which a server decides itself, with their defaults.
-_LOADING = {"revision": None, "adapter": None, "dtype": "auto", "quantization": "none"}
+#: Keys of how a model is loaded, with their defaults. A server decides them itself, but for those
+#: that `make serve` starts an own server with.
+_LOADING = {"revision": None, "dtype": "auto", "quantization": "none", "adapter": None}
+_OF_OWN_SERVERS = ("revision", "dtype", "quantization")
 
 
 def _check_model(name: str, model: Mapping) -> None:
     _check_template_options(name, model)
     if model["backend"] == "openai":
         for key, default in _LOADING.items():
-            if model[key] != default:
+            own = model["base_url_env"] is not None and key in _OF_OWN_SERVERS
+            if model[key] != default and not own:
                 raise UserError(
                     f"config: 'models.{name}.{key}' is {model[key]!r}, but with the backend openai "
                     "the server decides that: leave it out"
@@ -176,10 +181,15 @@ def _check_model(name: str, model: Mapping) -> None:
         raise UserError(
             f"config: 'models.{name}.service' is true, but its backend is openai: leave service out"
         )
-    if model["backend"] == "vllm" and model["quantization"] == "int8":
+    if model["backend"] in ("vllm", "openai") and model["quantization"] == "int8":
         raise UserError(
-            f"config: 'models.{name}.quantization' is 'int8', which the backend vllm does not do: "
-            "write int4 or none, or the backend transformers"
+            f"config: 'models.{name}.quantization' is 'int8', which the backend {model['backend']} "
+            "does not do: write int4 or none, or the backend transformers"
+        )
+    if model["lora"] and (model["backend"] != "openai" or model["base_url_env"] is None):
+        raise UserError(
+            f"config: 'models.{name}.lora' is true, which is for a server of your own: write "
+            "backend: openai and base_url_env, or leave lora out"
         )
 
 
@@ -383,11 +393,7 @@ def _check_training(config: Mapping) -> None:
     where = "miniature.sources" if config["suite"] == "miniature" else "sources"
     for name in config["training"]["sources"] or sources(config):
         _known(name, "training.sources", sources(config), where)
-        if model_of(config, name).get("backend") == "openai":
-            raise UserError(
-                f"config: 'training.sources' would train {name!r}, whose weights are on a server "
-                "(backend openai): name only sources that can be trained there"
-            )
+        _check_adapters(config, name)
         if model_of(config, name).get("trust_remote_code"):
             raise UserError(
                 f"config: 'training.sources' would train {name!r}, which needs 'trust_remote_code'"
@@ -398,6 +404,31 @@ def _check_training(config: Mapping) -> None:
                 f"config: 'training.sources' would train {name!r}, which has an adapter of its "
                 "own: merge it first (PEFT's merge_and_unload), and name the merged folder"
             )
+
+
+def _check_adapters(config: Mapping, name: str) -> None:
+    """Check that a source on a server can be trained here, and that its adapters fit the server."""
+    model, training = model_of(config, name), config["training"]
+    if model.get("backend") != "openai":
+        return
+    if not model["lora"]:
+        raise UserError(
+            f"config: 'training.sources' would train {name!r}, whose weights are on a server "
+            f"(backend openai): write 'models.{name}.lora: true' if that server loads LoRA "
+            "adapters, or name only sources that can be trained there"
+        )
+    whole = "tuning: full" if training["tuning"] == "full" else "lora.dora: true"
+    if training["tuning"] == "full" or training["lora"]["dora"]:
+        raise UserError(
+            f"config: 'models.{name}.lora' is true, but 'training.{whole}' leaves whole weights, "
+            "which its server cannot load: change one of them"
+        )
+    rank = adapter_rank(config, name)
+    if max_lora_rank(rank) is None:
+        raise UserError(
+            f"config: the longest recipe makes adapters of rank {rank} for {name!r}, and vLLM "
+            f"serves up to {RANKS[-1]}: lower 'training.lora.r', or leave 'models.{name}.lora' out"
+        )
 
 
 def _check_stages(config: Mapping) -> None:

@@ -16,9 +16,11 @@ import json
 import logging
 import os
 import random
+import weakref
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -49,6 +51,9 @@ except ImportError:
         "pip install 'agentsafe[api]'"
     ) from None
 
+# After the check that the package openai is there.
+from agentsafe.inference import lora
+
 log = logging.getLogger(__name__)
 
 _OPENAI = "https://api.openai.com/v1"
@@ -73,12 +78,16 @@ class _SettingsRefused(UserError):
     """The server refuses a request, and it would refuse a harmless text with these settings too."""
 
 
-def load(name: str, model: Model) -> "ApiChat":
+def load(
+    name: str, model: Model, adapter: lora.Adapter | None = None, commit: str | None = None
+) -> "ApiChat":
     """Prepare a client without sending a request; `ApiChat.check` sends one.
 
     Args:
         name: the model's key under the config's `models`, for messages.
         model: its entry.
+        adapter: of a trained lineage, which the server loads before the first request.
+        commit: of the model on the hub, where a server with adapters must have that one.
 
     Raises:
         UserError: an environment variable is not set, or its value is not an address or a key.
@@ -102,7 +111,8 @@ def load(name: str, model: Model) -> "ApiChat":
             raise UserError(
                 f"models.{name}.api_key_env: {key_variable} contains characters that no key has"
             )
-    return ApiChat(name, model, url, key)
+    server = lora.Server(f"models.{name}", urlsplit(url).netloc, model.model, commit, key)
+    return ApiChat(name, model, url, server, adapter)
 
 
 def _variable(setting: str, variable: str) -> str:
@@ -113,19 +123,26 @@ def _variable(setting: str, variable: str) -> str:
 
 
 class ApiChat:
-    """A `ChatModel`: a model on a server; it works in one event loop at a time."""
+    """A `ChatModel`: a model on a server, or its adapter; it works in one event loop at a time."""
 
     #: Approximate seconds before the second try; each further pause is twice as long.
     first_pause = 1.0
 
-    def __init__(self, name: str, model: Model, url: str, key: str | None):
-        """Use the server at `url`, with a `key` if it needs one."""
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        url: str,
+        server: lora.Server,
+        adapter: lora.Adapter | None = None,
+    ):
+        """Use the server at `url`, with its key if it needs one."""
         self.name = name
         self.model = model
         self.url = url
         self.constrains = model.structured != "none"
-        self._key = key
-        self._host = urlsplit(url).netloc
+        self._key = server.secret
+        self._host = server.host
         self._pending = 0
         self._client: openai.AsyncOpenAI | None = None
         self._slots: asyncio.Semaphore | None = None
@@ -135,6 +152,12 @@ class ApiChat:
         self._served_context: int | None = None
         self._asked_context = False
         self._accepted: set[frozenset[str]] = set()  # settings with which a request succeeded
+        self._server = server
+        self._adapter = adapter
+        self._is_ready = not model.lora  # else the base is checked and the adapter is loaded first
+        self._preparations = 0
+        self._preparing: asyncio.Lock | None = None
+        self._in_use = False  # as other jobs see the adapter
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Generate the model's next turn after `messages`, as `sampling` says.
@@ -183,6 +206,20 @@ class ApiChat:
             )
         return answer
 
+    async def check_adapters(self, rank: int, folder: Path) -> str | None:
+        """Check that the server can load the adapters of a run, as `lora.try_server` does.
+
+        Raises:
+            UserError: it cannot, or it does not answer; the line says how to fix it.
+        """
+        async with self._connection() as client:
+            try:
+                async with asyncio.timeout(self.model.timeout):
+                    return await lora.try_server(client, self._server, rank, folder)
+            except (openai.APIError, TimeoutError) as error:
+                reason = self._line(str(error) or type(error).__name__)
+        raise self._server.error(f"does not say whether it loads adapters ({reason})")
+
     async def context(self) -> int | None:
         """Return the tokens of prompt and answer together: the config's or the server's, if known.
 
@@ -227,7 +264,8 @@ class ApiChat:
         longest = asked.max_tokens
         while True:
             first = asked.max_tokens == longest
-            found = await self._try(client, messages, asked, wasted, first=first)
+            unready = None if self._is_ready else await self._prepare(client, self._preparations)
+            found = unready or await self._try(client, messages, asked, wasted, first=first)
             if isinstance(found, Sampling):
                 asked = found
                 continue
@@ -277,8 +315,8 @@ class ApiChat:
     async def _connection(self) -> AsyncIterator[openai.AsyncOpenAI]:
         """Hand out the client to at most `concurrency` requests at once, pauses included.
 
-        Client and semaphore belong to one event loop. They exist only while requests are pending,
-        so that no connection is open when the loop ends and the next loop gets new ones.
+        Client, semaphore and lock belong to one event loop. They exist only while requests are
+        pending, so that no connection is open when the loop ends and the next loop gets new ones.
         """
         if not self._pending:
             seconds = self.model.timeout
@@ -289,6 +327,7 @@ class ApiChat:
                 max_retries=0,
             )
             self._slots = asyncio.Semaphore(self.model.concurrency)
+            self._preparing = asyncio.Lock()
         client = self._client
         assert client is not None and self._slots is not None  # made where none was pending
         self._pending += 1
@@ -313,8 +352,8 @@ class ApiChat:
 
         `first` is true where the request's answer may still be as long as it should be.
         """
-        field = self._limit_field
-        fields = request_fields(self.model, messages, asked, field)
+        preparations = self._preparations
+        fields = self._fields(messages, asked)
         refusal = None
         try:
             # The client's own timeout starts again with every byte it receives.
@@ -325,12 +364,17 @@ class ApiChat:
         except (openai.APITimeoutError, TimeoutError):
             return _Failure(f"no answer within {self.model.timeout:g} s")
         except openai.APIConnectionError as error:
+            self._is_ready = not self.model.lora  # another server may come back
             cause = error.__cause__ or error
             lost = self._line(f"connection lost ({type(cause).__name__}: {cause})")
             return _Failure(f"{lost}; start the server, or fix its address")
         if refusal is not None:  # raised in the handler, an error would carry the client's with it
             status, body = refusal.status_code, _json(refusal.response.content)
             pause = requested_pause(refusal.response.headers)
+            if status == 404 and self._adapter is not None:
+                return await self._prepare(client, preparations) or _Failure(
+                    f"{self._host} had lost the adapter {self._adapter.name}, which it has again"
+                )
             return await self._refused(client, fields, asked, (status, body, pause), first=first)
         try:
             answer = completion(raw.content, fields, asked)
@@ -347,6 +391,37 @@ class ApiChat:
             return _Failure(self._line(str(failure)))
         self._accepted.add(_settings(fields))
         return answer
+
+    def _fields(self, messages: Sequence[Message], asked: Sampling) -> dict[str, Any]:
+        """Build the fields of a request, which names the adapter if there is one."""
+        fields = request_fields(self.model, messages, asked, self._limit_field)
+        return fields if self._adapter is None else fields | {"model": self._adapter.name}
+
+    async def _prepare(self, client: openai.AsyncOpenAI, preparations: int) -> _Failure | None:
+        """Check the server's base and have the adapter loaded; return why that failed, if it did.
+
+        All requests that meet a restarted server call this at once, with the number of
+        preparations that they know of, and one of them does it.
+        """
+        assert self._preparing is not None  # made with the client
+        async with self._preparing:
+            if self._preparations != preparations:
+                return None
+            if self._adapter is not None and not self._in_use:
+                self._in_use = True
+                if lock := await asyncio.to_thread(lora.begin_use, self._adapter):
+                    key = self._key or "none"
+                    weakref.finalize(self, lora.end_use, lock, self._adapter, self.url, key)
+            try:
+                async with asyncio.timeout(self.model.timeout):
+                    await lora.prepare(client, self._server, self._adapter)
+            except (openai.APIError, TimeoutError) as error:
+                cause = error.__cause__ or error
+                reason = f"base and adapter are not ready ({type(cause).__name__}: {cause})"
+                return _Failure(self._line(reason))
+            self._preparations += 1
+            self._is_ready = True
+        return None
 
     async def _refused(
         self,
@@ -477,7 +552,7 @@ class ApiChat:
     ) -> str:
         """Find the settings that a server refuses, by leaving them out; return the line to show."""
         sampling = replace(sampling, max_tokens=min(_PROBE_TOKENS, sampling.max_tokens))
-        fields = request_fields(self.model, messages, sampling, self._limit_field)
+        fields = self._fields(messages, sampling)
         fixes = self._fixes(fields)
         left_out = set(fixes)
         if not await self._accepts(client, _without(fields, left_out)):

@@ -6,7 +6,8 @@ from pathlib import Path
 from agentsafe._util.hashing import key_of
 from agentsafe._util.settings import cache_key
 from agentsafe.inference.types import ChatModel
-from agentsafe.models.checkpoint import fingerprint
+from agentsafe.lineage import Lineage
+from agentsafe.models.checkpoint import fingerprint, hub_id
 from agentsafe.models.config import Model
 
 _served: dict[str, ChatModel] = {}
@@ -22,9 +23,9 @@ def serve(
     """Load a chat model, once per process for the same model and folder.
 
     Args:
-        name: of the entry in the config's `models`.
-        model: that entry.
-        folder: of its checkpoint; not read for a model on a server.
+        name: of the entry in the config's `models`, or of a trained lineage.
+        model: that entry, or the one of the lineage's source.
+        folder: of the checkpoint; not read for a model on a server, but for a lineage's adapter.
         threads: of torch on a CPU.
 
     Raises:
@@ -43,9 +44,15 @@ def identity(model: Model, folder: str | Path) -> str:
 
 def _load(name: str, model: Model, folder: str | Path, threads: int | None) -> ChatModel:
     if model.backend == "openai":
-        from agentsafe.inference import openai
+        from agentsafe.inference import lora, openai
 
-        return openai.load(name, model)
+        if not model.lora:
+            return openai.load(name, model)
+        lineage, folder = Lineage.parse(name), Path(folder)
+        adapter = lora.adapter_of(name, folder) if lineage.stages else None
+        base = folder.parent / lineage.source if lineage.stages else folder
+        _, commit = hub_id(base) or (None, None)
+        return openai.load(lineage.source, model, adapter, commit)
     if model.backend == "vllm":
         from agentsafe.inference import vllm
 

@@ -19,7 +19,7 @@ from agentsafe.models.checkpoint import check_weights
 from agentsafe.models.config import Model
 
 #: Values that vLLM accepts as `max_lora_rank`.
-_RANKS = 8, 16, 32, 64, 128, 256, 320, 512
+RANKS = 8, 16, 32, 64, 128, 256, 320, 512
 
 
 class Prompt(NamedTuple):
@@ -71,13 +71,20 @@ def _rank(name: str, adapter: Path) -> int:
     check_weights(adapter / "adapter_model.safetensors")
     config = read_json(adapter / "adapter_config.json")
     try:
-        rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
-        return next(each for each in _RANKS if rank <= each)
-    except (KeyError, TypeError, StopIteration):
+        found = max_lora_rank(max([config["r"], *(config.get("rank_pattern") or {}).values()]))
+    except (KeyError, TypeError):
+        found = None
+    if found is None:
         raise UserError(
-            f"models.{name}.adapter: {adapter}/adapter_config.json has no rank up to {_RANKS[-1]}, "
+            f"models.{name}.adapter: {adapter}/adapter_config.json has no rank up to {RANKS[-1]}, "
             "the most that vLLM supports: write backend: transformers"
-        ) from None
+        )
+    return found
+
+
+def max_lora_rank(rank: int) -> int | None:
+    """Return the smallest `max_lora_rank` that vLLM accepts for an adapter's rank, if any."""
+    return next((each for each in RANKS if rank <= each), None)
 
 
 def sampling_arguments(name: str, sampling: Sampling, room: int) -> dict[str, Any]:

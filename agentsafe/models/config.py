@@ -31,7 +31,11 @@ class Model:
     ] = "transformers"
     revision: Annotated[
         str | None,
-        Meta(description="Branch, tag or commit of a hub id; null takes the newest."),
+        Meta(
+            description="Branch, tag or commit of a hub id; null takes the newest. With the "
+            "backend `openai` this key, `dtype` and `quantization` are what `make serve` starts "
+            "the server with."
+        ),
     ] = None
     adapter: Annotated[
         str | None,
@@ -95,6 +99,15 @@ class Model:
     ] = False
     trust_remote_code: Annotated[
         bool, Meta(description="Code that comes with the checkpoint may run.")
+    ] = False
+    lora: Annotated[
+        bool,
+        Meta(
+            description="The server loads LoRA adapters at runtime, as vLLM does: the model can be "
+            "trained here, and its server plays all of its trained checkpoints. `model` is then "
+            "what is trained, too: a hub id, or a folder.",
+            extra=NOT_IN_CACHE_KEY,
+        ),
     ] = False
     base_url_env: Annotated[
         _Variable | None,

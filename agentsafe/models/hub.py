@@ -1,7 +1,8 @@
 """Make checkpoint folders of models from the Hugging Face hub, a local folder or a server.
 
 A folder holds symbolic links to the model's files, so no file is copied, and `origin.json` with
-their source, the commit and their digests. For a model on a server, `origin.json` is the only file.
+their source, the commit and their digests. For a model on a server that is not trained here,
+`origin.json` is the only file.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ def fetch_model(name: str, model: Model, folder: str | Path) -> None:
         "backend": model.backend,
         "adapter": model.adapter,
     }
-    if model.backend == "openai":
+    if model.backend == "openai" and not model.lora:
         files: list[Path] = []
     elif (local := Path(model.model)).is_dir():
         files = _files(local)

@@ -61,7 +61,8 @@ def as_trained(model: Mapping[str, Any], training: Mapping[str, Any]) -> dict[st
         training: the config's section.
     """
     in_float32 = training["tuning"] == "full" and training["weights_dtype"] == "float32"
-    return {**model, "quantization": "none", "dtype": "float32" if in_float32 else "auto"}
+    dtype = "float32" if in_float32 else "auto"
+    return {**model, "backend": "transformers", "quantization": "none", "dtype": dtype}
 
 
 def _bytes(model: Mapping[str, Any]) -> float:

@@ -324,3 +324,16 @@ def test_scores_by_people_alone_need_no_other_label_of_trained_checkpoints():
     asked["training"]["judged_by"] = "human"
     trained = ["bold", "bold+safe.human.b0.1.s0"]
     assert grid.scored_labels(asked) == {"rules": ["bold"], "human": trained}
+
+
+@pytest.mark.parametrize(
+    ("training", "rank"),
+    [
+        ({"recipes": [["safe"], ["safe", "help", "both"]], "lora": {"r": 16}}, 48),
+        ({"recipes": [["safe", "help"]], "lora": {"r": 16}, "stage_from": "adapter"}, 16),
+        ({"recipes": [["safe"]], "lora": {"r": 40}}, 40),
+        ({"sources": ["large"]}, 0),
+    ],
+)
+def test_the_rank_of_a_composed_adapter_is_the_sum_of_its_stages(training, rank):
+    assert grid.adapter_rank(llms(training=training), "small") == rank

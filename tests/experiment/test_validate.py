@@ -9,6 +9,8 @@ from agentsafe.experiment.check import check
 from agentsafe.experiment.validate import check_experiment, check_files
 from tests.helpers.config import llms
 
+OWN_SERVER = {"model": "a/small", "backend": "openai", "base_url_env": "SMALL_URL"}
+
 
 @pytest.mark.parametrize(
     ("changes", "line"),
@@ -144,6 +146,36 @@ def test_a_contradiction_is_one_line(changes, line):
         (
             {"models": {"small": {"model": "s", "backend": "vllm", "quantization": "int8"}}},
             "'models.small.quantization' is 'int8', which the backend vllm does not do",
+        ),
+        (
+            {"models": {"small": {**OWN_SERVER, "quantization": "int8"}}},
+            "'models.small.quantization' is 'int8', which the backend openai does not do",
+        ),
+        (
+            {"models": {"small": {"model": "a/small", "lora": True}}},
+            "'models.small.lora' is true, which is for a server of your own: write backend: openai",
+        ),
+        (
+            {"models": {"small": {"model": "a/small", "backend": "openai", "lora": True}}},
+            "'models.small.lora' is true, which is for a server of your own: write backend: openai",
+        ),
+        (
+            {"models": {"small": {**OWN_SERVER, "lora": True}}, "training": {"tuning": "full"}},
+            "'models.small.lora' is true, but 'training.tuning: full' leaves whole weights",
+        ),
+        (
+            {
+                "models": {"small": {**OWN_SERVER, "lora": True}},
+                "training": {"lora": {"dora": True}},
+            },
+            "'models.small.lora' is true, but 'training.lora.dora: true' leaves whole weights",
+        ),
+        (
+            {
+                "models": {"small": {**OWN_SERVER, "lora": True}},
+                "training": {"lora": {"r": 256}, "recipes": [["safe", "help", "both"]]},
+            },
+            "the longest recipe makes adapters of rank 768 for 'small', and vLLM serves up to 512",
         ),
         ({"judges": {"one": {"model": "judge", "mode": "logits"}}}, "'judges.one.mode' is logits"),
         (
@@ -340,6 +372,11 @@ def test_labels_of_people_are_checked_before_a_run_starts(tmp_path, row, prefere
 
 def judge_on_server(**fields):
     return llms(models={"judge": {"model": "judge", "backend": "openai", **fields}})
+
+
+def test_a_source_on_a_server_that_loads_adapters_can_be_trained():
+    own = {**OWN_SERVER, "lora": True, "revision": "main", "dtype": "bfloat16"}
+    check_experiment(llms(models={"small": own}))
 
 
 def test_options_may_nest():

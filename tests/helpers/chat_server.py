@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
 from agentsafe.inference.types import ChatModel, Completion, Sampling
 
@@ -156,9 +156,21 @@ class ChatServer:
             with self._lock:
                 self._at_once -= 1
 
+    def models(self) -> dict[str, ChatModel | None]:
+        """Return the models that it serves, by name."""
+        return {self.name: self.model}
+
+    def cards(self) -> list[dict[str, Any]]:
+        """Return what `/v1/models` lists."""
+        return [{"id": self.name, "object": "model", **self.listed}]
+
+    def post(self, path: str, body: dict[str, Any]) -> Reply | None:
+        """Answer a request at any other path; None where there is nothing."""
+        return None
+
     def complete(self, body: dict[str, Any]) -> Completion:
         """Return the model's answer to a request."""
-        asked = self.model.complete(body["messages"], sampling_of(body))
+        asked = self.models()[body["model"]].complete(body["messages"], sampling_of(body))
         return asyncio.run_coroutine_threadsafe(asked, self.loop).result()
 
 
@@ -227,9 +239,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self._admits():
             known = self.path == "/v1/models"
-            chat = self.server.chat
-            models = [{"id": chat.name, "object": "model", **chat.listed}]
-            self._send(Reply(200, {"object": "list", "data": models}) if known else self._unknown())
+            listed = {"object": "list", "data": self.server.chat.cards()}
+            self._send(Reply(200, listed) if known else self._unknown())
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -237,8 +248,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._admits():
             return
         if self.path != "/v1/chat/completions":
-            self._send(self._unknown())
-        elif body["model"] != chat.name:
+            self._send(chat.post(self.path, body) or self._unknown())
+        elif body["model"] not in chat.models():
             self._send(
                 refusal(404, f"The model '{body['model']}' does not exist", "model_not_found")
             )
@@ -310,6 +321,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+Started = TypeVar("Started", bound=ChatServer)
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = False  # so that closing the server waits for them
     request_queue_size = 256
@@ -358,7 +372,13 @@ def serve(
         faults: what goes wrong: `shares`, `first`, `always` or a function of one's own.
         rule: what the server refuses, by a request's body.
     """
-    chat = ChatServer(model, name, key, faults, rule)
+    with running(ChatServer(model, name, key, faults, rule)) as chat:
+        yield chat
+
+
+@contextmanager
+def running(chat: Started) -> Iterator[Started]:
+    """Run a server until the block ends."""
     server = _Server(chat)
     chat.url = f"http://127.0.0.1:{server.server_port}/v1"
     threads = [

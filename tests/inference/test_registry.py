@@ -109,6 +109,7 @@ NOT_IN_CACHE_KEY = {
     "concurrency": 9,
     "memory_fraction": 0.5,
     "service": True,
+    "lora": True,
     "timeout": 9.0,
     "retries": 1,
     "api_key_env": "KEY",

@@ -153,9 +153,10 @@ def get_service(name, work, wildcards):
 
 
 def get_model_files(wildcards):
-    """Return what identifies the content of a model's local files."""
+    """Return what identifies the content of a model's local files, and those of a server's base."""
     model = config["models"][wildcards.model]
-    return [hub.file_stats(model[part]) for part in ("model", "adapter") if model[part] is not None]
+    parts = [part for part in ("model", "adapter") if model[part] is not None]
+    return [hub.file_stats(model[part]) for part in parts] + ["lora"] * model["lora"]
 
 
 def get_model(wildcards):
@@ -280,6 +281,16 @@ def get_memory(names, processes=1, training=None):
         return attempt * processes * memory_mb(models, sizes)
 
     return mem_mb
+
+
+def get_threads(names):
+    """Return the threads of a job with these models: one where servers have all of them."""
+
+    def threads(wildcards):
+        here = [config["models"].get(name, {}).get("backend") for name in names(wildcards)]
+        return 1 if here and all(backend == "openai" for backend in here) else THREADS
+
+    return threads
 
 
 def get_gpus(*models):

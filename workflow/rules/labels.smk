@@ -18,7 +18,7 @@ rule label_rollouts:
         judge="|".join(name for name in config["judges"] if name not in PEOPLE) or "none",
     conda:
         "../envs/agentsafe.yaml"
-    threads: THREADS
+    threads: get_threads(get_models_to_label)
     resources:
         mem_mb=get_memory(get_models_to_label),
         runtime=get_growing(MINUTES),

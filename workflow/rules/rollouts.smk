@@ -17,7 +17,7 @@ rule roll_out:
         f"{RESULTS}/benchmarks/roll_out/{{lineage}}/{{shard}}.tsv"
     conda:
         "../envs/agentsafe.yaml"
-    threads: THREADS
+    threads: get_threads(get_models_to_roll_out)
     resources:
         mem_mb=get_memory(get_models_to_roll_out),
         runtime=get_growing(MINUTES),

@@ -17,7 +17,7 @@ rule reference:
         "../envs/agentsafe.yaml"
     threads: THREADS
     resources:
-        mem_mb=get_memory(get_source),
+        mem_mb=get_memory(get_source, training=config["training"]),
         runtime=get_growing(MINUTES),
         gpu=int(ON_GPU),
     params:

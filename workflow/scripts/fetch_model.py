@@ -7,5 +7,6 @@ from agentsafe.models.config import Model
 from agentsafe.runs.script import job
 
 with job(snakemake.log[0], online=True):
-    model = msgspec.convert(snakemake.params.model, Model)
-    hub.fetch_model(snakemake.wildcards.model, model, snakemake.output[0])
+    name = snakemake.wildcards.model
+    model = msgspec.convert(snakemake.config["models"][name], Model)
+    hub.fetch_model(name, model, snakemake.output[0])

@@ -1,0 +1,129 @@
+"""A server of a base and its LoRA adapters, with vLLM's endpoints to load and unload them.
+
+Statuses and messages are those of vLLM 0.30.0. The adapters are PEFT's, on transformers.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from agentsafe.inference.types import ChatModel
+from tests.helpers.chat_server import ChatServer, Reply, refusal, running
+
+
+def write_adapter(base: Path, folder: Path, *, rank: int = 4, seed: int = 0) -> Path:
+    """Write a LoRA adapter with a random update that changes what the base says."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    settings = LoraConfig(
+        r=rank, lora_alpha=8 * rank, target_modules="all-linear", init_lora_weights=False
+    )
+    model = AutoModelForCausalLM.from_pretrained(base)
+    get_peft_model(model, settings).save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    return folder
+
+
+class LoraServer(ChatServer):
+    """A server that loads adapters.
+
+    Attributes:
+        max_rank: `--max-lora-rank`; None without `--enable-lora`.
+        at_runtime: `VLLM_ALLOW_RUNTIME_LORA_UPDATING`.
+        aliases: further names of the base.
+        root: of the base, as it is listed.
+        sees: tells whether the server can read a folder.
+        busy: requests to load that it still refuses for now.
+        loaded: names of adapters, in the order in which they were loaded.
+        unloaded: likewise.
+    """
+
+    def __init__(self, base: Path, play: Callable[[Path | None], ChatModel], key: str | None):
+        super().__init__(None, str(base), key, lambda identity, attempt: None, lambda body: None)
+        self.play = play
+        self.base = play(None)
+        self.max_rank: int | None = 16
+        self.at_runtime = True
+        self.aliases: list[str] = []
+        self.root = str(base)
+        self.sees: Callable[[str], bool] = lambda path: True
+        self.busy = 0
+        self.loaded: list[str] = []
+        self.unloaded: list[str] = []
+        self._adapters: dict[str, tuple[str, ChatModel]] = {}
+        self._played: dict[str, ChatModel] = {}  # by path, so that restarts cost a test nothing
+
+    def restart(self) -> None:
+        """Forget all adapters, as a server that starts again has."""
+        self._adapters.clear()
+
+    def models(self):
+        served = dict.fromkeys([self.name, *self.aliases], self.base)
+        return served | {name: chat for name, (_, chat) in self._adapters.items()}
+
+    def cards(self):
+        bases = [
+            {"id": name, "object": "model", "root": self.root, "parent": None, **self.listed}
+            for name in (self.name, *self.aliases)
+        ]
+        return bases + [
+            {"id": name, "object": "model", "root": path, "parent": self.name}
+            for name, (path, _) in self._adapters.items()
+        ]
+
+    def post(self, path: str, body: dict[str, Any]) -> Reply | None:
+        if not self.at_runtime:
+            return Reply(404, {"detail": "Not Found"})
+        if path == "/v1/load_lora_adapter":
+            return self._load(body["lora_name"], body["lora_path"])
+        if path == "/v1/unload_lora_adapter":
+            return self._unload(body["lora_name"])
+        return None
+
+    def _load(self, name: str, path: str) -> Reply:
+        if self.busy:
+            self.busy -= 1
+            return refusal(503, "The server is starting")
+        if name in self._adapters:
+            return refusal(400, f"The lora adapter '{name}' has already been loaded.")
+        if self.max_rank is None:
+            failed = "Call to add_lora method failed: LoRA is not enabled. Use --enable-lora."
+            return refusal(500, failed)
+        config = Path(path, "adapter_config.json")
+        if not self.sees(path) or not config.is_file():
+            return refusal(404, f"Loading lora {name} failed: No adapter found for {path}")
+        rank = json.loads(config.read_text())["r"]
+        if rank > self.max_rank:
+            failed = f"LoRA rank {rank} is greater than max_lora_rank {self.max_rank}."
+            return refusal(500, f"Call to add_lora method failed: {failed}")
+        if not Path(path, "adapter_model.safetensors").is_file():
+            return refusal(500, f"Call to add_lora method failed: {path} doesn't contain tensors")
+        if path not in self._played:
+            self._played[path] = self.play(Path(path))
+        self._adapters[name] = path, self._played[path]
+        self.loaded.append(name)
+        return Reply(200, f"Success: LoRA adapter '{name}' added successfully.")
+
+    def _unload(self, name: str) -> Reply:
+        if name not in self._adapters:
+            return refusal(404, f"The lora adapter '{name}' cannot be found.")
+        del self._adapters[name]
+        self.unloaded.append(name)
+        return Reply(200, f"Success: LoRA adapter '{name}' removed successfully.")
+
+
+@contextmanager
+def serve_base(base: Path, *, key: str | None = None):
+    """Serve a base and its adapters until the block ends; yields the `LoraServer`."""
+    from agentsafe.inference import hf
+
+    def play(adapter: Path | None) -> ChatModel:
+        return hf.load(base, max_batch=16, threads=1, dtype="float32", adapter=adapter)
+
+    with running(LoraServer(base, play, key)) as server:
+        yield server
