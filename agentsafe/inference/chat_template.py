@@ -12,8 +12,6 @@ from datetime import date
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
 from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
 from agentsafe.inference.types import Message, Messages
@@ -70,12 +68,21 @@ def escape_special_tokens(
     ]
 
 
+def remove_special_tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
+    """Remove every special token from a text."""
+    return re.sub("|".join(map(re.escape, _special_texts(tokenizer))), "", text)
+
+
 @lru_cache(maxsize=8)
 def _special_tokens(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern | None:
     """Compile a pattern of all texts that the tokenizer encodes as a special token."""
+    return _firsts(map(re.escape, _special_texts(tokenizer)))
+
+
+def _special_texts(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     added = tokenizer.added_tokens_decoder.values()
     texts = {str(token) for token in added if token.special} | {*tokenizer.all_special_tokens}
-    return _firsts(map(re.escape, sorted(text for text in texts if len(text) > 1)))
+    return sorted(text for text in texts if len(text) > 1)
 
 
 def _firsts(patterns: Iterable[str]) -> re.Pattern | None:
@@ -138,7 +145,7 @@ def render(
             add_generation_prompt=open_turn,
             **variables,
         )
-    except (TemplateError, ValueError) as error:  # ValueError: there is no template at all
+    except Exception as error:  # a template can fail in any way, and there may be none
         roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
         raise UserError(
             f"the chat template rejects a conversation of {roles} ({one_line(error)}): use a "

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from agentsafe.errors import UserError
-from agentsafe.inference.chat_template import escape_special_tokens, render
-from agentsafe.inference.thinking import OPEN, first_stop
+from agentsafe.inference.chat_template import escape_special_tokens, remove_special_tokens, render
+from agentsafe.inference.thinking import OPEN, first_stop, tag_channels
 from agentsafe.inference.types import Messages
 
 
@@ -38,7 +38,7 @@ class Texts:
             return True
         if not stop or not self._enders(stop)[tokens[-1]]:
             return False
-        tail = self._decode(tokens[-16 - max(map(len, stop)) :])
+        tail = decode_turn(self.tokenizer, tokens[-16 - max(map(len, stop)) :])
         if not any(text in tail for text in stop):
             return False
         return first_stop(self._text(tokens, thinking), stop) is not None
@@ -52,7 +52,7 @@ class Texts:
         return cut_after(self._text(tokens, thinking), stop)
 
     def _text(self, tokens: Sequence[int], thinking: bool) -> str:
-        return (OPEN if thinking else "") + self._decode(tokens)
+        return (OPEN if thinking else "") + decode_turn(self.tokenizer, tokens)
 
     def _find_enders(self, stop: tuple[str, ...]) -> np.ndarray:
         """Mark the tokens of the vocabulary that can complete a stop string.
@@ -66,10 +66,14 @@ class Texts:
         texts = self.tokenizer.batch_decode([[token] for token in range(self._size)])
         return np.array([any(last in text for last in lasts) for text in texts])
 
-    def _decode(self, tokens: Sequence[int]) -> str:
-        return self.tokenizer.decode(
-            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+
+def decode_turn(tokenizer, tokens: Sequence[int]) -> str:
+    """Decode a turn without special tokens, with private reasoning between its tags."""
+    whole = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+    tagged = tag_channels(whole)
+    if tagged != whole:
+        return remove_special_tokens(tokenizer, tagged)
+    return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def cut_after(text: str, stop: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Tell a model's private reasoning, in `<think>` blocks, from its answer.
 
-The chat template may open the first block, so that a text begins inside it.
+The chat template may open the first block, so that a text begins inside it. A model may write its
+reasoning in a channel instead, between special tokens: `tag_channels` makes it a block.
 """
 
 import re
@@ -9,6 +10,23 @@ from collections.abc import Sequence
 OPEN, CLOSE = "<think>", "</think>"
 
 _BLOCK = re.compile(rf"{OPEN}(.*?){CLOSE}\s*", re.DOTALL)
+#: Private reasoning in a channel between special tokens, as gpt-oss and Gemma 4 write it.
+_CHANNELS = (
+    re.compile(r"<\|channel\|>analysis<\|message\|>(.*?)(<\|end\|>|\Z)", re.DOTALL),
+    re.compile(r"<\|channel>thought\n(.*?)(<channel\|>|\Z)", re.DOTALL),
+)
+_ANSWER = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>(?:final|commentary)<\|message\|>")
+
+
+def tag_channels(text: str) -> str:
+    """Put private reasoning that is in a channel between the tags instead.
+
+    Args:
+        text: the model's text with its special tokens.
+    """
+    for channel in _CHANNELS:
+        text = channel.sub(lambda found: OPEN + found[1] + (found[2] and CLOSE), text)
+    return _ANSWER.sub("", text)
 
 
 def split_thinking(text: str) -> tuple[str, str]:
@@ -41,7 +59,7 @@ def opens_thinking(prompt: str) -> bool:
 
 
 def first_stop(text: str, stop: Sequence[str]) -> int | None:
-    """Return the end of a text's first stop string outside private reasoning, if there is one.
+    """Return where a text's first stop string outside private reasoning ends, if there is one.
 
     A stop string such as a label of the format means nothing inside reasoning. Text before a
     `</think>` without an opening tag is reasoning too.
@@ -53,8 +71,9 @@ def first_stop(text: str, stop: Sequence[str]) -> int | None:
     for found in re.finditer("|".join(map(re.escape, (OPEN, CLOSE, *stop))), text):
         if found[0] in (OPEN, CLOSE):
             inside = found[0] == OPEN
-        elif not inside:
-            return found.end()
+        elif not inside:  # another one may end within this one
+            ends = (found[0].find(each) + len(each) for each in stop if each in found[0])
+            return found.start() + min(ends)
     return None
 
 

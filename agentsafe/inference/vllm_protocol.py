@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from agentsafe._util.json import read_json
 from agentsafe.errors import ServerTrouble, UserError
 from agentsafe.inference.served import served
-from agentsafe.inference.stop_strings import cut_after
+from agentsafe.inference.stop_strings import cut_after, decode_turn
 from agentsafe.inference.thinking import OPEN, first_stop, split_thinking
 from agentsafe.inference.types import Completion, Sampling
 from agentsafe.models.checkpoint import check_weights
@@ -146,11 +146,7 @@ def completion(
         raise ServerTrouble(f"vLLM aborted a turn: {reason}")
     by_string = reason == "stop" and isinstance(output.stop_reason, str)
     tokens = [token for found in founds for token in found.outputs[0].token_ids]
-    text = tokenizer.decode(
-        tokens[:-1] if reason == "stop" and not by_string else tokens,
-        skip_special_tokens=True,
-        clean_up_tokenization_spaces=False,
-    )
+    text = decode_turn(tokenizer, tokens[:-1] if reason == "stop" and not by_string else tokens)
     if prompt.thinking and not sampling.choices:
         text = OPEN + text
     if by_string and first_stop(text, sampling.stop) is None:

@@ -3,11 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentsafe.errors import UserError
-from agentsafe.inference.stop_strings import Texts, cut_after, first_tokens
+from agentsafe.inference.stop_strings import Texts, cut_after, decode_turn, first_tokens
+from tests.helpers.real_templates import tokenizer_of
 from tests.helpers.tiny_model import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()  # a byte a token
@@ -22,6 +23,7 @@ TEXT = st.lists(PIECES, min_size=1).map("".join)
 
 
 @given(TEXT, STOPS)
+@example("\nObservation:", ("\nObservation:", "bs"))
 def test_a_turn_ends_with_the_token_that_completes_a_stop_string(text, stop):
     tokens = TEXTS.ids(text)
     length = next((n for n in range(1, len(tokens)) if TEXTS.end(tokens[:n], stop)), len(tokens))
@@ -46,6 +48,18 @@ def test_end_tokens_end_a_turn_and_are_not_in_its_text(token):
     tokens = [*TEXTS.ids("Done."), TOKENIZER.convert_tokens_to_ids(token)]
     assert TEXTS.end(tokens, ()) and not TEXTS.end(tokens[:-1], ())
     assert TEXTS.cut(tokens, ()) == "Done."
+
+
+def test_reasoning_in_a_channel_of_special_tokens_is_told_from_the_answer():
+    tokenizer = tokenizer_of("gpt-oss")
+    tokenizer.eos_token = "<|return|>"
+    thought, answer = "<|channel|>analysis<|message|>a: <|end|>", "<|channel|>final<|message|>b"
+    tokens = tokenizer(f"{thought}<|start|>assistant{answer}<|return|>")["input_ids"]
+    assert decode_turn(tokenizer, tokens) == "<think>a: </think>b"
+    texts = Texts(MODEL, tokenizer)
+    assert not any(texts.end(tokens[:n], (":",)) for n in range(1, len(tokens)))
+    assert texts.end(tokens, (":",))
+    assert texts.cut(tokens, (":",)) == "<think>a: </think>b"
 
 
 def test_choices_must_differ_in_their_first_token():

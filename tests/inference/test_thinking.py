@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentsafe.inference.stop_strings import cut_after
-from agentsafe.inference.thinking import is_thinking, opens_thinking, split_thinking
+from agentsafe.inference.thinking import is_thinking, opens_thinking, split_thinking, tag_channels
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,23 @@ def test_no_thinking_is_said_and_no_word_is_lost(text):
 def test_long_thinking_takes_linear_time(piece):
     said, _ = split_thinking(piece * (200_000 // len(piece)))
     assert said == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "tagged"),
+    [
+        (
+            "<|channel|>analysis<|message|>so<|end|><|start|>assistant<|channel|>final<|message|>a",
+            "<think>so</think>a",
+        ),
+        ("<|channel|>final<|message|>a<|return|>", "a<|return|>"),
+        ("<|channel|>analysis<|message|>cut", "<think>cut"),
+        ("<|channel>thought\nso<channel|>a<turn|>", "<think>so</think>a<turn|>"),
+        ("<think>so</think>a<|im_end|>", "<think>so</think>a<|im_end|>"),
+    ],
+)
+def test_reasoning_in_a_channel_is_a_block(text, tagged):
+    assert tag_channels(text) == tagged
 
 
 STOP = ("\nObservation:", "END")
