@@ -28,6 +28,7 @@ KINDS = {
     "different": "turns have another text than was generated",
 }
 _SAMPLE = 32  # rollouts
+_NAMED = 3  # of each kind, in a line; the card has more
 _SHOWN = 60  # characters
 #: What is no difference of two texts: blanks, the tags of reasoning, and the mark of
 #: `escape_special_tokens`.
@@ -116,8 +117,10 @@ def notes(compared: Compared) -> list[str]:
     for kind, words in KINDS.items():
         found = getattr(compared, kind)
         if found.count:
-            more = f", and {found.count - len(found.names):,} more"
-            names = "; ".join(found.names) + (more if found.count > len(found.names) else "")
+            more = found.count - _NAMED
+            names = "; ".join(
+                [*found.names[:_NAMED], *([f"and {more:,} more"] if more > 0 else [])]
+            )
             lines.append(f"{found.count:,} of {compared.turns:,} compared {words}: {names}")
     return lines
 

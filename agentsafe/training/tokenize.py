@@ -24,6 +24,7 @@ import polars as pl
 
 from agentsafe.errors import UserError
 from agentsafe.inference.chat_template import NOT_OPENED, escape_special_tokens, render
+from agentsafe.inference.thinking import CLOSE, OPEN, opens_thinking
 from agentsafe.inference.types import Message, Messages
 from agentsafe.rollouts.react import conversation
 
@@ -379,6 +380,8 @@ def _turn(encoder: ChatEncoder, turns: Messages, number: int, before: str, thoug
     """Write a turn as it was generated after `before`: its thought, its text and its end."""
     message = dict(turns[number])
     content = message["content"].strip()
+    if before.rstrip().endswith(CLOSE):  # it opens the turn after its thought
+        thought = ""
     if thought and encoder.reasoning != "drop":
         message |= {"reasoning_content": thought, "thinking": thought, "reasoning": thought}
     through = encoder.write([*turns[:number], message])
@@ -394,19 +397,7 @@ def _turn(encoder: ChatEncoder, turns: Messages, number: int, before: str, thoug
     lead = through[len(before) : start] if known else ""
     if lead.strip() and before == encoder.write(turns[:number]):
         raise _not_opened(encoder)
-    opened = before.rstrip().endswith("<think>")
-    uncounted = 0
-    if not thought or not (opened or thought in lead):
-        # A thought that the template adds by itself was not played; one of another model, for which
-        # the template has no place, never would be.
-        lead = "" if "</think>" in lead else lead
-    elif encoder.reasoning == "drop":
-        lead = "</think>\n\n" if opened else ""
-        uncounted = len(lead)
-    else:
-        if thought not in lead:  # the template opened it, and does not write it
-            lead = f"{thought}\n</think>\n\n"
-        uncounted = len(lead) if encoder.reasoning == "context" else 0
+    lead, uncounted = _with_thought(encoder, before, lead, thought)
     tail = _end(encoder, through[start + len(content) :])
     if tail is None:
         after = encoder.write([*turns[: number + 1], Message(role="user", content="next")])
@@ -414,6 +405,32 @@ def _turn(encoder: ChatEncoder, turns: Messages, number: int, before: str, thoug
     if tail is None:
         tail = through[start + len(content) :] or encoder.tokenizer.eos_token or ""
     return _Turn(lead + content + tail, uncounted)
+
+
+def _with_thought(encoder: ChatEncoder, before: str, lead: str, thought: str) -> tuple[str, int]:
+    """Write the text before a turn with its thought, and count its characters that do not count.
+
+    Args:
+        encoder: of the model to train.
+        before: what was served before the turn.
+        lead: what the chat template writes between `before` and the turn.
+        thought: the private reasoning of the turn.
+    """
+    opened = opens_thinking(before)
+    # Some templates, such as SmolLM3's, take thoughts out of a conversation and write none.
+    knows = CLOSE in str(encoder.tokenizer.chat_template)
+    placed = bool(thought) and (opened or thought in lead or knows)
+    if placed and encoder.reasoning != "drop":
+        if thought not in lead:
+            tight = before.endswith(OPEN) or lead.startswith(OPEN + CLOSE)
+            begin, end = (OPEN, CLOSE) if tight else (f"{OPEN}\n", f"\n{CLOSE}\n\n")
+            lead = ("" if opened else begin) + thought + end
+        return lead, len(lead) if encoder.reasoning == "context" else 0
+    if placed and opened:
+        return f"{CLOSE}\n\n", len(f"{CLOSE}\n\n")
+    # A thought that the template adds by itself was not played; one of another model, for which the
+    # template has no place, never would be.
+    return "" if CLOSE in lead else lead, 0
 
 
 def _not_opened(encoder: ChatEncoder) -> UserError:

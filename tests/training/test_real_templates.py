@@ -33,8 +33,9 @@ def answers(tokenizer, made: Trajectory) -> list[str]:
 
 #: Models whose templates have a place for private reasoning, with their options.
 REASONS = {
-    *("Qwen3, thinking", "Qwen3.5, thinking", "Qwen3.6", "gpt-oss", "DeepSeek-V3"),
-    *("DeepSeek-R1 distilled", "GLM-4.5, thinking", "Nemotron 3"),
+    *("Qwen3, thinking", "QwQ", "Qwen3.5, thinking", "Qwen3.6", "Qwen3.8, thinking", "gpt-oss"),
+    *("DeepSeek-V3", "DeepSeek-V3.1, thinking", "DeepSeek-R1 distilled", "GLM-4.5, thinking"),
+    *("Nemotron 3", "SmolLM3, thinking", "Kimi-K2-Thinking", "Gemma 4, newest", "LFM2.5"),
 }
 
 
@@ -86,7 +87,12 @@ def test_a_template_that_only_appends_makes_one_sequence(name):
 
 def test_the_page_in_the_docs_is_what_the_templates_do():
     """`python -m tests.helpers.real_templates` writes it."""
-    assert PAGE.read_text(encoding="utf-8") == table()
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == table()
+    # TRL's training templates save work only where they change the tokens: runs do not use them.
+    rows = [row.split(" | ") for row in page.splitlines() if row.endswith(", one sequence |")]
+    assert {row[0] for row in rows} == {"| Qwen3, not thinking", "| Qwen3.5, not thinking"}
+    assert page.count("| same tokens |") > 10
 
 
 @pytest.fixture(scope="module", params=["qwen3", "llama3_1", "gemma3"])

@@ -217,6 +217,40 @@ def test_private_reasoning_that_was_played_is_part_of_the_turn(template):
     assert (f"{opened}</think>" in tokenizer.decode(dropped.ids)) == bool(opened)
 
 
+#: It takes thoughts out of a conversation, as that of DeepSeek-R1 does, and writes none.
+LEAVES_OUT = "{% set knows = '</think>' %}" + CHATML
+#: It writes an empty one in each turn, as that of Kimi-K2-Thinking does.
+EMPTIES = CHATML.replace(
+    "message['content']",
+    "('<think></think>' if message['role'] == 'assistant' else '') + message['content']",
+)
+#: It opens one, and ends none, as that of DeepSeek-V3.1 does.
+OPENS = CHATML.replace("assistant\\n'", "assistant\\n<think>'")
+
+
+@pytest.mark.parametrize(
+    ("template", "written"),
+    [
+        (LEAVES_OUT, "<think>\nso\n</think>\n\n"),
+        (EMPTIES, "<think>so</think>"),
+        (OPENS, "so</think>"),
+    ],
+)
+def test_a_model_that_thinks_may_have_a_template_that_writes_no_thoughts(template, written):
+    tokenizer = tiny_tokenizer(template)
+    made = tokens(tokenizer, thoughts=("so", ""))
+    assert counted(tokenizer, made)[0] == f"{written}{own_turns(EPISODE)[0]}<|im_end|>"
+    served(tokenizer, made, EPISODE)
+    dropped = tokens(tokenizer, thoughts=("so", ""), reasoning="drop")
+    assert "so" not in tokenizer.decode(dropped.ids)
+
+
+def test_after_an_opening_that_ends_a_thought_there_is_none():
+    tokenizer = tiny_tokenizer(CHATML.replace("assistant\\n'", "assistant\\n<think></think>'"))
+    made = tokens(tokenizer, thoughts=("so", ""))
+    assert counted(tokenizer, made) == [text + "<|im_end|>" for text in own_turns(EPISODE)]
+
+
 def test_reasoning_that_drafts_the_turn_is_not_taken_for_it():
     tokenizer = tiny_tokenizer(WRITES_THOUGHT)
     own = own_turns(EPISODE)
