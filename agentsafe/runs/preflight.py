@@ -31,7 +31,7 @@ from agentsafe.models.spending import cost, spent_in, total
 from agentsafe.rollouts.config import EmulatorSettings
 from agentsafe.rollouts.config import Settings as RolloutSettings
 from agentsafe.rollouts.react import STOP, prompts
-from agentsafe.runs.trial import Role, try_roles
+from agentsafe.runs.trial import Role, try_adapters, try_roles
 from agentsafe.suites.cases import Suite
 from agentsafe.training.checks import template_problems
 from agentsafe.training.config import Settings as TrainingSettings
@@ -82,6 +82,16 @@ class Finding:
     problems: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Checked:
+    """What checks of a model found: notes, problems, its context, and the tokens of its prompts."""
+
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+    limit: int | None = None
+    counts: Sequence[np.ndarray] = ()
+
+
 def preflight(config: Mapping[str, Any], suite: Suite) -> None:
     """Report the state of every model of a run, the lengths of its prompts and its tokens.
 
@@ -129,37 +139,92 @@ def check_models(config: Mapping[str, Any], suite: Suite) -> Iterator[tuple[Find
     for name in grid.models(config):
         model = msgspec.convert(config["models"][name], Model)
         roles, settings = list(_roles(config, name, suite)), _training_settings(config, name)
-        notes: tuple[str, ...] = ()
         try:
             _check_packages(name, model, settings)
+            checks = []
+            if model.backend != "openai" or model.lora:
+                checks.append(_check_files(config, name, model, roles, settings))
             if model.backend == "openai":
-                trial = try_roles(name, model, roles)
-                limit, notes, problems = trial.context, trial.notes, trial.problems
-                counts = [_prompt_tokens(role, None, trial.per_token) for role in roles]
-            else:
-                tokenizer, model_config = _reach(name, model)
-                limit = loading.context(model_config, tokenizer, model.context)
-                counts = [_prompt_tokens(role, tokenizer) for role in roles]
-                trains = settings is not None
-                problems = tuple(_template_problems(model, roles, tokenizer, trains=trains))
-                if chat_template.reads_clock(tokenizer):
-                    today = model.chat_options.get("today", chat_template.TODAY)
-                    notes = (f"its chat template reads the date, and gets {today}",)
-                if settings:  # the agent's prompts are the first
-                    for note, found in (
-                        _pairs_that_fit(config["training"], counts[0], limit),
-                        _memory_of_training(config, settings, model_config, limit),
-                    ):
-                        notes, problems = (*notes, note), (*problems, *found)
+                checks.append(_check_server(name, model, roles))
+            if model.lora and settings:
+                checks.append(_check_adapters(config, name, model))
         except UserError as error:
             rows = [_lengths(name, role, _prompt_tokens(role, None)) for role in roles]
             yield Finding(name, model.model, (str(error),)), rows
             continue
+        counts = checks[0].counts  # a tokenizer's before a server's
+        limit = min((each.limit for each in checks if each.limit), default=None)
         rows = [_lengths(name, role, each) for role, each in zip(roles, counts, strict=True)]
+        problems = sum((each.problems for each in checks), ())
         problems += tuple(_length_problems(name, roles, rows, limit))
+        notes = sum((each.notes for each in checks), ())
         context = f", context {limit:,}" if limit else ""
         detail = "; ".join([f"{model.model} ({model.backend}{context})", *notes])
         yield Finding(name, detail, problems), rows
+
+
+def _check_files(
+    config: Mapping,
+    name: str,
+    model: Model,
+    roles: Sequence[Role],
+    settings: TrainingSettings | None,
+) -> _Checked:
+    """Check a checkpoint by its small files, and whether it can be trained if it has `settings`."""
+    tokenizer, model_config = _reach(name, model)
+    limit = loading.context(model_config, tokenizer, model.context)
+    counts = [_prompt_tokens(role, tokenizer) for role in roles]
+    problems = tuple(_template_problems(model, roles, tokenizer, trains=settings is not None))
+    notes: tuple[str, ...] = ()
+    if chat_template.reads_clock(tokenizer):
+        today = model.chat_options.get("today", chat_template.TODAY)
+        if not model.lora:
+            notes = (f"its chat template reads the date, and gets {today}",)
+        elif settings and _depends_on_date(tokenizer, roles[0], model):
+            problems += (
+                f"its chat template reads the date: its server's, and {today} in training: set the "
+                f"template's own variable in 'models.{name}.template_options', such as date_string",
+            )
+    if settings:  # the agent's prompts are the first
+        for note, found in (
+            _pairs_that_fit(config["training"], counts[0], limit),
+            _memory_of_training(config, settings, model_config, limit),
+        ):
+            notes, problems = (*notes, note), (*problems, *found)
+    return _Checked(notes, problems, limit, counts)
+
+
+def _depends_on_date(tokenizer: Any, role: Role, model: Model) -> bool:
+    """Return whether a prompt is another one on another day, with the entry's variables."""
+    days = ("2001-01-01", "2002-12-31")
+    texts = {
+        chat_template.render(tokenizer, role.prompts[0], {**model.chat_options, "today": day})
+        for day in days
+    }
+    return len(texts) > 1
+
+
+def _check_server(name: str, model: Model, roles: Sequence[Role]) -> _Checked:
+    """Check a model by what its server answers."""
+    trial = try_roles(name, model, roles)
+    counts = [_prompt_tokens(role, None, trial.per_token) for role in roles]
+    return _Checked(trial.notes, trial.problems, trial.context, counts)
+
+
+def _check_adapters(config: Mapping, name: str, model: Model) -> _Checked:
+    """Check that a model's server loads the adapters of the run, and has the base of this run."""
+    rank = grid.adapter_rank(config, name)
+    folder = Path("results", config["run"])
+    is_folder = Path(model.model).is_dir()
+    commit = None if is_folder else hub.download(name, model, ["config.json"]).name
+    try:
+        told = try_adapters(name, model, commit, rank, folder)
+    except UserError as error:
+        return _Checked((), (str(error),))
+    note = f"its server loads adapters of rank {rank}"
+    if told is None and commit is not None:
+        note += f", and does not tell whether its revision is {commit}"
+    return _Checked((note,), ())
 
 
 def _roles(config: Mapping, name: str, suite: Suite) -> Iterator[Role]:

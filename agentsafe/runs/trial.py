@@ -8,6 +8,7 @@ known, and so is whether it reads the whole prompt.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentsafe.errors import ConversationRefused, UserError
@@ -75,6 +76,29 @@ def try_roles(name: str, model: Model, roles: Sequence[Role]) -> Trial:
     from agentsafe.inference import openai
 
     return asyncio.run(_try_all(openai.load(name, model), roles))
+
+
+def try_adapters(
+    name: str, model: Model, commit: str | None, rank: int, folder: Path
+) -> str | None:
+    """Check that a model's server can load the adapters of a run.
+
+    Args:
+        name: the model's key under the config's `models`.
+        model: its entry.
+        commit: of the model on the hub; None for a folder.
+        rank: of the largest adapter.
+        folder: of the run's results.
+
+    Returns:
+        The commit of the base that the server tells; None if it tells none.
+
+    Raises:
+        UserError: it cannot; the line says how to fix it.
+    """
+    from agentsafe.inference import openai
+
+    return asyncio.run(openai.load(name, model, commit=commit).check_adapters(rank, folder))
 
 
 async def _try_all(chat: "ApiChat", roles: Sequence[Role]) -> Trial:

@@ -19,13 +19,19 @@ from agentsafe.runs.preflight import (
     released_tokens,
 )
 from agentsafe.suites.toolemu import take_suite
-from tests.helpers.chat_server import refusal, said, serve
+from tests.helpers.chat_server import refusal, running, said, serve
 from tests.helpers.chat_templates import NEVER_OPENS, REWRITES
+from tests.helpers.lora_server import LoraServer
 from tests.helpers.release import read_released
 from tests.helpers.scripted import Scripted
 from tests.helpers.tiny_model import CHATML, write_tiny_checkpoint
 
 CASES = 10
+#: Like Llama 3.2's: the date is the clock's unless a variable gives it.
+DATED = (
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "{{ date_string }}" + CHATML
+)
 
 
 @pytest.fixture(scope="module")
@@ -451,3 +457,50 @@ def on_server(**changes):
             "rollouts": {"prompt": "react", "samples": 2, "max_turn_tokens": 256},
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("state", "template", "options", "line"),
+    [
+        ({}, CHATML, {}, None),
+        ({"max_rank": 16}, CHATML, {}, "loads adapters up to rank 16, and this run makes them of"),
+        ({"max_rank": None}, CHATML, {}, "serves no adapters: start it with --enable-lora"),
+        ({"listed": {"max_model_len": 900}}, CHATML, {}, "but its context is 900"),
+        ({}, DATED, {}, "its chat template reads the date: its server's, and 2024-07-26 in traini"),
+        ({}, DATED, {"date_string": "May 1"}, None),
+    ],
+)
+def test_a_source_that_its_server_plays_is_checked_here_and_there(
+    suite, tmp_path, monkeypatch, state, template, options, line
+):
+    folder = write_tiny_checkpoint(tmp_path / "tiny", context=65536, template=template)
+    monkeypatch.chdir(tmp_path)
+    with running(LoraServer(folder, lambda adapter: Judging("I am done."), None)) as server:
+        server.max_rank = 32
+        for name, value in state.items():
+            setattr(server, name, value)
+        monkeypatch.setenv("PREFLIGHT_URL", server.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        entry = {"model": str(folder), "backend": "openai", "base_url_env": "PREFLIGHT_URL"}
+        own = {"lora": True, "template_options": options}
+        asked = check(
+            {
+                "run": "x",
+                "suite": "toolemu",
+                "toolemu": {"cases": CASES},
+                "models": {"acting": entry | own, "judge": entry},
+                "sources": ["acting"],
+                "emulator": {"model": "judge"},
+                "judges": {"a": {"model": "judge"}},
+                "rollouts": {"prompt": "react"},
+                "training": {
+                    **{"recipes": [["safe", "help"]], "seeds": [0], "lora": {"r": 16}},
+                    "max_length": 65536,
+                },
+            }
+        )
+        found = {finding.subject: finding for finding, _ in check_models(asked, suite)}["acting"]
+    if line is None:
+        assert found.problems == () and "its server loads adapters of rank 32" in found.detail
+    else:
+        assert any(line in problem for problem in found.problems), found.problems

@@ -53,6 +53,7 @@ def test_memory_is_bytes_times_parameters_a_quarter_and_the_process(changes, wei
     [
         ({"tuning": "lora"}, {"quantization": "int4"}, 16_000),
         ({"tuning": "lora"}, {"dtype": "float32"}, 16_000),
+        ({"tuning": "lora"}, {"backend": "openai", "lora": True}, 16_000),
         ({"tuning": "full"}, {}, 32_000),
         ({"tuning": "full", "weights_dtype": "bfloat16"}, {}, 16_000),
     ],
