@@ -242,12 +242,13 @@ def training_summary(cards: Sequence[Card], log: pl.DataFrame) -> pl.DataFrame:
 
     Returns:
         Columns `lineage, status, pairs, dropped_pairs` (over the sequence limit), `steps, tokens,
-        seconds` (of all steps), `first_loss, last_loss` (DPO's own, without an SFT term),
+        seconds` (of all steps), `first_loss, last_loss` (as in `Card`),
         `reward_margin, reward_accuracy` (of the last step), `held_out_pairs, held_out_accuracy`
         with `_low` and `_high` (on pairs of the test half), `reason` and `notes` (anomalies in
         pairs and rollouts, by kind), sorted by lineage; nulls where a run was not trained.
     """
-    last = log.sort("step").group_by("lineage").last()
+    last = log.with_columns(dpo_loss=pl.coalesce("dpo_loss", "nll"))
+    last = last.sort("step").group_by("lineage").last()
     ends = last.select("lineage", pl.col(*_ENDS)).rename(_ENDS)
     rows = []
     for card in cards:

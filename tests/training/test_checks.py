@@ -86,6 +86,20 @@ def test_each_odd_pair_and_rollout_is_counted_and_named(rollouts):
     assert len(kept) == 4
 
 
+def test_rollouts_to_imitate_are_named_alone(rollouts):
+    rows, tokens = tokenised(rollouts, [(0, 0), (1, 1), (2, 2), (3, 3)])
+    rows = rows.with_columns(rejected_row=pl.lit(None, rows["rejected_row"].dtype))
+    kept, counts = fitting(rows, tokens, LIMIT)
+    found = findings(rows, rollouts, tokens, kept, LIMIT)
+    first, second = rows["case_id"].unique(maintain_order=True)
+    assert {len(keys) for keys in kept} == {1}
+    assert (counts.pairs, counts.dropped_pairs, counts.empty_pairs) == (4, 2, 2)
+    assert found.long.names[0] == f"{first}: tiny/2 ({counts.lengths['max']} tokens)"
+    assert found.empty.names == [f"{case}: tiny/3" for case in (first, second)]
+    assert found.unfinished.names == [f"{case}: tiny/1" for case in (first, second)]
+    assert sum(role["loss"] for role in loss_share(kept, tokens).values()) == pytest.approx(1)
+
+
 def test_a_good_run_has_nothing_to_name(rollouts):
     rows, tokens = tokenised(rollouts, [(0, 0)])
     kept, _ = fitting(rows, tokens, LIMIT)

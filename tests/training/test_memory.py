@@ -108,6 +108,19 @@ def test_less_goes_through_at_once_with_shared_work_and_a_budget():
     assert activations(batch_tokens=2) == round(10 * a_token)  # a row is never cut
 
 
+@pytest.mark.parametrize("batching", ["pairs", "prefix", "case"])
+def test_single_rollouts_take_half_of_what_pairs_take(batching):
+    settings = Settings(batch_size=2, batching=batching)
+    tokens = dict.fromkeys(range(4), TOKENS[0])
+    alone = estimate(CONFIGS[0], settings, [(n,) for n in range(4)], tokens, device=CPU)
+    pairs = estimate(
+        CONFIGS[0], replace(settings, batching="pairs"), [(0, 1), (2, 3)], tokens, device=CPU
+    )
+    assert 2 * alone.memory["activations"] == pairs.memory["activations"]
+    assert alone.epoch_tokens == pairs.epoch_tokens == 40
+    assert (alone.steps, pairs.steps) == (2, 1)
+
+
 def test_a_gpu_holds_half_precision_or_four_bits():
     config = LlamaConfig(**SIZES, tie_word_embeddings=False, dtype="bfloat16")
     shape = shape_of(config, Settings())

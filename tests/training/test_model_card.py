@@ -88,6 +88,33 @@ def test_every_stage_is_told_from_its_own_card():
     assert "split seed 2" in text
 
 
+def test_a_run_that_imitates_rollouts_names_no_pair_and_no_reference():
+    text = written(card("qwen+sft.one.s2", pairs=40, cases=9, held_out=None))
+    words = " ".join(text.split())
+    assert "by one supervised fine-tuning run on rollouts of such agents." in words
+    assert "tags:\n- agentsafe\n- sft\n- trl\n" in text
+    assert "| 1 | sft | one | – | 40 | 9 | 836 |" in text
+    assert "`sft` imitates rollouts with high scores for both" in text
+    assert "started from `Qwen/Qwen2.5-7B-Instruct`. All stages" in words
+    assert "- 40 rollouts of 9 cases" in text
+    assert "12 rollouts of more than 8192 tokens, and 3 without a turn of the agent." in words
+    assert "| negative log-likelihood per token of the first step | 0.693 |" in text
+    for word in ("DPO", "reference", "reward", "A pair"):
+        assert word not in text
+
+
+def test_a_lineage_of_both_kinds_describes_each():
+    first = card("qwen+sft.one.s2", pairs=40, held_out=None)
+    second = card("qwen+sft.one+best.one.b0.1.s2")
+    text = written(second, parent="qwen+sft.one.s2", history=[first])
+    words = " ".join(text.split())
+    assert "by 2 runs in a row, of DPO on preferences" in words
+    assert "and of supervised fine-tuning on some of these rollouts." in words
+    assert "- for `best` one with high scores for both" in text
+    assert "started from `qwen+sft.one.s2`, which was its reference too." in words
+    assert ModelCard(text).data.tags == ["agentsafe", "dpo", "sft", "trl", "peft", "lora"]
+
+
 def test_a_history_that_lacks_a_stage_is_refused():
     with pytest.raises(ValueError, match="shorter"):
         written(card("qwen+help.one.b0.1+safe.one.b0.1.s0"))

@@ -1,7 +1,7 @@
 """Cards of DPO runs: their JSON, their lines in the log, and their summary."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import polars as pl
 import pytest
@@ -112,6 +112,18 @@ def test_the_log_describes_a_run_line_by_line():
     assert "of the tokens 40% user, 60% agent; of those that count in the loss 100% agent" in text
     assert "12 steps of about 4,321 tokens, 98,765 an epoch; 64 weights of a model of 8,000" in text
     assert "a step takes about 16.2 GB: weights 16.0 GB, logits 250 MB" in text
+
+
+def test_a_run_that_imitates_rollouts_counts_rollouts():
+    card = replace(full_card(), lineage="ape+sft.j.s0")
+    text = "\n".join(describe(card))
+    assert "4 of 28 rollouts train, of 2 cases; tokens of a rollout: half up to 400, 90%" in text
+    assert "22 rollouts are dropped, longer than" in text
+    log = training_log(card.lineage)
+    (row,) = training_summary([card], log).rows(named=True)
+    assert row["notes"][0].startswith("22 rollouts are dropped, longer than")
+    assert (row["pairs"], row["first_loss"], row["last_loss"]) == (4, 0.69, 0.4)
+    assert (row["reward_margin"], row["reward_accuracy"]) == (None, None)
 
 
 def test_the_summary_notes_anomalies_by_kind():
