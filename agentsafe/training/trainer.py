@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from torch.utils.data import Sampler
-from transformers import GenerationConfig, PrinterCallback, Trainer
+from transformers import GenerationConfig, PrinterCallback, Trainer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import disable_dropout_in_model, use_adapter
@@ -196,6 +196,9 @@ class TrajectoryTrainer(Trainer):
         super().__init__(**options)
         if isinstance(self.model, PeftModel):
             _train_in_float32(self.model)
+        trained = [each.dtype for each in self.model.parameters() if each.requires_grad]
+        if torch.bfloat16 in trained:
+            self.add_callback(SameRounding())
         self.remove_callback(PrinterCallback)
 
     @contextmanager
@@ -394,6 +397,17 @@ def _train_in_float32(model: PeftModel) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+class SameRounding(TrainerCallback):
+    """Rounds a step's weights with the same random numbers in all processes, and after a resume.
+
+    Under DDP each process rounds its own copy of the weights, and the copies must stay equal.
+    """
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Seed torch by the run's seed and the step."""
+        torch.manual_seed(args.seed * 1_000_003 + state.global_step)
 
 
 def _drops_out(model: torch.nn.Module) -> bool:

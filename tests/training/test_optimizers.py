@@ -15,8 +15,11 @@ from agentsafe.training.optimizers import (
 )
 
 torch = pytest.importorskip("torch")
-from transformers import Trainer
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
+from agentsafe.training.trainer import SameRounding
+
+SAFE = Settings(optimizer="adamw_torch_8bit", learning_rate=1e-3)
 BFLOAT16 = "adamw_torch_8bit", "bfloat16"
 
 
@@ -75,6 +78,25 @@ def test_stochastic_rounding_moves_what_rounding_to_nearest_does_not(tmp_path, n
     expected = -50 * 1e-4 * direction.double()
     share = ((weights - begun).double() * expected).sum() / expected.square().sum()
     assert moved[0] <= share <= moved[1]
+
+
+def test_copies_of_the_weights_are_rounded_alike_and_differently_in_each_step(tmp_path):
+    """As under DDP, whose processes have random numbers of their own."""
+    ended = []
+    for process, step in ((0, 3), (1, 3), (0, 4)):
+        weights = torch.nn.Parameter(torch.ones(64, 64).bfloat16())
+        optimizer = optimizer_of(SAFE, weights, tmp_path)
+        torch.manual_seed(process)
+        SameRounding().on_pre_optimizer_step(
+            TrainingArguments(seed=1, use_cpu=True),
+            TrainerState(global_step=step),
+            TrainerControl(),
+        )
+        weights.grad = torch.ones_like(weights)
+        optimizer.step()
+        ended.append(weights.detach())
+    assert torch.equal(ended[0], ended[1])
+    assert not torch.equal(ended[0], ended[2])
 
 
 def test_weight_decay_shrinks_weights_without_a_gradient(tmp_path):
