@@ -431,6 +431,10 @@ def _check_adapters(config: Mapping, name: str) -> None:
         )
 
 
+#: Most characters of a checkpoint's name: files may have 255, suffixes included.
+_LONGEST_NAME = 220
+
+
 def _check_stages(config: Mapping) -> None:
     """Check what the stages of recipes, and their objectives, change of the section's settings."""
     training = config["training"]
@@ -455,6 +459,13 @@ def _check_stages(config: Mapping) -> None:
                 f"config: '{key}' has num_train_epochs and max_steps, which both say how long it "
                 "trains: write one of them"
             )
+    longest = max(map(str, stages(config)), key=len)
+    if len(longest) > _LONGEST_NAME:
+        raise UserError(
+            f"config: 'training.recipes' makes checkpoints whose names are too long for a file, "
+            f"{len(longest)} characters where {_LONGEST_NAME} fit: '{longest[:40]}…'; write fewer "
+            "stages, or settings in 'training.objectives', which names do not show"
+        )
     used = [own["objective"] for own in of_recipes.values()]
     losses = {
         training_settings(config, lineage)["loss"]

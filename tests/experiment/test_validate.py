@@ -64,6 +64,10 @@ OWN_SERVER = {"model": "a/small", "backend": "openai", "base_url_env": "SMALL_UR
             "config: 'training.recipes[0][0]' has num_train_epochs and max_steps, which both say",
         ),
         (
+            {"training": {"recipes": [["safe", "help"] * 8]}},
+            "makes checkpoints whose names are too long for a file, 264 characters where 220 fit",
+        ),
+        (
             {"judges": {"e2": {}}, "training": {"recipes": [["sft", "safe"]]}},
             "config: 'judges.e2' would read as a setting in the name of an sft checkpoint: rename",
         ),
