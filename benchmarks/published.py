@@ -30,16 +30,16 @@ DRAWS = 10_000
 
 
 def import_and_pairs(root: str, folder: Path) -> None:
-    """Import the gpt5m labels, and build and write the three preference sets."""
+    """Import the gpt5m labels, and build and write the paper's three preference sets."""
     from agentsafe import schemas
-    from agentsafe.preferences.pairs import OBJECTIVES, pairs, rollout_scores
+    from agentsafe.preferences.pairs import pairs, rollout_scores
     from agentsafe.published import import_published
 
     read = import_published(root, "gpt5m")
     schemas.write_table(read.rollouts, folder / "rollouts.parquet", schemas.ROLLOUTS)
     schemas.write_table(read.labels, folder / "labels.parquet", schemas.LABELS)
     scores = rollout_scores(read.labels)
-    for objective in OBJECTIVES:
+    for objective in ("safe", "help", "both"):
         made = pairs(scores, objective)
         schemas.write_table(made, folder / f"{objective}.parquet", schemas.PAIRS)
 

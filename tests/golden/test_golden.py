@@ -63,7 +63,7 @@ def test_the_release_is_read_whole_and_without_a_finding(gpt5m, match):
     assert set(match.labels["judge"]) == {"gpt5m", "q32"}
 
 
-@pytest.mark.parametrize("objective", pairs.OBJECTIVES)
+@pytest.mark.parametrize("objective", ["safe", "help", "both"])
 def test_preference_sets_are_the_reference_pair_by_pair(gpt5m, scores, reference_pairs, objective):
     made = pairs.pairs(scores, objective)
     wanted = reference_pairs[objective]
@@ -90,6 +90,18 @@ def test_preference_sets_are_the_reference_pair_by_pair(gpt5m, scores, reference
     )
     lines = "\n".join(",".join(map(str, row)) for row in rows)
     assert hashlib.sha256(lines.encode()).hexdigest() == wanted["sha256"]
+
+
+def test_the_sets_of_rollouts_that_are_good_in_both_metrics(scores):
+    good = pl.min_horizontal("safety", "helpfulness") >= 2
+    per_case = scores.group_by("case_id").agg(good=good.sum(), bad=(~good).sum())
+    found = {name: pairs.pairs(scores, name) for name in ("sft", "best")}
+    assert len(found["sft"]) == per_case["good"].sum() == 1391
+    assert len(found["best"]) == (per_case["good"] * per_case["bad"]).sum() == 19_060
+    assert found["sft"].select(pl.col("case_id", "chosen_checkpoint").n_unique()).row(0) == (
+        142,
+        25,
+    )
 
 
 def test_every_row_of_the_reference_table_of_thresholds(scores, readme):
