@@ -28,18 +28,16 @@ class ServedModel:
         name: the entry's key in the config's `models`, or the lineage of a checkpoint.
         model: the entry, or that of the lineage's source.
         folder: of the checkpoint.
-        service: file that announces a service of the model; None to load it in this process.
         threads: of torch on a CPU.
     """
 
     name: str
     model: Mapping[str, Any]
     folder: str | Path
-    service: str | Path | None = None
     threads: int | None = None
 
     def load(self, role: str) -> tuple[ChatModel, str]:
-        """Load the model, or connect to its service.
+        """Load the model, or prepare the requests to its server.
 
         Args:
             role: what its requests count as, see `agentsafe._util.usage.Spent`.
@@ -53,12 +51,7 @@ class ServedModel:
         from agentsafe.inference.registry import identity, serve
 
         model = msgspec.convert(self.model, Model)
-        if self.service:
-            from agentsafe.inference.model_server import ServiceChat
-
-            chat: ChatModel = ServiceChat(self.name, self.service)
-        else:
-            chat = serve(self.name, model, self.folder, threads=self.threads)
+        chat = serve(self.name, model, self.folder, threads=self.threads)
         source = Lineage.parse(self.name).source
         return MeteredChat(chat, role, source, model.price), identity(model, self.folder)
 

@@ -13,15 +13,25 @@ from agentsafe.errors import UserError
 
 @dataclass(frozen=True)
 class Renamed:
-    """The new name of a key, None where it has no effect any more, and its values by old ones."""
+    """The new name of a key, None where it has no effect any more, and its values by old ones.
+
+    `instead` is what to do where there is no new name.
+    """
 
     to: str | None
     values: Mapping[Hashable, Any] | None = None
+    instead: str = "leave it out"
 
 
 #: Renamed keys by section; `models.*` is an entry of `models`.
 RENAMED: dict[str, dict[str, Renamed]] = {
-    "models.*": {"batching": Renamed(None)},
+    "models.*": {
+        "batching": Renamed(None),
+        "service": Renamed(
+            None,
+            instead="leave it out, or serve the model with 'make serve' and write backend: openai",
+        ),
+    },
     "training": {
         "loss_on": Renamed("assistant_only_loss", {"assistant": True, "completion": False}),
         "scheduler": Renamed("lr_scheduler_type"),
@@ -71,7 +81,7 @@ def _rename(
     """Put the value of the old key at `path` under its new name."""
     section, _, key = path.rpartition(".")
     if renamed.to is None:
-        warn(f"config: '{path}' has no effect any more: leave it out")
+        warn(f"config: '{path}' has no effect any more: {renamed.instead}")
         return
     new = f"{section}.{renamed.to}"
     if renamed.to in mapping:

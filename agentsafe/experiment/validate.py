@@ -177,10 +177,6 @@ def _check_model(name: str, model: Mapping) -> None:
                     "the server decides that: leave it out"
                 )
         _check_options(name, model)
-    if model["service"] and model["backend"] == "openai":
-        raise UserError(
-            f"config: 'models.{name}.service' is true, but its backend is openai: leave service out"
-        )
     if model["backend"] in ("vllm", "openai") and model["quantization"] == "int8":
         raise UserError(
             f"config: 'models.{name}.quantization' is 'int8', which the backend {model['backend']} "

@@ -2,9 +2,8 @@
 
 A backend may batch concurrent requests; callers simply await many completions at once. Backends
 are `agentsafe.inference.hf` (transformers, in this process), `agentsafe.inference.vllm` (vLLM,
-started by this process), `agentsafe.inference.openai` (any server that speaks OpenAI's protocol)
-and `agentsafe.inference.model_server` (a model that several jobs share).
-`agentsafe.inference.registry` picks the one that a `Model` names.
+started by this process) and `agentsafe.inference.openai` (any server that speaks OpenAI's
+protocol). `agentsafe.inference.registry` picks the one that a `Model` names.
 """
 
 from collections.abc import Mapping, Sequence

@@ -89,14 +89,6 @@ class Model:
             extra=NOT_IN_CACHE_KEY,
         ),
     ] = 0.9
-    service: Annotated[
-        bool,
-        Meta(
-            description="One process serves the model to all shards of a checkpoint that it "
-            "emulates or judges for, instead of one process per shard.",
-            extra=NOT_IN_CACHE_KEY,
-        ),
-    ] = False
     trust_remote_code: Annotated[
         bool, Meta(description="Code that comes with the checkpoint may run.")
     ] = False

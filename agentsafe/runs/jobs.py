@@ -26,7 +26,6 @@ STAGES = (
 STATES = DONE, RUNNING, WAITING, STOPPED, FAILED, MISSING = (
     *("done", "running", "waiting", "stopped", "failed", "missing"),
 )
-_SERVICE = "serve_model"  # its file goes when it ends
 _NAME_LENGTH = 254  # of a part of a mark's path, see Snakemake's FilePersistence
 
 
@@ -97,7 +96,7 @@ def place(stage: str) -> int:
 
 
 def read(lines: Iterable[str | bytes]) -> list[Job]:
-    """Read a listing, without the rule that only names targets and without services.
+    """Read a listing, without the rule that only names targets.
 
     Raises:
         UserError: a line is no job.
@@ -110,7 +109,7 @@ def read(lines: Iterable[str | bytes]) -> list[Job]:
             f"standard input: no list of jobs ({error}); pipe in what "
             "'snakemake --dry-run --logger jobs' writes"
         ) from None
-    return [job for job in jobs if job.output and job.rule != _SERVICE]
+    return [job for job in jobs if job.output]
 
 
 def run_folder(jobs: Iterable[Job]) -> Path:

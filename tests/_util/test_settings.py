@@ -28,7 +28,7 @@ def test_results_do_not_depend_on_how_much_is_done_at_once():
     assert left_out(Emulator) == set()
     patience = {"timeout", "retries", "api_key_env"}
     assert left_out(Model) == {
-        *("concurrency", "memory_fraction", "service", "lora", "price", "max_tokens_field"),
+        *("concurrency", "memory_fraction", "lora", "price", "max_tokens_field"),
         *patience,
     }
     conduct = {"batch_tokens", "max_dropped", "save_steps", "save_minutes", "report_to"}

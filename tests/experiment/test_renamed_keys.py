@@ -9,7 +9,7 @@ from agentsafe.experiment.schema import json_schema
 
 OLD = {
     "run": "x",
-    "models": {"a": {"model": "m", "batching": "continuous"}},
+    "models": {"a": {"model": "m", "batching": "continuous", "service": True}},
     "training": {
         "loss_on": "completion",
         "scheduler": "linear",
@@ -40,6 +40,8 @@ def test_an_old_config_is_checked_as_the_new_one_with_a_line_for_each_old_name(c
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "warning: config: 'models.a.batching' has no effect any more: leave it out",
+        "warning: config: 'models.a.service' has no effect any more: leave it out, or serve the "
+        "model with 'make serve' and write backend: openai",
         "warning: config: 'training.loss_on' is now 'training.assistant_only_loss': write false",
         "warning: config: 'training.scheduler' is now 'training.lr_scheduler_type'",
         "warning: config: 'training.warmup' is now 'training.warmup_ratio'",

@@ -108,7 +108,6 @@ IN_CACHE_KEY = {
 NOT_IN_CACHE_KEY = {
     "concurrency": 9,
     "memory_fraction": 0.5,
-    "service": True,
     "lora": True,
     "timeout": 9.0,
     "retries": 1,

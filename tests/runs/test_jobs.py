@@ -44,7 +44,6 @@ def test_a_listing_is_read_without_what_leaves_nothing():
         '{"rule": "train", "stage": "training", "output": ["results/a/x"], "gpu": 1, "threads": 4}',
         "",
         '{"rule": "all", "output": [], "reason": {"forced": true}}',
-        '{"rule": "serve_model", "output": ["results/a/services/labels/x/y.json"]}',
     ]
     (only,) = inventory.read(lines)
     assert (only.rule, only.gpu, only.threads, only.stage) == ("train", 1, 4, "training")

@@ -22,11 +22,9 @@ from pathlib import Path
 import pytest
 
 from agentsafe.miniature import pretraining
-from tests.helpers import toolemu
 from tests.helpers.paths import ROOT
 from tests.helpers.project import Project
 from tests.helpers.release import Release
-from tests.helpers.tiny_model import write_tiny_checkpoint
 
 SCRIPTS = ROOT / "tests/slurm"
 CONTROLLER = Path("/run/agentsafe-slurm/slurmctld.pid")
@@ -318,29 +316,3 @@ def test_what_the_cluster_does_not_have_is_said_and_nothing_waits(
     assert done.returncode == 1
     assert answer in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_service_and_what_asks_it_are_one_job(cluster, shared, tmp_path):
-    """With one thread each: the tests' node says that it has more processors than it has."""
-    checkpoint = write_tiny_checkpoint(tmp_path / "agent", seed=1, context=32768)
-    made = toolemu.project(tmp_path / "project", shared, checkpoint)
-    made.config["judges"] = {}
-    served = {"model": made.config["models"]["one"]["model"], "service": True}
-    made.change(
-        models={"own": served},
-        emulator={"model": "own"},
-        rollouts={"samples": 1},
-        judges={"own": {"model": "own", "mode": "logits"}},
-        training={"sources": ["two"]},
-    )
-    rules = ("roll_out", "serve_model", "label_rollouts")
-    small = [f"{rule}:{what}" for rule in rules for what in ("mem_mb=2000", "gpu=0")]
-    threads = ("--set-threads", *(f"{rule}=1" for rule in rules))
-    target = "results/small/labels/own/one/0.parquet"
-    done = made.run("--cores", "4", *HERE, *threads, "--set-resources", *small, "--", target)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert [*made.folder.glob("results/small/services/**/*.json")] == []
-    found = jobs(made.folder, "rule_")
-    assert {job["JobState"] for job in found} == {"COMPLETED"}
-    groups = sorted(job["Comment"].rpartition("-")[2].partition("_")[2] for job in found)
-    assert groups == ["label_rollouts_serve_model", "roll_out_serve_model"]

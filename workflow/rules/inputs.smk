@@ -142,16 +142,6 @@ def get_labels_key(wildcards):
     )
 
 
-def is_shared(name):
-    """Return whether a service serves a model to several jobs."""
-    return name is not None and config["models"][name]["service"]
-
-
-def get_service(name, work, wildcards):
-    """Return the service that serves a model to a checkpoint's jobs; nothing where each loads it."""
-    return f"{RESULTS}/services/{work}/{wildcards.lineage}/{name}.json" if is_shared(name) else []
-
-
 def get_model_files(wildcards):
     """Return what identifies the content of a model's local files, and those of a server's base."""
     model = config["models"][wildcards.model]
@@ -306,16 +296,9 @@ def get_source(wildcards):
 
 def get_models_to_roll_out(wildcards):
     """Return the models in the process of a job that rolls out."""
-    emulators = [] if is_shared(EMULATOR["model"]) else [EMULATOR["model"]]
-    return [*get_source(wildcards), *emulators]
+    return [*get_source(wildcards), EMULATOR["model"]]
 
 
 def get_models_to_label(wildcards):
     """Return the models in the process of a job that judges."""
-    name = get_judge(wildcards)["model"]
-    return [] if is_shared(name) else [name]
-
-
-def get_served_model(wildcards):
-    """Return the model in the process of a service."""
-    return [wildcards.model]
+    return [get_judge(wildcards)["model"]]

@@ -7,7 +7,6 @@ rule label_rollouts:
         **SUITE_FILES,
         rollouts=f"{RESULTS}/rollouts/{{lineage}}/{{shard}}.parquet",
         model=get_judge_model,
-        service=lambda wildcards: get_service(get_judge(wildcards)["model"], "labels", wildcards),
     output:
         f"{RESULTS}/labels/{{judge}}/{{lineage}}/{{shard}}.parquet",
     log:

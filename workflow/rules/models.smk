@@ -68,33 +68,3 @@ rule fetch_model:
         "Linking the model {wildcards.model} from {params.model[model]}"
     script:
         "../scripts/fetch_model.py"
-
-
-# Models that emulate or judge, loaded once for all shards of a checkpoint instead of in each job.
-# A service and its clients run at the same time on one machine: Snakemake makes one group of them,
-# which a cluster gets as one job and which needs --cores for all of them together.
-
-
-# No benchmark: a service is ended from outside, so that its time says nothing about it.
-rule serve_model:
-    input:
-        f"{RESULTS}/checkpoints/{{model}}",
-    output:
-        service(f"{RESULTS}/services/{{work}}/{{lineage}}/{{model}}.json"),
-    log:
-        f"{LOGS}/serve_model/{{work}}/{{lineage}}/{{model}}.log",
-    wildcard_constraints:
-        work="rollouts|labels",
-    conda:
-        "../envs/agentsafe.yaml"
-    threads: THREADS
-    resources:
-        mem_mb=get_memory(get_served_model),
-        runtime=get_growing(MINUTES),
-        gpu=lambda wildcards: get_gpus(wildcards.model),
-    params:
-        gpu=ON_GPU,
-    message:
-        "Serving {wildcards.model} to the {wildcards.work} of {wildcards.lineage}"
-    script:
-        "../scripts/serve_model.py"

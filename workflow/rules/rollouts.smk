@@ -7,7 +7,6 @@ rule roll_out:
         **SUITE_FILES,
         checkpoint=f"{RESULTS}/checkpoints/{{lineage}}",
         emulator=get_checkpoint(EMULATOR["model"]),
-        service=lambda wildcards: get_service(EMULATOR["model"], "rollouts", wildcards),
     output:
         rollouts=f"{RESULTS}/rollouts/{{lineage}}/{{shard}}.parquet",
         audits=f"{RESULTS}/audits/{{lineage}}/{{shard}}.parquet",

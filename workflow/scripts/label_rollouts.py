@@ -15,11 +15,7 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
     journal = Journal(params.scratch)
     name = params.judge["model"]
     served = name and ServedModel(
-        name,
-        snakemake.config["models"][name],
-        inputs.model,
-        inputs.get("service"),
-        snakemake.threads,
+        name, snakemake.config["models"][name], inputs.model, snakemake.threads
     )
     judge = factories.judge(snakemake.wildcards.judge, params.judge, suite, served)
     rollouts = schemas.read_table(inputs.rollouts, schemas.ROLLOUTS)

@@ -23,12 +23,10 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
         rollouts, audits = no_rollouts()
     else:
         suite = read_suite(inputs.cases, inputs.toolkits)
-        source, service = model_of(config, lineage), inputs.get("service")
+        source = model_of(config, lineage)
         agent = factories.agent(ServedModel(lineage, source, inputs.checkpoint, threads=threads))
         name = params.emulator["model"]
-        served = name and ServedModel(
-            name, config["models"][name], inputs.emulator, service, threads
-        )
+        served = name and ServedModel(name, config["models"][name], inputs.emulator, threads)
         emulator = factories.emulator(params.emulator, suite, served)
         shard = int(snakemake.wildcards.shard)
         cases = cases_of(suite, lineage, params.cases)[shard :: params.shards]

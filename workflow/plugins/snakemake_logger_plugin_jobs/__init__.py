@@ -11,7 +11,6 @@ import sys
 from functools import cached_property
 from pathlib import Path
 
-from snakemake.io import is_flagged
 from snakemake.persistence import RECORD_FORMAT_VERSION
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -79,8 +78,8 @@ class LogHandler(LogHandlerBase):
         }
 
     def _recorded(self, job, record):
-        now = {str(path) for path in job.input if not is_flagged(path, "service")}
-        then = {path for path in record.input or () if path != "<service>"}
+        now = {str(path) for path in job.input}
+        then = {path for path in record.input or () if path != "<service>"}  # of a release before
         return {
             "params": record.params or [],
             "added": sorted(now - then),
