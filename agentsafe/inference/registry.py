@@ -56,7 +56,7 @@ def _load(name: str, model: Model, folder: str | Path, threads: int | None) -> C
     if model.backend == "vllm":
         from agentsafe.inference import vllm
 
-        return vllm.load(name, model, str(folder), model.adapter)
+        return vllm.load(name, model, str(folder))
     from agentsafe.inference import hf
 
     return hf.load(

@@ -39,26 +39,34 @@ from agentsafe.inference.vllm_protocol import (
     scoring_arguments,
 )
 from agentsafe.models import loading
+from agentsafe.models.checkpoint import base_folder, check, check_base
 from agentsafe.models.config import Model
 
 #: Defaults of environment variables: vLLM uses this process's logging and sends no usage reports.
 _ENVIRONMENT = {"VLLM_CONFIGURE_LOGGING": "0", "VLLM_NO_USAGE_STATS": "1"}
 
 
-def load(name: str, model: Model, folder: str, adapter: str | None = None) -> "VllmChat":
+def load(name: str, model: Model, folder: str) -> "VllmChat":
     """Start vLLM with a checkpoint; this takes minutes.
+
+    An adapter, the checkpoint's own or that of the entry, is not merged: vLLM computes its update
+    beside the weights.
 
     Args:
         name: the model's key under the config's `models`, for messages.
         model: its entry.
         folder: of the checkpoint.
-        adapter: folder of a LoRA adapter (PEFT) for the model.
 
     Raises:
         UserError: vLLM is not installed, does not support the entry's settings or does not start;
-            or as `loading.load_tokenizer`.
+            or as `loading.load_tokenizer` and `checkpoint.check_base`.
     """
-    arguments = engine_arguments(name, model, folder, adapter)
+    base, adapter = str(base_folder(folder)), model.adapter
+    if base != folder:
+        check(folder)
+        check_base(folder)
+        adapter = folder
+    arguments = engine_arguments(name, model, base, adapter)
     for package in ("vllm", *(["vllm_bnb_plugin"] if arguments["quantization"] else [])):
         if importlib.util.find_spec(package) is None:
             raise UserError(

@@ -15,7 +15,7 @@ from agentsafe.inference.served import served
 from agentsafe.inference.stop_strings import cut_after, decode_turn
 from agentsafe.inference.thinking import OPEN, first_stop, split_thinking
 from agentsafe.inference.types import Completion, Sampling
-from agentsafe.models.checkpoint import check_weights
+from agentsafe.models.checkpoint import ADAPTER_CONFIG, check_adapter
 from agentsafe.models.config import Model
 
 #: Values that vLLM accepts as `max_lora_rank`.
@@ -68,8 +68,8 @@ def engine_arguments(
 
 def _rank(name: str, adapter: Path) -> int:
     """Return the smallest `max_lora_rank` that covers an adapter's ranks."""
-    check_weights(adapter / "adapter_model.safetensors")
-    config = read_json(adapter / "adapter_config.json")
+    check_adapter(adapter)
+    config = read_json(adapter / ADAPTER_CONFIG)
     try:
         found = max_lora_rank(max([config["r"], *(config.get("rank_pattern") or {}).values()]))
     except (KeyError, TypeError):

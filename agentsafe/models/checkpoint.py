@@ -1,14 +1,16 @@
 """Check checkpoint folders, without loading them, and identify their files.
 
-A checkpoint is a folder with safetensors weights, a tokenizer and a chat template. A DPO run that
-had no pairs to train on leaves a folder that holds only `untrained.json`, so that the rules after
-it (rollouts, labels) still run and give empty tables.
+A checkpoint is a folder with safetensors weights, a tokenizer and a chat template. A trained one
+may instead hold a LoRA adapter in PEFT's format and `adapter_base.json`, which names the folder
+that the adapter belongs to: its weights, configs, tokenizer and chat template are the checkpoint's,
+too. A DPO run that had no pairs to train on leaves a folder that holds only `untrained.json`, so
+that the rules after it (rollouts, labels) still run and give empty tables.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from agentsafe._util.atomic_write import whole_folder
@@ -17,7 +19,11 @@ from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
 
 UNTRAINED = "untrained.json"
-ADAPTER = "adapter"  # the folder of the PEFT adapter in a trained checkpoint
+BASE = "adapter_base.json"  # in the folder of an adapter: the checkpoint that it belongs to
+ADAPTER_CONFIG = "adapter_config.json"  # PEFT's names
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER = "adapter"  # the folder of the adapter that was merged into a checkpoint of whole weights
+STAGE = "stage"  # the folder of the last stage's own adapter beside one composed of several stages
 ORIGIN = "origin.json"  # where the files of a fetched model come from, and their digests
 _INDEX = "model.safetensors.index.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -55,13 +61,23 @@ def check(folder: str | Path) -> None:
 
     Raises:
         UserError: the folder, `config.json`, the weights, the tokenizer or the chat template is
-            missing, a weights file is truncated or not safetensors, or the run was not trained.
+            missing, a weights file is truncated or not safetensors, or the run was not trained; or
+            so it is with an adapter's base.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such checkpoint folder")
     if reason := untrained(folder):
         raise UserError(f"{folder}: holds no model, as the run was not trained: {one_line(reason)}")
+    if (base := base_folder(folder)) != folder:
+        check_adapter(folder)
+        if not base.is_dir() or (base / BASE).is_file():
+            raise UserError(
+                f"{folder}: its adapter belongs to {_named(_base(folder))} in {base}, where there "
+                "are no whole weights: make that checkpoint again, or write its folder into "
+                f"{folder / BASE}"
+            )
+        folder = base
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json; is it the folder of a transformers model?")
     read_json(folder / "config.json")
@@ -75,14 +91,113 @@ def check(folder: str | Path) -> None:
         )
 
 
+def check_adapter(folder: str | Path) -> None:
+    """Check that an adapter's files are complete.
+
+    Raises:
+        UserError: its config or its weights are missing or not readable.
+    """
+    check_weights(Path(folder) / ADAPTER_WEIGHTS)
+    read_json(Path(folder) / ADAPTER_CONFIG)
+
+
+def base_folder(folder: str | Path) -> Path:
+    """Return where a checkpoint's configs, tokenizer and whole weights are.
+
+    That is the checkpoint itself, or the folder that an adapter's `adapter_base.json` names.
+
+    Raises:
+        UserError: `adapter_base.json` names no folder.
+    """
+    folder = Path(folder)
+    if not (folder / BASE).is_file():
+        return folder
+    return Path(os.path.normpath(folder / _base(folder)["folder"]))
+
+
+def stage_folder(folder: str | Path) -> Path:
+    """Return where the adapter is that the last stage of a trained checkpoint has trained."""
+    folder = Path(folder)
+    if not (folder / BASE).is_file():
+        return folder / ADAPTER
+    return folder / STAGE if (folder / STAGE).is_dir() else folder
+
+
+def write_base(folder: str | Path, base: str | Path, *, at: str | Path, digest: str) -> None:
+    """Write the `adapter_base.json` of an adapter.
+
+    Args:
+        folder: to write into.
+        base: the checkpoint that the adapter belongs to, with whole weights.
+        at: where the folder will be; the path of the base is relative to it, so that the two may be
+            moved together.
+        digest: `weights_digest` of the base.
+    """
+    model, commit = hub_id(base) or (None, None)
+    path = os.path.relpath(base, at)
+    found = {"folder": path, "model": model, "commit": commit, "weights": digest}
+    text = json.dumps(found, indent=1, ensure_ascii=False)
+    (Path(folder) / BASE).write_text(text + "\n", encoding="utf-8")
+
+
+def base_digest(folder: str | Path) -> str:
+    """Return the `weights_digest` of `base_folder`: of an adapter's as it was when it trained."""
+    folder = Path(folder)
+    if base_folder(folder) == folder:
+        return weights_digest(folder)
+    return str(_base(folder).get("weights"))
+
+
+def check_base(folder: str | Path) -> None:
+    """Check that an adapter's base is the one that it was trained on.
+
+    A model of the hub is recognised by its commit, any other by its weights.
+
+    Raises:
+        UserError: it is another one.
+    """
+    folder, base = Path(folder), base_folder(folder)
+    expected, fetched = _base(folder), hub_id(base)
+    if fetched and expected.get("commit"):
+        found = dict(zip(("model", "commit"), fetched, strict=True))
+    else:
+        found = {"weights": _digest(_recorded(base) or digests(base))}
+    if any(expected.get(name) != value for name, value in found.items()):
+        raise UserError(
+            f"{folder}: its adapter was trained on {_named(expected)}, and {base} holds "
+            f"{_named(found)}: make that checkpoint again as it was, or train the run again"
+        )
+
+
+def _base(folder: Path) -> dict:
+    path = folder / BASE
+    found = read_json(path)
+    name = found.get("folder")
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise UserError(
+            f"{path}: it names no 'folder' of the weights below the adapter: write one there, or "
+            "train the run again"
+        )
+    return found
+
+
+def _named(base: Mapping) -> str:
+    """Name the base that an adapter was trained on."""
+    if base.get("commit"):
+        return one_line(f"{base.get('model')} at commit {base['commit']}")
+    return one_line(f"weights with the digest {base.get('weights')}")
+
+
 def weights(folder: str | Path) -> list[Path]:
-    """List the weights files of a checkpoint, sorted by name.
+    """List the weights files of a checkpoint, sorted by name; those of an adapter's base with it.
 
     Raises:
         UserError: there are none, or only pickled ones, which can run code when they are read, or
             the index is not readable or names a file that does not exist.
     """
     folder = Path(folder)
+    if (base := base_folder(folder)) != folder:
+        return [folder / ADAPTER_WEIGHTS, *weights(base)]
     index = folder / _INDEX
     if index.is_file():
         return [folder / name for name in _shards(index)]
@@ -157,6 +272,23 @@ def digests(folder: str | Path) -> dict[str, str]:
     return found
 
 
+def weights_digest(folder: str | Path) -> str:
+    """Hash the weights of a checkpoint."""
+    return _digest(digests(folder))
+
+
+def _digest(of_files: Mapping[str, str]) -> str:
+    return hashlib.sha256(repr(sorted(of_files.items())).encode()).hexdigest()[:16]
+
+
+def _recorded(folder: Path) -> dict[str, str]:
+    """Return the digests of a fetched model's weights as its origin has them; none without one."""
+    path = folder / ORIGIN
+    files = read_json(path).get("files", {}) if path.is_file() else {}
+    names = [each.name for each in weights(folder)]
+    return {name: files[name] for name in names} if files.keys() >= {*names} else {}
+
+
 def _has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
         return True
@@ -175,13 +307,16 @@ def hub_id(folder: str | Path) -> tuple[str, str] | None:
 def fingerprint(folder: str | Path) -> str:
     """Hash the names and bytes of a checkpoint's files.
 
-    Files in subfolders, such as an adapter that is already merged, do not count. Where there is an
-    `origin.json`, only that file is hashed, as it holds the digests or the commit of the others.
+    Files in subfolders, such as an adapter that is already merged, do not count; those of an
+    adapter's base do. Where there is an `origin.json`, only that file is hashed, as it holds the
+    digests or the commit of the others.
     """
     origin = Path(folder) / ORIGIN
     if origin.is_file():
         return hashlib.sha256(origin.read_bytes()).hexdigest()
     found = hashlib.sha256()
+    if (base := base_folder(folder)) != Path(folder):
+        found.update(f"{BASE} {fingerprint(base)}\n".encode())
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_file():
             with open(entry.path, "rb") as file:

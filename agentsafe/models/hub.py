@@ -16,7 +16,16 @@ from typing import Any
 from agentsafe._util.atomic_write import whole_folder
 from agentsafe._util.text import one_line
 from agentsafe.errors import UserError, error_kind
-from agentsafe.models.checkpoint import ORIGIN, check
+from agentsafe.models.checkpoint import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    BASE,
+    ORIGIN,
+    base_digest,
+    base_folder,
+    check,
+    write_base,
+)
 from agentsafe.models.config import Model
 
 log = logging.getLogger(__name__)
@@ -24,7 +33,6 @@ log = logging.getLogger(__name__)
 #: Files of a checkpoint; neither pickled weights nor copies in other formats.
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py", "*.tiktoken"]
 _UNWANTED = ["*/*", "consolidated*.safetensors"]
-_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def fetch_model(name: str, model: Model, folder: str | Path) -> None:
@@ -49,15 +57,22 @@ def fetch_model(name: str, model: Model, folder: str | Path) -> None:
     elif (local := Path(model.model)).is_dir():
         files = _files(local)
         origin["files"] = _digests(files)
+        if model.adapter is not None and base_folder(local) != local:
+            raise UserError(f"models.{name}.adapter: {local} is an adapter itself: leave it out")
     else:
         snapshot = download(name, model)
         files = _files(snapshot)
         origin["commit"] = snapshot.name
     if model.adapter is not None:
-        origin["adapter_files"] = _digests(Path(model.adapter) / each for each in _ADAPTER)
+        origin["adapter_files"] = _digests(
+            Path(model.adapter) / each for each in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+        )
     with whole_folder(folder) as partial:
         for path in files:
             (partial / path.name).symlink_to(path.resolve())
+        if (partial / BASE).exists():  # its path is relative to the folder that it was in
+            (partial / BASE).unlink()
+            write_base(partial, base_folder(local), at=folder, digest=base_digest(local))
         text = json.dumps(origin, indent=1, ensure_ascii=False)
         (partial / ORIGIN).write_text(text + "\n", encoding="utf-8")
 

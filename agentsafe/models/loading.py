@@ -1,6 +1,8 @@
-"""Load models and tokenizers from checkpoint folders.
+"""Load models and tokenizers from checkpoint folders, and save models as other ones were saved.
 
-Nothing is downloaded, and code that comes with a checkpoint runs only with `trust_remote_code`.
+`load_model` is the one place where the folder of an adapter becomes a model: rollouts, services,
+reference log-probabilities and trainings all have what it returns. Nothing is downloaded, and code
+that comes with a checkpoint runs only with `trust_remote_code`.
 """
 
 import importlib.util
@@ -12,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from agentsafe._util.json import read_json
 from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
-from agentsafe.models.checkpoint import check, check_weights, weights
+from agentsafe.models import adapters
+from agentsafe.models.checkpoint import base_folder, check, check_adapter, check_base, weights
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +41,7 @@ def load_tokenizer(
     quieten()
     try:
         return AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=trust_remote_code, local_files_only=True
+            base_folder(folder), trust_remote_code=trust_remote_code, local_files_only=True
         )
     except Exception as error:  # tokenizers raise bare Exception for a broken file
         raise UserError(f"{folder}: cannot load the tokenizer: {one_line(error)}") from None
@@ -54,8 +57,11 @@ def load_model(
 ) -> "PreTrainedModel":
     """Check a checkpoint and load its model in evaluation mode.
 
+    The update of an adapter's folder is merged into the weights of its base, rounded once to their
+    dtype. Quantised weights stay as they are: the update is added to the outputs of their layers.
+
     Args:
-        folder: of the checkpoint.
+        folder: of the checkpoint: whole weights, or an adapter that belongs to some.
         dtype: of the weights; `auto` is as saved on a GPU and float32 on a CPU.
         quantization: `none`, `int8` or `int4` (bitsandbytes, 4-bit NormalFloat).
         adapter: folder of a LoRA adapter (PEFT), added to the model without merging it.
@@ -65,14 +71,29 @@ def load_model(
         The model: on the GPU if quantised, else on the CPU.
 
     Raises:
-        UserError: as `checkpoint.check`, or the model type is unknown, or weights or adapter do
-            not match its config, or quantisation lacks bitsandbytes or a GPU.
+        UserError: as `checkpoint.check` and `checkpoint.check_base`, or the model type is unknown,
+            or weights or adapter do not match its config, or quantisation lacks bitsandbytes or a
+            GPU.
     """
+    check(folder)
+    quieten()
+    base = base_folder(folder)
+    if base != Path(folder):
+        check_base(folder)
+    model = _whole(base, dtype, quantization, trust_remote_code=trust_remote_code)
+    if base != Path(folder):
+        put = adapters.merge if quantization == "none" else adapters.put_beside
+        model = put(model, folder)
+    return (model if adapter is None else _adapted(model, adapter)).eval()
+
+
+def _whole(
+    folder: Path, dtype: str, quantization: str, *, trust_remote_code: bool
+) -> "PreTrainedModel":
+    """Load whole weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    check(folder)
-    quieten()
     gpu = torch.cuda.is_available()
     if dtype == "auto" and not gpu:
         dtype = "float32"
@@ -98,7 +119,7 @@ def load_model(
         raise UserError(
             f"{folder}: the weights lack {len(missing)} tensors of the config, first {missing[0]}"
         )
-    return (model if adapter is None else _adapted(model, adapter)).eval()
+    return model
 
 
 def _quantised(folder: str | Path, quantization: str) -> dict:
@@ -129,22 +150,19 @@ def _quantised(folder: str | Path, quantization: str) -> dict:
 def _adapted(model: "PreTrainedModel", adapter: str | Path) -> "PreTrainedModel":
     """Add an adapter's weights to the model, without merging them."""
     folder = Path(adapter)
-    check_weights(folder / "adapter_model.safetensors")
-    read_json(folder / "adapter_config.json")
+    check_adapter(folder)
     try:
         report = model.load_adapter(
             str(folder), ignore_mismatched_sizes=True, adapter_kwargs={"local_files_only": True}
         )
     except Exception as error:  # PEFT and transformers raise errors of many types
-        raise UserError(
-            f"{folder}: the adapter does not fit the model: {one_line(error)}"
-        ) from None
+        raise adapters.misfit(folder, one_line(error)) from None
     reshaped = {name for name, *_ in report.mismatched_keys}
     # Without this check, tensors that were not loaded would silently stay random.
     if wrong := sorted({*report.missing_keys, *report.unexpected_keys, *reshaped}):
-        raise UserError(
-            f"{folder}: the adapter does not fit the model: {len(wrong)} tensors are missing, left "
-            f"over or of another shape, first {wrong[0]}; was it trained on another model?"
+        raise adapters.misfit(
+            folder,
+            f"{len(wrong)} tensors are missing, left over or of another shape, first {wrong[0]}",
         )
     return model
 
@@ -169,7 +187,7 @@ def load_config(folder: str | Path) -> "PreTrainedConfig":
 
     quieten()
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        return AutoConfig.from_pretrained(base_folder(folder), local_files_only=True)
     except Exception as error:  # each model type raises its own
         raise UserError(f"{folder}: cannot read its config: {one_line(error)}") from None
 
@@ -178,7 +196,7 @@ def saved_dtype(folder: str | Path) -> "torch.dtype":
     """Return the dtype that a checkpoint's config gives for its weights, or float32."""
     import torch
 
-    found = read_json(Path(folder) / "config.json")
+    found = read_json(base_folder(folder) / "config.json")
     name = found.get("dtype") or found.get("torch_dtype") or "float32"
     return getattr(torch, name)
 
@@ -203,7 +221,7 @@ def save_as(model: "PreTrainedModel", like: str | Path, folder: str | Path) -> N
         model.generation_config = GenerationConfig()
     model.save_pretrained(folder)
     for name in _CONFIGS:
-        written, kept = Path(folder, name), Path(like, name)
+        written, kept = Path(folder, name), base_folder(like) / name
         if kept.is_file():
             shutil.copyfile(kept, written)
         else:
@@ -211,12 +229,12 @@ def save_as(model: "PreTrainedModel", like: str | Path, folder: str | Path) -> N
 
 
 def saved_dtypes(folder: str | Path) -> dict[str, "torch.dtype"]:
-    """Return the dtype of each tensor in a checkpoint's files, by name; no tensor is read."""
+    """Return the dtype of each tensor of a checkpoint's whole weights; no tensor is read."""
     import torch
     from safetensors import safe_open
 
     found = {}
-    for path in weights(folder):
+    for path in weights(base_folder(folder)):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 found[name] = getattr(

@@ -25,7 +25,7 @@ from agentsafe.inference import chat_template
 from agentsafe.inference.types import Sampling
 from agentsafe.labels.config import JudgeSettings
 from agentsafe.models import hub, loading
-from agentsafe.models.checkpoint import check
+from agentsafe.models.checkpoint import base_folder, check
 from agentsafe.models.config import Model
 from agentsafe.models.spending import cost, spent_in, total
 from agentsafe.rollouts.config import EmulatorSettings
@@ -293,6 +293,7 @@ def _reach(name: str, model: Model) -> tuple["PreTrainedTokenizerBase", "PreTrai
     folder = Path(model.model)
     if folder.is_dir():
         check(folder)
+        folder = base_folder(folder)
     else:
         folder = hub.download(name, model, _SMALL)
     options = {"trust_remote_code": model.trust_remote_code, "local_files_only": True}

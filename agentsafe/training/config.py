@@ -336,6 +336,11 @@ class Settings(DPO):
 
     num_train_epochs: _Epochs = 1
 
+    @property
+    def keeps_adapter(self) -> bool:
+        """Whether a checkpoint is an adapter; all weights, or DoRA's update, are kept whole."""
+        return self.tuning == "lora" and not self.lora.dora
+
 
 @dataclass(frozen=True)
 class Section(DPO, Grid):

@@ -7,6 +7,7 @@ or in code spans, where none of it is markup.
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 
 import yaml
@@ -14,7 +15,9 @@ import yaml
 from agentsafe import __version__
 from agentsafe._util import format as fmt
 from agentsafe._util.jinja import environment
+from agentsafe.inference.vllm_protocol import RANKS, max_lora_rank
 from agentsafe.lineage import SFT, Lineage, Stage
+from agentsafe.training.config import Lora
 from agentsafe.training.run_card import Card
 
 #: The chosen side of a pair, by objective.
@@ -26,13 +29,17 @@ _CHOSEN = {
 }
 
 
-def model_card(card: Card, *, parent: str, history: Sequence[Card]) -> str:
+def model_card(
+    card: Card, *, parent: str, history: Sequence[Card], base: tuple[str, str | None] | None = None
+) -> str:
     """Render the model card of a trained checkpoint.
 
     Args:
         card: of the run that made it.
-        parent: the `base_model`: the run's starting point, a hub id if it has one.
+        parent: the run's starting point, a hub id if it has one.
         history: cards of the stages before, the first one first.
+        base: what the checkpoint is an adapter of: a hub id and a commit, or a name; None for a
+            checkpoint of whole weights.
 
     Returns:
         Markdown with YAML front matter. It names no license: the base model's holds.
@@ -42,12 +49,11 @@ def model_card(card: Card, *, parent: str, history: Sequence[Card]) -> str:
         ValueError: the history is not one card for each of the stages before.
     """
     lineage = Lineage.parse(card.lineage)
-    by_adapter = card.settings.get("tuning", "lora") == "lora"
     further = card.settings.get("stage_from") == "adapter" and len(lineage.stages) > 1
     jinja = environment(escape=False)
-    jinja.filters |= {"code": _code, "json": _json, "percent": fmt.percent}
+    jinja.filters |= {"code": _code, "json": _json, "percent": fmt.percent, "shell": _shell}
     return jinja.get_template("training/model_card.md.j2").render(
-        front_matter=_front_matter(parent, lineage, by_adapter),
+        front_matter=_front_matter(card, parent, base),
         card=card,
         lineage=lineage,
         parent=parent,
@@ -63,9 +69,9 @@ def model_card(card: Card, *, parent: str, history: Sequence[Card]) -> str:
             if stage.objective != SFT
         },
         numbers=_numbers(card),
-        by_adapter=by_adapter,
+        base=base,
+        rank=_max_rank([card] if further else [*history, card]),
         further=further,
-        below=lineage.source if further else parent,
         facts=_facts(card),
         versions=_listed(card.versions | {"agentsafe": __version__}),
     )
@@ -92,16 +98,24 @@ def _kinds(lineage: Lineage) -> list[str]:
     return sorted({"sft" if stage.objective == SFT else "dpo" for stage in lineage.stages})
 
 
-def _front_matter(parent: str, lineage: Lineage, by_adapter: bool) -> str:
-    tags = ["agentsafe", *_kinds(lineage), "trl", *(["peft", "lora"] if by_adapter else [])]
+def _front_matter(card: Card, parent: str, base: tuple[str, str | None] | None) -> str:
+    by_adapter = card.settings.get("tuning", "lora") == "lora"
+    kinds = _kinds(Lineage.parse(card.lineage))
+    tags = ["agentsafe", *kinds, "trl", *(["peft", "lora"] if by_adapter else [])]
     named = {
-        "base_model": parent,
-        "base_model_relation": "finetune",  # weights of its own: an adapter is merged into them
-        "library_name": "transformers",
+        "base_model": base[0] if base else parent,
+        "base_model_relation": "adapter" if base else "finetune",
+        "library_name": "peft" if base else "transformers",
         "pipeline_tag": "text-generation",
         "tags": tags,
     }
     return yaml.safe_dump(named, sort_keys=False)
+
+
+def _max_rank(stages: Sequence[Card]) -> int:
+    """Return vLLM's `max_lora_rank` for the adapter that these stages make together."""
+    ranks = (card.settings.get("lora", {}).get("r", Lora.r) for card in stages)
+    return max_lora_rank(sum(ranks)) or RANKS[-1]
 
 
 def _stage(stage: Stage, card: Card) -> list[str]:
@@ -165,6 +179,11 @@ def _code(text: object) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     space = " " if "`" in line else ""
     return f"{fence}{space}{line}{space}{fence}"
+
+
+def _shell(text: str) -> str:
+    """Write text as one word of a shell command, on one line."""
+    return shlex.quote("".join(sign if sign.isprintable() else " " for sign in text))
 
 
 def _json(value: object, indent: int | None = None) -> str:

@@ -65,7 +65,7 @@ def reference(
     for line in served.describe(lineage, served.compare(encoder, prompts, rollouts, source)):
         say(line)
     model = _model(parent_folder, settings.quantization, threads)
-    weights = weights_digest(parent_folder)
+    weights = checkpoints.weights_digest(parent_folder)
     max_length = loading.context(model.config, tokenizer, settings.max_length)
     max_tokens = settings.batch_tokens or 2 * settings.max_length
     rows: dict[int, dict[str, Any]] = {}
@@ -130,7 +130,7 @@ def by_row(
         table: rows of `schemas.REFERENCE`.
         rollouts: the table of the rows in `tokens`.
         tokens: the trajectories, by their rollout's row.
-        weights: `weights_digest` of the parent.
+        weights: `checkpoint.weights_digest` of the parent.
 
     Raises:
         UserError: a rollout is missing from the table, or has other tokens or another parent there.
@@ -158,12 +158,6 @@ def digest(each: Trajectory) -> str:
     tokens = np.array([each.ids, each.mask], dtype=np.int32)
     further = np.array(each.starts[1:], dtype=np.int32)
     return hashlib.sha256(tokens.tobytes() + further.tobytes()).hexdigest()[:16]
-
-
-def weights_digest(folder: str | Path) -> str:
-    """Hash the weights of a checkpoint."""
-    digests = sorted(checkpoints.digests(folder).items())
-    return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
 
 
 def logps(model: Any, tokens: Mapping[int, Trajectory], max_tokens: int) -> dict[int, float]:

@@ -5,7 +5,7 @@ that only shows once the training is over.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -161,7 +161,16 @@ def describe(card: Card) -> list[str]:
         f"{expected.epoch_tokens:,} an epoch; {expected.trained:,} weights of a model of "
         f"{expected.parameters:,} are trained",
         f"{name}: a step takes about {memory_size(expected.peak)}: {memory}",
+        f"{name}: its checkpoint keeps {_kept(card.settings)}",
     ]
+
+
+def _kept(settings: Mapping[str, Any]) -> str:
+    if settings.get("tuning") == "full":
+        return "whole weights, as all of them train"
+    if settings.get("lora", {}).get("dora"):
+        return "whole weights, as DoRA's update is no product of two small matrices"
+    return "an adapter, and no copy of the weights below it"
 
 
 def _shares(shares: dict[str, dict[str, float]], column: str) -> str:

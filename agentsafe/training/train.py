@@ -3,9 +3,9 @@
 DPO (Rafailov et al., arXiv 2305.18290) of a LoRA adapter (Hu et al., arXiv 2106.09685), or of all
 weights, on the pairs of the lineage's training cases, with TRL's trainer. A stage of the objective
 `sft` imitates rollouts instead: it minimises the negative log-likelihood of their tokens, and has
-neither a rejected side nor a reference nor a β. At the end an adapter is merged into the weights
-below it, so that a later stage, or any chat backend, starts from a plain checkpoint. A killed run
-resumes from the trainer's own checkpoints in a scratch folder.
+neither a rejected side nor a reference nor a β. An adapter is kept as one on the lineage's source,
+composed with those of the stages before; `loading.load_model` merges it in memory wherever the
+checkpoint is used. A killed run resumes from the trainer's own checkpoints in a scratch folder.
 
 `launch` runs a task in this process, or in one process per GPU, each of which runs this module:
 
@@ -32,11 +32,13 @@ import polars as pl
 
 from agentsafe import schemas
 from agentsafe._util.atomic_write import whole_file
+from agentsafe._util.json import read_json
 from agentsafe._util.progress import say
 from agentsafe._util.settings import cache_key
 from agentsafe.errors import UserError, out_of_memory
 from agentsafe.lineage import Lineage
 from agentsafe.models import checkpoint, loading
+from agentsafe.models.adapters import check_composable
 from agentsafe.preferences.dataset import with_rows
 from agentsafe.rollouts.react import prompts
 from agentsafe.scores.config import Bootstrap
@@ -53,13 +55,13 @@ from agentsafe.training.held_out import measure
 from agentsafe.training.memory import Device, estimate, less_memory
 from agentsafe.training.model_card import model_card
 from agentsafe.training.optimizers import OPTIMIZERS, check_optimizer, register_states
-from agentsafe.training.reference import by_row, chat_encoder, digest, weights_digest
+from agentsafe.training.reference import by_row, chat_encoder, digest
 from agentsafe.training.run_card import Card, HeldOut, describe, read_cards
 from agentsafe.training.served import compare
 from agentsafe.training.tokenize import Trajectory, fitting, trajectories
 
 if TYPE_CHECKING:
-    from agentsafe.training.trainer import PairTrainer, RolloutTrainer
+    from agentsafe.training.trainer import PairTrainer, Parent, RolloutTrainer
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +82,13 @@ class Task:
         pairs: table of `schemas.PAIRS`, or of rollouts to imitate, which have no rejected side;
             those of the seed's training cases train.
         rollouts: tables of `schemas.ROLLOUTS` with the rollouts of the pairs.
-        checkpoint: folder to write, atomically: weights, tokenizer, model card and, if one was
-            trained, `adapter/`; only `untrained.json` without a pair or a trained parent.
+        checkpoint: folder to write, atomically: an adapter, or whole weights and a tokenizer, and
+            a model card; only `untrained.json` without a pair or a trained parent.
         log: table of `schemas.TRAINING` to write; empty for a run that did not train.
         card: JSON file to write (`run_card.Card`).
         scratch: folder of the trainer's checkpoints; removed once all files are written.
-        base: folder of the checkpoint below the parent's adapter, to train that adapter further.
+        base: folder of the checkpoint below the adapter that the parent's last stage trained, to
+            train that adapter further.
         base_model: the parent's name in the model card; its lineage by default.
         cards_before: cards of the stages before, the first one first.
         reference: table of `schemas.REFERENCE` of the parent; without it, each batch computes it.
@@ -200,9 +203,9 @@ def train(task: Task) -> Card:
         claim(task.scratch, _key(task, prepared))
         # What cannot be written should fail now, not after the training.
         card.write(Path(task.scratch, "card.json"))
-        _model_card(task, card, prepared.history)
+        _model_card(task, prepared, card)
     trained = _trained(task, prepared)
-    if weights_digest(task.parent) != prepared.weights:
+    if checkpoint.weights_digest(task.parent) != prepared.weights:
         raise UserError(f"{task.parent}: changed while {card.lineage} trained on it; run it again")
     loss = "nll" if task.beta is None else "dpo_loss"
     card = replace(
@@ -220,10 +223,8 @@ def train(task: Task) -> Card:
     write_checkpoint(
         trained.trainer,
         task.checkpoint,
-        task.parent if task.base is None else task.base,
-        task.parent,
-        base_name=_parent_name(task) if task.base is None else Lineage.parse(task.lineage).source,
-        model_card=_model_card(task, card, prepared.history),
+        _parent(task, prepared),
+        _model_card(task, prepared, card),
     )
     if _is_main():
         _write(task, card, _log(card.lineage, trained.steps))
@@ -286,7 +287,7 @@ def prepare(task: Task) -> Prepared:
         data_sha256=_data_digest(kept, tokens),
     )
     tokens = {row: tokens[row] for pair in [*kept, *tested] for row in pair}
-    weights = weights_digest(task.parent)
+    weights = checkpoint.weights_digest(task.parent)
     reference = {}
     if task.reference is not None:
         table = schemas.read_table(task.reference, schemas.REFERENCE)
@@ -376,20 +377,40 @@ def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "PairTrainer
         )
     if task.base is not None:
         disable_dropout_in_model(model)
-        adapter = Path(task.parent, checkpoint.ADAPTER)
+        adapter = checkpoint.stage_folder(task.parent)
         model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    lora = None if full or task.base is not None else lora_config(settings.lora, model)
+    if lora and settings.keeps_adapter and checkpoint.base_folder(task.parent) != Path(task.parent):
+        before = read_json(Path(task.parent, checkpoint.ADAPTER_CONFIG))
+        check_composable(before, lora.to_dict())  # now, not after the training
     trainer = (RolloutTrainer if task.beta is None else PairTrainer)(
         model,
         loading.load_tokenizer(task.parent),
         Data(prepared.examples, prepared.tokens, prepared.cases, prepared.reference),
         arguments=arguments(settings, task.beta, Path(task.scratch), prepared.card.lineage),
-        lora=None if full or task.base is not None else lora_config(settings.lora, model),
+        lora=lora,
         batching=Batching(settings.batching, settings.batch_tokens),
     )
     if task.base is not None and prepared.reference:
         policy: Any = trainer.model
         policy.delete_adapter("ref")  # TRL's copy, to compute the reference with
     return trainer
+
+
+def _parent(task: Task, prepared: Prepared) -> "Parent":
+    from agentsafe.training.trainer import Parent
+
+    parent, source = Path(task.parent), Lineage.parse(task.lineage).source
+    below, name = (parent, _parent_name(task)) if task.base is None else (Path(task.base), source)
+    base = checkpoint.base_folder(below)
+    return Parent(
+        folder=parent,
+        below=below,
+        name_below=checkpoint.hub_id(below) or (name, None),
+        base=base,
+        base_name=checkpoint.hub_id(base) or (name if base == below else source, None),
+        base_digest=prepared.weights if base == parent else checkpoint.base_digest(below),
+    )
 
 
 def _half(settings: Settings, prepared: Prepared) -> int:
@@ -436,8 +457,13 @@ def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _model_card(task: Task, card: Card, history: Sequence[Card]) -> str:
-    return model_card(card, parent=_parent_name(task), history=history)
+def _model_card(task: Task, prepared: Prepared, card: Card) -> str:
+    return model_card(
+        card,
+        parent=_parent_name(task),
+        history=prepared.history,
+        base=_parent(task, prepared).base_name if task.settings.keeps_adapter else None,
+    )
 
 
 def _parent_name(task: Task) -> str:

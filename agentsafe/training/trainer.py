@@ -28,7 +28,8 @@ from trl.trainer.utils import disable_dropout_in_model, use_adapter
 from agentsafe._util.atomic_write import whole_folder
 from agentsafe.errors import UserError
 from agentsafe.models import loading
-from agentsafe.models.checkpoint import ADAPTER, hub_id
+from agentsafe.models.adapters import compose
+from agentsafe.models.checkpoint import ADAPTER, STAGE, write_base
 from agentsafe.training.callbacks import advice
 from agentsafe.training.packing import IGNORED, Packing, pack, pack_rows, padded
 from agentsafe.training.prefix_sharing import (
@@ -113,6 +114,28 @@ class Data:
     def split(self) -> bool:
         """Tell whether a trajectory has several sequences."""
         return any(len(each.starts) > 1 for each in self.trajectories.values())
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The checkpoint that a run starts from, and what is below its adapter.
+
+    Attributes:
+        folder: of the checkpoint.
+        below: folder of the checkpoint below the adapter that trains: the parent, or its base where
+            the adapter of the stage before trains further.
+        name_below: hub id and commit of that checkpoint, or its name.
+        base: folder of the whole weights below all adapters.
+        base_name: hub id and commit of these, or their name.
+        base_digest: their `weights_digest`.
+    """
+
+    folder: Path
+    below: Path
+    name_below: tuple[str, str | None]
+    base: Path
+    base_name: tuple[str, str | None]
+    base_digest: str
 
 
 @dataclass
@@ -444,20 +467,19 @@ class ByCase(Sampler[int]):
 def write_checkpoint(
     trainer: TrajectoryTrainer,
     folder: str | Path,
-    base_folder: str | Path,
-    parent_folder: str | Path,
-    *,
-    base_name: str,
+    parent: Parent,
     model_card: str,
 ) -> None:
     """Write a trained policy as a checkpoint, atomically. All processes of a run call this.
 
+    The checkpoint of an adapter is that of all stages on their base, composed; the base itself is
+    not copied. Whole weights, where all of them trained or the update is not LoRA's, have the
+    parent's tokenizer, configs and dtypes, and `adapter/` if one was trained.
+
     Args:
         trainer: after the training.
-        folder: to write: weights, tokenizer, model card and, if one was trained, `adapter/`.
-        base_folder: the checkpoint below the adapter; the adapter is merged into its weights.
-        parent_folder: its tokenizer, configs and dtypes are kept.
-        base_name: of the checkpoint below the adapter, for those who load the adapter alone.
+        folder: to write.
+        parent: the checkpoint that the run started from.
         model_card: the README.md.
     """
     state = trainer.accelerator.get_state_dict(trainer.model)
@@ -465,24 +487,40 @@ def write_checkpoint(
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
     with whole_folder(folder) as partial:
-        plain = loading.load_model(base_folder)
-        if isinstance(model, PeftModel):
-            _write_adapter(model, state, partial / ADAPTER, base_folder, base_name)
-            plain = PeftModel.from_pretrained(plain, partial / ADAPTER).merge_and_unload()
-        else:
+        if not isinstance(model, PeftModel):
+            plain = loading.load_model(parent.folder)
             plain.load_state_dict(state)
-        loading.save_as(plain, parent_folder, partial)
-        # The trainer may have added a padding token to its own tokenizer.
-        loading.load_tokenizer(parent_folder).save_pretrained(partial)
+            _write_whole(plain, parent.folder, partial)
+        elif model.peft_config["default"].use_dora:
+            _write_adapter(model, state, partial / ADAPTER, parent)
+            plain = loading.load_model(parent.below)
+            plain = PeftModel.from_pretrained(plain, partial / ADAPTER).merge_and_unload()
+            _write_whole(plain, parent.folder, partial)
+        else:
+            _write_composed(model, state, partial, parent)
+            write_base(partial, parent.base, at=folder, digest=parent.base_digest)
         (partial / "README.md").write_text(model_card, encoding="utf-8")
 
 
-def _write_adapter(
-    model: PeftModel, state: dict, folder: Path, base_folder: str | Path, base_name: str
-) -> None:
-    """Write the trained adapter, which names its base by hub id and commit if it has them."""
+def _write_whole(model: Any, parent_folder: str | Path, folder: Path) -> None:
+    loading.save_as(model, parent_folder, folder)
+    # The trainer may have added a padding token to its own tokenizer.
+    loading.load_tokenizer(parent_folder).save_pretrained(folder)
+
+
+def _write_composed(model: PeftModel, state: dict, folder: Path, parent: Parent) -> None:
+    """Write the trained adapter, composed with the parent's if it was trained on that."""
+    dtype = loading.saved_dtype(parent.base)
+    state = {name: tensor.to(dtype) for name, tensor in state.items() if "lora_" in name}
+    before = parent.below if parent.below != parent.base else None
+    _write_adapter(model, state, folder if before is None else folder / STAGE, parent)
+    if before is not None:
+        compose(before, folder / STAGE, folder, dtype)
+
+
+def _write_adapter(model: PeftModel, state: dict, folder: Path, parent: Parent) -> None:
     config: Any = model.peft_config["default"]
-    config.base_model_name_or_path, config.revision = hub_id(base_folder) or (base_name, None)
+    config.base_model_name_or_path, config.revision = parent.name_below
     model.save_pretrained(
         str(folder),
         state_dict=state,

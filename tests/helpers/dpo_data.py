@@ -1,12 +1,14 @@
 """Rollouts and pairs of a tiny model, and a short DPO run on them."""
 
 import random
+import tempfile
 from pathlib import Path
 
 import polars as pl
 
 from agentsafe import schemas
 from agentsafe.lineage import Lineage
+from agentsafe.models import checkpoint, loading
 from agentsafe.suites.cases import Case, Tool, Toolkit, checked_suite, write_suite
 from agentsafe.training.config import Lora, Settings
 from agentsafe.training.train import Task
@@ -112,9 +114,14 @@ def written_to(folder: Path, name: str = "out") -> dict[str, str]:
 
 
 def weights(folder):
+    """The whole weights of a checkpoint as it is played, by the names in its base's files."""
     from safetensors.torch import load_file
 
-    return load_file(folder / "model.safetensors")
+    with tempfile.TemporaryDirectory() as merged:
+        if checkpoint.base_folder(folder) != folder:
+            loading.save_as(loading.load_model(folder), folder, merged)
+            folder = Path(merged)
+        return load_file(folder / "model.safetensors")
 
 
 def same(ours, theirs, tolerance=1e-6):

@@ -121,8 +121,9 @@ def adapter(folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chat(folder, adapter):
-    model = Model("tiny", backend="vllm", dtype="float32", memory_fraction=0.3, concurrency=16)
-    chat = vllm.load("tiny", model, str(folder), adapter)
+    options = {"dtype": "float32", "memory_fraction": 0.3, "concurrency": 16}
+    model = Model("tiny", backend="vllm", adapter=adapter, **options)
+    chat = vllm.load("tiny", model, str(folder))
     yield chat
     chat.close()
 

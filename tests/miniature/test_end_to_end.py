@@ -105,7 +105,9 @@ def test_training_starts_at_ln_2_and_moves(finished):
         assert len(log) == card["steps"]
         assert log["dpo_loss"].tail(3).mean() < 0.6931
         folder = finished.folder / "results/small/checkpoints" / lineage
-        assert (folder / "model.safetensors").is_file() and (folder / "adapter").is_dir()
+        assert (folder / "adapter_model.safetensors").is_file()
+        assert not (folder / "model.safetensors").exists()
+        assert (folder / "stage").is_dir() == (lineage == HELP)
     assert not (finished.folder / f"results/small/trainer/{SAFE}").exists()
 
 
@@ -131,7 +133,7 @@ def test_killed_twice_the_same_config_gives_the_same_tables(finished, tmp_path):
     """A training resumes after its newest checkpoint, and rollouts keep the episodes that ended."""
     again = finished.copy(tmp_path / "again")
     results, before = again.folder / "results/small", timeless(finished)
-    weights = results / f"checkpoints/{HELP}/model.safetensors"
+    weights = results / f"checkpoints/{HELP}/adapter_model.safetensors"
     trained = weights.read_bytes()
     for name in ("points.parquet", "rollouts", "labels", "audits", "training"):
         path = results / name
@@ -174,11 +176,11 @@ def test_a_run_that_cannot_train_says_so_and_the_others_go_on(finished, tmp_path
 
 def test_a_corrupt_checkpoint_is_one_line(finished, tmp_path):
     project = finished.copy(tmp_path / "project")
-    weights = project.folder / f"results/small/checkpoints/{SAFE}/model.safetensors"
+    weights = project.folder / f"results/small/checkpoints/{SAFE}/adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     (project.folder / f"results/small/rollouts/{SAFE}/0.parquet").unlink()
     done = project.run(f"results/small/rollouts/{SAFE}/0.parquet")
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert lines and all("model.safetensors" in line for line in lines)
+    assert lines and all("adapter_model.safetensors" in line for line in lines)
     assert "Traceback" not in done.stderr

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -50,8 +51,10 @@ LOSS_TOKENS = {
 }
 
 
-def written(made: Card | None = None, parent: str = PARENT, history=()) -> str:
-    return model_card(made or card(), parent=parent, history=history)
+def written(
+    made: Card | None = None, parent: str = PARENT, history=(), base=(PARENT, "abc123")
+) -> str:
+    return model_card(made or card(), parent=parent, history=history, base=base)
 
 
 def section(text: str, heading: str) -> str:
@@ -67,8 +70,8 @@ def test_the_hub_reads_the_front_matter(tmp_path):
     read = ModelCard.load(tmp_path / "README.md")
     assert read.data.to_dict() == {
         "base_model": PARENT,
-        "base_model_relation": "finetune",
-        "library_name": "transformers",
+        "base_model_relation": "adapter",
+        "library_name": "peft",
         "pipeline_tag": "text-generation",
         "tags": ["agentsafe", "dpo", "trl", "peft", "lora"],
     }
@@ -169,20 +172,37 @@ def test_all_settings_and_versions_are_there():
 
 
 def test_loading_an_adapter_begins_with_the_weights_below_it():
-    merged = blocks(written(), "python")
-    assert len(merged) == 2 and f'from_pretrained("{PARENT}"' in merged[1]
+    (code,) = blocks(written(), "python")
+    assert f'base, revision = "{PARENT}", "abc123"\n' in code
+    (command,) = blocks(written(), "sh")
+    assert command == (
+        f"vllm serve {PARENT} --revision abc123 --enable-lora --max-lora-rank 16 "
+        "--lora-modules qwen+safe.one.b0.1.s2=.\n"
+    )
+    (code,) = blocks(written(base=("a b", None)), "python")
+    assert 'base, revision = "a b", None\n' in code
+    assert "vllm serve 'a b' --enable-lora" in written(base=("a b", None))
+
+
+@pytest.mark.parametrize(("stage_from", "rank"), [("merged", 32), ("adapter", 16)])
+def test_two_stages_are_one_adapter_of_both_ranks_unless_it_trained_further(stage_from, rank):
     name = "qwen+help.one.b0.1+safe.one.b0.1.s2"
-    further = card(name, settings=SETTINGS | {"stage_from": "adapter"})
-    text = written(further, parent="qwen+help.one.b0.1.s2", history=[card()])
-    assert 'from_pretrained("qwen",' in blocks(text, "python")[1]
-    assert "trained its adapter further" in section(text, "Lineage")
-    assert blocks(text, "sh") == [f"vllm serve . --served-model-name {name}\n"]
+    second = card(name, settings=SETTINGS | {"stage_from": stage_from})
+    text = written(second, parent="qwen+help.one.b0.1.s2", history=[card()], base=("qwen", None))
+    assert 'base, revision = "qwen", None\n' in blocks(text, "python")[0]
+    assert f"--max-lora-rank {rank} " in blocks(text, "sh")[0]
+    further = "trained its adapter further" in section(text, "Lineage")
+    assert further == (stage_from == "adapter")
+    assert ModelCard(text).data.base_model == "qwen"
 
 
-def test_a_run_of_all_weights_has_no_adapter():
-    text = written(card(settings=SETTINGS | {"tuning": "full"}))
-    assert len(blocks(text, "python")) == 1
-    assert ModelCard(text).data.tags == ["agentsafe", "dpo", "trl"]
+def test_whole_weights_are_loaded_alone():
+    text = written(card(settings=SETTINGS | {"tuning": "full"}), base=None)
+    assert "This folder holds whole weights" in text
+    assert "PeftModel" not in text and "vllm serve . --served-model-name qwen" in text
+    data = ModelCard(text).data
+    assert data.tags == ["agentsafe", "dpo", "trl"]
+    assert (data.base_model, data.base_model_relation) == (PARENT, "finetune")
 
 
 @pytest.mark.parametrize(
@@ -220,6 +240,7 @@ def test_no_name_from_outside_is_markup(name):
             versions={name: name},
         ),
         parent=name,
+        base=(name, name),
     )
     read = ModelCard(hostile)
     assert set(read.data.to_dict()) == set(ModelCard(written()).data.to_dict())
@@ -228,14 +249,15 @@ def test_no_name_from_outside_is_markup(name):
     assert re.findall(r"^#+ .*$", read.text, re.MULTILINE) == headings
     for block in blocks(hostile, "python"):
         ast.parse(block)
-    (call,) = [
-        node
-        for node in ast.walk(ast.parse(blocks(hostile, "python")[1]))
-        if isinstance(node, ast.Call)
-        and getattr(node.func, "attr", "") == "from_pretrained"
-        and isinstance(node.args[0], ast.Constant)
+    (named,) = [
+        node.value
+        for node in ast.walk(ast.parse(blocks(hostile, "python")[0]))
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
     ]
-    assert call.args[0].value == name
+    assert [each.value for each in named.elts] == [name, name]
+    (command,) = blocks(hostile, "sh")
+    word = "".join(sign if sign.isprintable() else " " for sign in name)
+    assert shlex.split(command)[:5] == ["vllm", "serve", word, "--revision", word]
 
 
 @pytest.mark.parametrize(

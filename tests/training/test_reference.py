@@ -13,7 +13,7 @@ from agentsafe.errors import UserError
 from agentsafe.models import checkpoint, loading
 from agentsafe.schemas import REFERENCE
 from agentsafe.training.config import Settings
-from agentsafe.training.reference import by_row, digest, reference, weights_digest
+from agentsafe.training.reference import by_row, digest, reference
 from agentsafe.training.tokenize import ChatEncoder, Played, Trajectory, trajectory
 from tests.helpers.chat_templates import REWRITES
 from tests.helpers.dpo_data import PROMPTS, episode, rollout_table
@@ -69,7 +69,7 @@ def test_each_rollout_has_the_log_probability_that_the_model_gives_it(
     )
     assert table["tokens"].to_list() == [len(each.ids) for each in tokens.values()]
     assert table["counted"].to_list() == [sum(each.mask) for each in tokens.values()]
-    told = by_row(table, rollouts, tokens, weights_digest(parent))
+    told = by_row(table, rollouts, tokens, checkpoint.weights_digest(parent))
     for row, each in tokens.items():
         assert told[row] == pytest.approx(plain(parent, each), abs=1e-3)
 
@@ -115,7 +115,7 @@ def test_a_parent_that_was_not_trained_says_nothing(tmp_path, rollouts):
 
 def test_what_was_asked_of_others_is_refused(parent, rollouts, tokens):
     table = reference(parent, rollouts, PROMPTS, **OPTIONS)
-    weights = weights_digest(parent)
+    weights = checkpoint.weights_digest(parent)
     other = {0: Trajectory(tokens[0].ids, [0] * len(tokens[0].ids))}
     assert digest(other[0]) != digest(tokens[0])
     for wrong in (

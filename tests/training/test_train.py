@@ -22,7 +22,7 @@ from polars.testing import assert_frame_equal
 from agentsafe import schemas
 from agentsafe.errors import UserError
 from agentsafe.models import checkpoint, loading
-from agentsafe.models.checkpoint import ADAPTER
+from agentsafe.models.checkpoint import ADAPTER, BASE, STAGE
 from agentsafe.preferences.dataset import training_set
 from agentsafe.scores.config import Bootstrap
 from agentsafe.suites.cases import case_index, split
@@ -240,13 +240,15 @@ def test_a_card_that_cannot_be_written_costs_no_training(run, monkeypatch):
         run()
 
 
-def test_adapter_and_merged_weights_are_the_same_model(plain, parent):
+def test_a_checkpoint_is_an_adapter_that_peft_puts_on_the_source(plain, parent):
     from peft import PeftModel
 
+    names = {path.name for path in plain.folder.iterdir()}
+    assert names == {"README.md", BASE, "adapter_config.json", "adapter_model.safetensors"}
     tokenizer = loading.load_tokenizer(plain.folder)
     before = logits(loading.load_model(parent), tokenizer)
     whole = logits(loading.load_model(plain.folder), tokenizer)
-    adapted = PeftModel.from_pretrained(loading.load_model(parent), plain.folder / ADAPTER).eval()
+    adapted = PeftModel.from_pretrained(loading.load_model(parent), plain.folder).eval()
     assert (logits(adapted, tokenizer) - whole).abs().max() < 1e-4
     assert (before - whole).abs().max() > 1e-2
     assert not [name for name in adapted.state_dict() if "lora" in name and "lm_head" in name]
@@ -262,9 +264,15 @@ def dtypes(folder):
     return {name: weight.dtype for name, weight in weights(folder).items()}
 
 
-@pytest.mark.parametrize("tuning", ["lora", "full"])
+WHOLE = {
+    "full": replace(SETTINGS, tuning="full"),
+    "dora": replace(SETTINGS, lora=replace(SETTINGS.lora, dora=True)),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_checkpoint_is_saved_as_its_parent_was(run, parent, rollouts, tmp_path, tuning, dtype):
+def test_whole_weights_are_saved_as_the_parents_were(run, parent, rollouts, tmp_path, kind, dtype):
     """Field by field and tensor by tensor, with a tied head, and a norm that is kept in float32."""
     import torch
     from safetensors.torch import save_file
@@ -280,7 +288,7 @@ def test_a_checkpoint_is_saved_as_its_parent_was(run, parent, rollouts, tmp_path
     # transformers reads such a file, and refuses to save it.
     sampling = {"temperature": 0.5, "do_sample": False, "eos_token_id": 258}
     (folder / "generation_config.json").write_text(json.dumps(sampling))
-    settings = replace(SETTINGS, tuning=tuning, max_steps=2, save_steps=1, learning_rate=1e-2)
+    settings = replace(WHOLE[kind], max_steps=2, save_steps=1, learning_rate=1e-2)
     known = reference(folder, rollouts, PROMPTS, lineage="tiny", settings=settings, threads=1)
     made = run(settings, parent=str(folder), reference=known)
     assert fields(made.folder) == fields(folder)
@@ -290,13 +298,16 @@ def test_a_checkpoint_is_saved_as_its_parent_was(run, parent, rollouts, tmp_path
 
 
 def test_an_adapter_names_its_base_and_no_folder_of_this_machine(run, plain, parent, tmp_path):
-    config = json.loads((plain.folder / ADAPTER / "adapter_config.json").read_text())
+    config = json.loads((plain.folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "tiny"
+    assert Path(plain.folder, json.loads((plain.folder / BASE).read_text())["folder"]).samefile(
+        parent
+    )
     fetched = Path(shutil.copytree(parent, tmp_path / "fetched"))
     origin = {"model": "maker/tiny", "backend": "transformers", "commit": "abc"}
     (fetched / checkpoint.ORIGIN).write_text(json.dumps(origin))
     made = run(replace(SETTINGS, max_steps=1), parent=str(fetched))
-    config = json.loads((made.folder / ADAPTER / "adapter_config.json").read_text())
+    config = json.loads((made.folder / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("maker/tiny", "abc")
 
 
@@ -317,6 +328,53 @@ def test_a_trained_checkpoint_trains_again_and_the_same_way_twice(run, plain, ta
     again = run()
     assert_frame_equal(steps(plain), steps(again))
     assert same(weights(plain.folder), weights(again.folder), 0)
+
+
+def merged_as_before(folder, parent, adapter, path):
+    """Write a checkpoint as version 0.1 did: merged weights, and the adapter beside them."""
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(loading.load_model(parent), adapter).merge_and_unload()
+    loading.save_as(model, parent, path)
+    loading.load_tokenizer(parent).save_pretrained(path)
+    shutil.copytree(adapter, path / ADAPTER, ignore=shutil.ignore_patterns(BASE, STAGE))
+    return path
+
+
+@pytest.mark.parametrize("stage_from", ["merged", "adapter"])
+def test_a_second_stage_is_the_one_on_merged_weights(
+    run, float64, plain, task, parent, tmp_path, stage_from
+):
+    """Also on a checkpoint of an older version, which is merged already."""
+    settings = replace(SETTINGS, stage_from=stage_from, lora=replace(SETTINGS.lora, rslora=True))
+    given = {"lineage": SECOND, "cards_before": (task.card,)}
+    given["base"] = str(parent) if stage_from == "adapter" else None
+    old = merged_as_before(plain.folder, parent, plain.folder, tmp_path / "old")
+    ours = run(settings, parent=str(plain.folder), name="ours", **given)
+    theirs = run(settings, parent=str(old), name="theirs", **given)
+    assert ours.card.first_loss == pytest.approx(math.log(2), abs=1e-5)
+    assert_frame_equal(steps(ours), steps(theirs), abs_tol=1e-5)
+    assert same(weights(ours.folder), weights(theirs.folder), 1e-6)
+    assert not same(weights(ours.folder), weights(plain.folder), 1e-3)
+    base = parent if stage_from == "adapter" else old
+    assert checkpoint.base_folder(theirs.folder).samefile(base)
+    assert checkpoint.base_folder(ours.folder).samefile(parent)
+    assert (ours.folder / STAGE).exists() == (stage_from == "merged")
+
+
+def test_an_adapter_has_the_dtype_of_its_base(run, parent, tmp_path):
+    """An optimizer's float32 would double the bytes, and a later stage's steps are on 16 bits."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(parent, tmp_path / "parent"))
+    half = {name: weight.bfloat16() for name, weight in weights(folder).items()}
+    save_file(half, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text()) | {"dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config))
+    made = run(replace(SETTINGS, max_steps=1), parent=str(folder))
+    tensors = load_file(made.folder / "adapter_model.safetensors").values()
+    assert {each.dtype for each in tensors} == {torch.bfloat16}
 
 
 DROPPING_OUT = replace(
@@ -363,15 +421,16 @@ def test_each_loss_starts_at_its_closed_form_and_falls(run, options, first):
     assert made.card.settings["loss"] == options.get("loss", "sigmoid")
 
 
-@pytest.mark.parametrize("kind", ["dora", "rslora"])
-def test_other_adapters_merge_into_the_same_model(run, parent, tmp_path, kind):
+@pytest.mark.parametrize(("kind", "adapter"), [("dora", ADAPTER), ("rslora", "")])
+def test_other_adapters_merge_into_the_same_model(run, parent, tmp_path, kind, adapter):
     from peft import PeftModel
 
     made = run(replace(SETTINGS, lora=replace(SETTINGS.lora, **{kind: True})))
+    assert (made.folder / BASE).exists() == (made.folder / adapter).samefile(made.folder)
     assert made.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
     tokenizer = loading.load_tokenizer(tmp_path / "out")
     whole = logits(loading.load_model(tmp_path / "out"), tokenizer)
-    model = PeftModel.from_pretrained(loading.load_model(parent), tmp_path / "out" / ADAPTER)
+    model = PeftModel.from_pretrained(loading.load_model(parent), tmp_path / "out" / adapter)
     adapted = logits(model, tokenizer)
     assert (whole - adapted).abs().max() < 1e-4
     assert (whole - logits(loading.load_model(parent), tokenizer)).abs().max() > 1e-3
@@ -475,10 +534,11 @@ def test_a_second_stage_trains_the_first_ones_adapter_further(
     from safetensors.torch import load_file
 
     known = reference(plain.folder, rollouts, PROMPTS, lineage="tiny", settings=SETTINGS, threads=1)
-    folder = shutil.copytree(plain.folder, tmp_path / "first")
-    config = folder / ADAPTER / "adapter_config.json"
+    folder = Path(shutil.copytree(plain.folder, tmp_path / "first"))
+    config = folder / "adapter_config.json"
     written = json.loads(config.read_text()) | {"lora_dropout": dropout}
     config.write_text(json.dumps(written))
+    checkpoint.write_base(folder, parent, at=folder, digest=checkpoint.weights_digest(parent))
     second = run(
         replace(SETTINGS, stage_from="adapter"),
         parent=str(folder),
@@ -491,13 +551,13 @@ def test_a_second_stage_trains_the_first_ones_adapter_further(
     assert (second.card.first_loss == first) == (dropout == 0)
     assert second.log["dpo_loss"][-1] < second.log["dpo_loss"][0]
     before, after = (
-        load_file(made.folder / ADAPTER / "adapter_model.safetensors") for made in (plain, second)
+        load_file(made.folder / "adapter_model.safetensors") for made in (plain, second)
     )
     assert before.keys() == after.keys()
     # It starts from the first adapter, not from a fresh one, and on the source, not on its parent.
     assert any((before[name] - after[name]).abs().max() > 1e-3 for name in before)
     tokenizer = loading.load_tokenizer(second.folder)
-    model = PeftModel.from_pretrained(loading.load_model(parent), second.folder / ADAPTER)
+    model = PeftModel.from_pretrained(loading.load_model(parent), second.folder)
     merged = logits(loading.load_model(second.folder), tokenizer)
     assert (merged - logits(model, tokenizer)).abs().max() < 1e-4
 

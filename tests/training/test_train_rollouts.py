@@ -15,7 +15,7 @@ from polars.testing import assert_frame_equal
 from agentsafe import schemas
 from agentsafe.errors import UserError
 from agentsafe.models import loading
-from agentsafe.models.checkpoint import ADAPTER
+from agentsafe.models.checkpoint import BASE
 from agentsafe.preferences.dataset import training_set
 from agentsafe.suites.cases import case_index, split
 from agentsafe.training.config import OF_PAIRS, Lora
@@ -197,7 +197,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_been(run, caplog, tuning):
     assert "resumes after step 4" in caplog.text
     assert_frame_equal(whole.log.drop("seconds"), resumed.log.drop("seconds"))
     assert same(weights(whole.folder), weights(resumed.folder), 0)
-    assert (resumed.folder / ADAPTER).exists() == (tuning == "lora")
+    assert (resumed.folder / BASE).exists() == (tuning == "lora")
 
 
 def test_two_processes_train_what_one_trains(run, task, tmp_path):

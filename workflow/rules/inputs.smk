@@ -174,11 +174,15 @@ def get_parent(wildcards):
 
 
 def get_base(wildcards):
-    """Return the source below a parent's adapter, where a stage trains that adapter further."""
+    """Return the source that a trained checkpoint may be an adapter of; nothing for a source."""
     lineage = Lineage.parse(wildcards.lineage)
-    if config["training"]["stage_from"] == "merged" or not lineage.parent.stages:
-        return []
-    return f"{RESULTS}/checkpoints/{lineage.source}"
+    return f"{RESULTS}/checkpoints/{lineage.source}" if lineage.stages else []
+
+
+def get_base_of_parent(wildcards):
+    """Return the same for what a lineage's last stage starts from."""
+    lineage = Lineage.parse(wildcards.lineage)
+    return f"{RESULTS}/checkpoints/{lineage.source}" if lineage.parent.stages else []
 
 
 def get_base_name(wildcards):

@@ -6,6 +6,7 @@ rule roll_out:
     input:
         **SUITE_FILES,
         checkpoint=f"{RESULTS}/checkpoints/{{lineage}}",
+        base=get_base,
         emulator=get_checkpoint(EMULATOR["model"]),
     output:
         rollouts=f"{RESULTS}/rollouts/{{lineage}}/{{shard}}.parquet",

@@ -6,6 +6,7 @@ rule reference:
     input:
         **SUITE_FILES,
         parent=f"{RESULTS}/checkpoints/{{lineage}}",
+        base=get_base,
         rollouts=get_source_rollouts(),
     output:
         f"{RESULTS}/reference/{{lineage}}.parquet",
@@ -37,7 +38,7 @@ rule train:
     input:
         **SUITE_FILES,
         parent=get_parent,
-        base=get_base,
+        base=get_base_of_parent,
         cards_before=get_earlier_cards,
         reference=get_reference,
         pairs=get_pairs,

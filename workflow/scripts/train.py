@@ -20,7 +20,7 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
         prompt=options.prompt,
         suite_files=(given.cases, given.toolkits),
         parent=given.parent,
-        base=given.get("base") or None,
+        base=given.base if options.settings["stage_from"] == "adapter" and given.base else None,
         base_model=options.base_model,
         cards_before=tuple(given.get("cards_before", ())),
         pairs=given.pairs,
