@@ -33,7 +33,8 @@ JOBS = PYTHONPATH=workflow/plugins $(SNAKEMAKE) --logger jobs
 # A worker takes whole files, in the order of tests/conftest.py; ARGS="-n 0" needs none.
 IN_PARALLEL = -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help run test lint docs lock plan status dag accept retry preflight serve to-label report clean
+.PHONY: help run test lint docs lock plan status dag accept retry preflight serve to-label export report \
+	clean
 
 help: ## print this list
 	@echo 'make TARGET [CONFIG=$(CONFIG)] [ARGS="..."] [PYTHON=$(PYTHON)]'
@@ -91,6 +92,9 @@ serve: $(INSTALLED) ## print how to start a server for MODEL of CONFIG; RUN=1 st
 
 to-label: $(INSTALLED) ## write a sample of CONFIG's rollouts for people to label, as a page and a CSV
 	@$(SNAKEMAKE) export_rollouts --cores all --quiet all $(ARGS)
+
+export: $(INSTALLED) ## write LINEAGE of CONFIG's run into a folder TO that stands alone, FORMAT=merged or adapter
+	@$(IN_ENVIRONMENT)/python -m agentsafe.runs.export "$(CONFIG)" "$(LINEAGE)" "$(FORMAT)" "$(TO)"
 
 report: $(INSTALLED) ## write Snakemake's report of the last run to report.html
 	@$(SNAKEMAKE) --report report.html $(ARGS)

@@ -31,6 +31,7 @@ from agentsafe.inference.thinking import opens_thinking
 from agentsafe.inference.types import Choice, Completion, Message, Sampling
 from agentsafe.inference.vllm_protocol import (
     Prompt,
+    base_and_adapter,
     choice_probabilities,
     completion,
     engine_arguments,
@@ -39,7 +40,6 @@ from agentsafe.inference.vllm_protocol import (
     scoring_arguments,
 )
 from agentsafe.models import loading
-from agentsafe.models.checkpoint import base_folder, check, check_base
 from agentsafe.models.config import Model
 
 #: Defaults of environment variables: vLLM uses this process's logging and sends no usage reports.
@@ -59,13 +59,9 @@ def load(name: str, model: Model, folder: str) -> "VllmChat":
 
     Raises:
         UserError: vLLM is not installed, does not support the entry's settings or does not start;
-            or as `loading.load_tokenizer` and `checkpoint.check_base`.
+            or as `loading.load_tokenizer` and `base_and_adapter`.
     """
-    base, adapter = str(base_folder(folder)), model.adapter
-    if base != folder:
-        check(folder)
-        check_base(folder)
-        adapter = folder
+    base, adapter = base_and_adapter(model, folder)
     arguments = engine_arguments(name, model, base, adapter)
     for package in ("vllm", *(["vllm_bnb_plugin"] if arguments["quantization"] else [])):
         if importlib.util.find_spec(package) is None:

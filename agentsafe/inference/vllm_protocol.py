@@ -15,7 +15,13 @@ from agentsafe.inference.served import served
 from agentsafe.inference.stop_strings import cut_after, decode_turn
 from agentsafe.inference.thinking import OPEN, first_stop, split_thinking
 from agentsafe.inference.types import Completion, Sampling
-from agentsafe.models.checkpoint import ADAPTER_CONFIG, check_adapter
+from agentsafe.models.checkpoint import (
+    ADAPTER_CONFIG,
+    base_folder,
+    check,
+    check_adapter,
+    check_base,
+)
 from agentsafe.models.config import Model
 
 #: Values that vLLM accepts as `max_lora_rank`.
@@ -27,6 +33,24 @@ class Prompt(NamedTuple):
 
     tokens: list[int]
     thinking: bool = False
+
+
+def base_and_adapter(model: Model, folder: str) -> tuple[str, str | None]:
+    """Return the folders of a checkpoint's whole weights and of the adapter on them, if any.
+
+    Args:
+        model: the entry that says how it is served.
+        folder: of the checkpoint.
+
+    Raises:
+        UserError: as `checkpoint.check` and `checkpoint.check_base`.
+    """
+    base = base_folder(folder)
+    if base == Path(folder):
+        return folder, model.adapter
+    check(folder)
+    check_base(folder)
+    return str(base), folder
 
 
 def engine_arguments(

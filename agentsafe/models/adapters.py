@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from agentsafe._util.json import read_json
 from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
-from agentsafe.models.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +41,9 @@ def compose(
         dtype: of the written tensors; products are computed in float32.
 
     Raises:
-        UserError: an adapter is broken, or `check_composable` refuses the two.
+        UserError: an adapter is not LoRA's alone, or `check_composable` refuses the two.
     """
+    from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
     from safetensors.torch import save_file
 
     configs = [_config(each) for each in (first, second)]
@@ -57,7 +57,7 @@ def compose(
         tensors[f"{_PREFIX}{name}{_DOWN}"] = down.to(dtype).contiguous()
         tensors[f"{_PREFIX}{name}{_UP}"] = up.to(dtype).contiguous()
     folder = Path(folder)
-    save_file(tensors, folder / ADAPTER_WEIGHTS, {"format": "pt"})
+    save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, {"format": "pt"})
     config = configs[0] | {
         "r": rank,
         "lora_alpha": rank,
@@ -66,7 +66,7 @@ def compose(
         "target_parameters": configs[0].get("target_parameters")
         or configs[1].get("target_parameters"),
     }
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
 def check_composable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
@@ -94,12 +94,11 @@ def merge(model: "PreTrainedModel", folder: str | Path) -> "PreTrainedModel":
     """Add an adapter's update to a model's weights.
 
     Raises:
-        UserError: the adapter is broken or not one of this model.
+        UserError: the adapter is not one of this model.
     """
     from peft import PeftModel
 
     folder = Path(folder)
-    check_adapter(folder)
     try:
         adapted: Any = PeftModel.from_pretrained(model, str(folder), torch_device="cpu")
     except Exception as error:  # PEFT raises errors of many types
@@ -115,10 +114,9 @@ def put_beside(model: "PreTrainedModel", folder: str | Path) -> "PreTrainedModel
     This is for quantised weights: rounded to their few levels again, they would lose the update.
 
     Raises:
-        UserError: the adapter is broken or not one of linear layers of this model.
+        UserError: the adapter is not one of linear layers of this model.
     """
     folder = Path(folder)
-    check_adapter(folder)
     config = _config(folder)
     if config.get("target_parameters"):
         raise UserError(
@@ -153,9 +151,11 @@ def misfit(folder: str | Path, why: str) -> UserError:
 
 
 def _config(folder: str | Path) -> dict[str, Any]:
-    config = read_json(Path(folder) / ADAPTER_CONFIG)
+    from peft.utils import CONFIG_NAME
+
+    config = read_json(Path(folder) / CONFIG_NAME)
     if type(config.get("r")) is not int or type(config.get("lora_alpha")) not in (int, float):
-        raise UserError(f"{folder}/{ADAPTER_CONFIG}: it has no rank 'r' and scale 'lora_alpha'")
+        raise UserError(f"{folder}/{CONFIG_NAME}: it has no rank 'r' and scale 'lora_alpha'")
     return config
 
 
@@ -168,9 +168,11 @@ def _factors(
         A (experts, rank, in) and, with the scale in it, B (out, rank, experts), in float32; a layer
         that is no stack of experts is one expert.
     """
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME
     from safetensors.torch import load_file
 
-    tensors = load_file(Path(folder) / ADAPTER_WEIGHTS)
+    path = Path(folder) / SAFETENSORS_WEIGHTS_NAME
+    tensors = load_file(path)
     rank = config["r"]
     scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
     found = {}
@@ -178,7 +180,7 @@ def _factors(
         name = key.removesuffix(_DOWN)
         down, up = tensors.pop(key).float(), tensors.pop(f"{name}{_UP}", None)
         if up is None or len(down) % rank or up.shape[-1] != len(down):
-            raise UserError(f"{folder}/{ADAPTER_WEIGHTS}: {key} has no counterpart of rank {rank}")
+            raise UserError(f"{path}: {key} has no counterpart of rank {rank}")
         experts = len(down) // rank
         # PEFT's order: A is (experts * rank, in), B is (out, rank * experts).
         found[name.removeprefix(_PREFIX)] = (
@@ -187,7 +189,7 @@ def _factors(
         )
     if tensors or not found:
         raise UserError(
-            f"{folder}/{ADAPTER_WEIGHTS}: holds tensors other than LoRA's pairs, first "
+            f"{path}: holds tensors other than LoRA's pairs, first "
             f"{one_line(ascii(min(tensors, default='none')))}"
         )
     return found
@@ -224,9 +226,10 @@ def _target_modules(
 def _check_names(adapted: Any, folder: Path) -> None:
     """Check that an adapter's file has a tensor for each of the adapted layers, and no other."""
     from peft import get_peft_model_state_dict
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME
     from safetensors import safe_open
 
-    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
+    with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, "pt") as file:
         found = {*file.keys()}
     expected = {*get_peft_model_state_dict(adapted, save_embedding_layers=False)}
     # Without this check, tensors that were not loaded would silently stay as they began.

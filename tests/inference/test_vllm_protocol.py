@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from agentsafe.inference.served import served
 from agentsafe.inference.types import Completion, Sampling
 from agentsafe.inference.vllm_protocol import (
     Prompt,
+    base_and_adapter,
     choice_probabilities,
     completion,
     engine_arguments,
@@ -19,8 +21,9 @@ from agentsafe.inference.vllm_protocol import (
     sampling_arguments,
     scoring_arguments,
 )
+from agentsafe.models import checkpoint
 from agentsafe.models.config import Model
-from tests.helpers.tiny_model import tiny_tokenizer
+from tests.helpers.tiny_model import tiny_tokenizer, write_tiny_checkpoint
 
 MODEL = Model("some/model", backend="vllm", concurrency=32, memory_fraction=0.5, context=4096)
 
@@ -98,6 +101,20 @@ def test_the_engine_is_ready_for_the_adapters_rank(tmp_path, config, rank):
 def test_a_rank_that_vllm_does_not_take_is_one_line(tmp_path, config):
     with pytest.raises(UserError, match=r"^models.mine.adapter: [^\n]*no rank up to 512"):
         engine_arguments("mine", MODEL, "f", adapter(tmp_path, **config))
+
+
+def test_a_trained_checkpoint_is_served_as_its_base_and_its_adapter(tmp_path):
+    pytest.importorskip("torch")
+    base = write_tiny_checkpoint(tmp_path / "tiny", hidden=16)
+    assert base_and_adapter(MODEL, str(base)) == (str(base), MODEL.adapter)
+    trained = adapter(tmp_path, r=4)
+    folder = Path(trained)
+    digest = checkpoint.weights_digest(base)
+    checkpoint.write_base(folder, base, at=folder, digest=digest)
+    assert base_and_adapter(MODEL, trained) == (str(base), trained)
+    checkpoint.write_base(folder, base, at=folder, digest="other")
+    with pytest.raises(UserError, match="was trained on weights with the digest other"):
+        base_and_adapter(MODEL, trained)
 
 
 def test_an_adapter_without_weights_is_a_user_error(tmp_path):

@@ -166,6 +166,27 @@ def test_an_adapter_that_is_not_whole_is_refused(model, folder, adapter):
     assert line.startswith(f"{adapter}/adapter_config.json: no such file")
 
 
+def test_a_trained_adapter_becomes_links_with_its_base_where_it_is(whole, folder, tmp_path):
+    """The folder that it names is written again, as it is relative to the adapter's own."""
+    peft = pytest.importorskip("peft")
+    trained = tmp_path / "elsewhere" / "tiny+safe"
+    lora = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    peft.get_peft_model(loading.load_model(whole), lora).save_pretrained(trained)
+    digest = checkpoint.weights_digest(whole)
+    checkpoint.write_base(trained, whole, at=trained, digest=digest)
+    origin = take(folder, trained)
+    assert {"adapter_model.safetensors", checkpoint.BASE} < origin["files"].keys()
+    assert (folder / "adapter_model.safetensors").is_symlink()
+    assert checkpoint.base_folder(folder).samefile(whole)
+    assert checkpoint.base_digest(folder) == digest
+    ours, theirs = (loading.load_model(each).state_dict() for each in (folder, trained))
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+    assert loading.load_tokenizer(folder).chat_template
+    shutil.rmtree(folder)
+    line = refused(folder, trained, adapter=str(trained))
+    assert line == f"models.m.adapter: {trained} is an adapter itself: leave it out"
+
+
 def test_a_model_on_a_server_is_its_origin_alone(folder):
     origin = take(folder, "gpt-5-mini", backend="openai", api_key_env="SOME_KEY")
     assert [path.name for path in folder.iterdir()] == ["origin.json"]

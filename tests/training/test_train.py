@@ -21,8 +21,9 @@ from polars.testing import assert_frame_equal
 
 from agentsafe import schemas
 from agentsafe.errors import UserError
-from agentsafe.models import checkpoint, loading
+from agentsafe.models import checkpoint, hub, loading
 from agentsafe.models.checkpoint import ADAPTER, BASE, STAGE
+from agentsafe.models.config import Model
 from agentsafe.preferences.dataset import training_set
 from agentsafe.scores.config import Bootstrap
 from agentsafe.suites.cases import case_index, split
@@ -360,6 +361,28 @@ def test_a_second_stage_is_the_one_on_merged_weights(
     assert checkpoint.base_folder(theirs.folder).samefile(base)
     assert checkpoint.base_folder(ours.folder).samefile(parent)
     assert (ours.folder / STAGE).exists() == (stage_from == "merged")
+
+
+def test_a_trained_checkpoint_of_another_run_is_a_source_like_any_other(
+    run, plain, parent, tmp_path
+):
+    """Its stages and this run's are one adapter of its own source."""
+    fetched = tmp_path / "checkpoints" / "tiny"
+    hub.fetch_model("tiny", Model(str(plain.folder)), fetched)
+    first = run(replace(SETTINGS, max_steps=2), parent=str(fetched), name="first")
+    assert checkpoint.base_folder(first.folder).samefile(parent)
+    config = json.loads((first.folder / "adapter_config.json").read_text())
+    assert config["r"] == 2 * SETTINGS.lora.r
+    further = run(
+        replace(SETTINGS, max_steps=2, stage_from="adapter"),
+        parent=str(first.folder),
+        base=str(fetched),
+        lineage=SECOND,
+        cards_before=(str(tmp_path / "first.json"),),
+    )
+    assert further.card.first_loss == pytest.approx(math.log(2), abs=1e-4)
+    config = json.loads((further.folder / "adapter_config.json").read_text())
+    assert config["r"] == 2 * SETTINGS.lora.r and (further.folder / STAGE).is_dir()
 
 
 def test_an_adapter_has_the_dtype_of_its_base(run, parent, tmp_path):
