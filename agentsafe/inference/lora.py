@@ -26,11 +26,11 @@ from agentsafe._util.hashing import key_of
 from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
 from agentsafe.inference.openai_refusals import read_refusal
-from agentsafe.models.checkpoint import check_weights, fingerprint
+from agentsafe.models import checkpoint
+from agentsafe.models.checkpoint import ADAPTER_CONFIG, fingerprint
 
 log = logging.getLogger(__name__)
 
-_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _START = "start it as 'make serve' says"
 _REFUSED_KEY = "refuses the key (status {}): check api_key_env and the key in that variable"
 _RANK = re.compile(r"LoRA rank (\d+) is greater than max_lora_rank (\d+)", re.IGNORECASE)
@@ -85,15 +85,17 @@ def adapter_of(lineage: str, folder: str | Path) -> Adapter:
         folder: of the checkpoint.
 
     Raises:
-        UserError: the checkpoint is no adapter, or it is broken.
+        UserError: the checkpoint is no adapter, or it is broken or one of another base.
     """
     folder = Path(folder).resolve()
-    if not (folder / _CONFIG).is_file():
+    if not (folder / ADAPTER_CONFIG).is_file():
         raise UserError(
             f"{folder}: holds whole weights, which a server of the base cannot load: train it "
             "again with 'training.tuning: lora', or leave 'lora' out of its model"
         )
-    check_weights(folder / _WEIGHTS)
+    checkpoint.check_adapter(folder)
+    if checkpoint.base_folder(folder) != folder:
+        checkpoint.check_base(folder)
     digest = key_of(fingerprint(folder), str(folder))[:12]
     return Adapter(f"{lineage}-{digest}", folder)
 
@@ -194,7 +196,7 @@ async def try_server(
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".preflight-") as made:
         config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": ["q_proj"]}
-        Path(made, _CONFIG).write_text(json.dumps(config), encoding="utf-8")
+        Path(made, ADAPTER_CONFIG).write_text(json.dumps(config), encoding="utf-8")
         os.chmod(made, 0o755)  # else only this user's processes may read it
         adapter = Adapter(Path(made).name, Path(made).resolve())
         body = {"lora_name": adapter.name, "lora_path": str(adapter.folder)}
@@ -282,7 +284,7 @@ def begin_use(adapter: Adapter) -> IO | None:
         What `end_use` takes; None where the file system has no locks.
     """
     try:
-        lock = (adapter.folder / _CONFIG).open("r+b")  # NFS locks only what can be written
+        lock = (adapter.folder / ADAPTER_CONFIG).open("r+b")  # NFS locks only what can be written
     except OSError:
         return None
     try:
