@@ -13,6 +13,8 @@ from tests.helpers.project import Project
 CASES, SEED = 40, 0
 SAFE = "bold+safe.rules.b0.1.s0"
 HELP = "bold+safe.rules.b0.1+help.rules.b0.1.s0"
+SFT = "bold+sft.rules.s0"
+BEST = "bold+sft.rules+best.rules.b0.1.s0"
 TIMED = {"seconds"}
 
 
@@ -127,6 +129,32 @@ def test_points_say_what_each_run_scored_and_how_well_it_spoke(finished):
 
 def test_a_second_run_does_nothing(finished):
     assert finished.jobs() == {}
+
+
+def test_a_recipe_may_imitate_rollouts_before_pairs_train(finished, tmp_path):
+    made = finished.copy(tmp_path / "imitating")
+    made.change(training={"recipes": [["sft"], ["sft", "best"]]})
+    done = made.run("results/small/points.parquet", "results/small/figures/training.svg")
+    assert done.returncode == 0, done.stderr[-4000:]
+    chosen = table(made, "preferences/rules/sft.parquet")
+    trains = split(CASES, SEED)[0]
+    card, second = (
+        json.loads((made.folder / f"results/small/training/{name}.json").read_text())
+        for name in (SFT, BEST)
+    )
+    assert card["pairs"] == sum(case_index(name) in trains for name in chosen["case_id"]) > 0
+    assert second["first_loss"] == pytest.approx(0.6931, abs=1e-3)
+    nll = table(made, f"training/{SFT}.parquet")["nll"]
+    assert (nll[0], nll[-1], len(nll)) == (card["first_loss"], card["last_loss"], card["steps"])
+    references = made.folder.glob("results/small/reference/*sft*.parquet")
+    assert [path.stem for path in references] == [SFT]  # for the pairs; none of its own
+    points = table(made, "points.parquet").filter(pl.col("grain") == "run")
+    assert {(recipe, beta) for recipe, beta in points.select("recipe", "beta").iter_rows()} == {
+        ("source", None),
+        ("sft", None),
+        ("sft-then-best", 0.1),
+    }
+    assert "loss per token" in (made.folder / "results/small/figures/training.svg").read_text()
 
 
 def test_killed_twice_the_same_config_gives_the_same_tables(finished, tmp_path):
