@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import asdict
 
 import polars as pl
 import pytest
@@ -16,6 +17,7 @@ from agentsafe import schemas
 from agentsafe._util.journal import Journal
 from agentsafe._util.usage import Usage
 from agentsafe.errors import ConversationRefused, UserError
+from agentsafe.inference.served import served
 from agentsafe.inference.types import Completion
 from agentsafe.lineage import Lineage
 from agentsafe.preferences.pairs import clean_rollouts
@@ -68,6 +70,20 @@ def test_a_tool_by_another_of_its_names_is_called_and_the_name_is_a_repair():
     assert row["asides"][0]["repairs"] == ["tool_name"]
     assert (audit["malformed_turns"], audit["repaired_action"]) == (0, True)
     assert "Eyes.Look" in row["messages"][0]["content"]  # as it was written
+
+
+def test_a_local_models_tokens_are_kept_with_each_turn_and_a_servers_are_not():
+    turns = [
+        Completion(text, "stop", 5, 10, served=served(range(40 * (n + 1)), [n, 7]))
+        for n, text in enumerate([LOOK, "I think.", DONE])
+    ]
+    row, _ = only(Scripted(*turns))
+    assert row["served"] == [
+        {**asdict(turn.served), "answer": list(turn.served.answer)} for turn in turns
+    ]
+    assert len(row["served"]) == len(row["asides"])
+    row, _ = only(Scripted(LOOK, DONE))
+    assert row["served"] is None
 
 
 def test_an_episode_is_turns_and_observations_until_the_last_word():

@@ -16,6 +16,7 @@ from agentsafe.rollouts.react import conversation, prompts, read_turn
 from agentsafe.rollouts.roll_out import Agent, roll_out
 from agentsafe.training.served import Compared, compare, describe, notes
 from agentsafe.training.tokenize import ChatEncoder
+from tests.helpers.dpo_data import PROMPTS, SETTINGS, pair_table, rollout_table, write_task
 from tests.helpers.real_templates import (
     EPISODE,
     MODELS,
@@ -234,3 +235,23 @@ def test_the_rollouts_of_a_local_model_are_compared_through_their_table(rolled_o
     assert found.different.count == 0
     with pytest.raises(UserError, match="would train after"):
         compare(replace(encoder, tokenizer=tiny_tokenizer(CHATML + " ")), opening, read, "ape")
+
+
+def test_a_run_and_its_reference_stop_before_they_compute(tmp_path):
+    from agentsafe.training.reference import reference
+    from agentsafe.training.train import prepare
+
+    parent = write_tiny_checkpoint(tmp_path / "tiny", hidden=16)
+    tokenizer = loading.load_tokenizer(parent)
+    plain = rollout_table({(case, n): EPISODE for case in PROMPTS for n in range(2)})
+    answers = [turn + END for turn in TURNS]
+    kept = [table(tokenizer, answers, PROMPTS[case])["served"] for case in plain["case_id"]]
+    rollouts = plain.with_columns(served=pl.concat(kept))
+    task = write_task(tmp_path, parent, rollouts, pair_table([(case, 0, 1) for case in PROMPTS]))
+    found = prepare(task).card.served
+    assert found is not None and (found.rollouts, found.turns) == (24, 72)
+    (parent / "chat_template.jinja").write_text("Today is another day." + CHATML)
+    with pytest.raises(UserError, match="turn 1: it was served after"):
+        prepare(task)
+    with pytest.raises(UserError, match="turn 1: it was served after"):
+        reference(parent, rollouts, PROMPTS, lineage="tiny", settings=SETTINGS)
