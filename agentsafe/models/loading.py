@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 #: Files of a checkpoint that describe its model.
 _CONFIGS = ("config.json", "generation_config.json")
+#: Files of its tokenizer, of any kind, and the folder of further chat templates.
+_TOKENIZER = (
+    *("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json"),
+    "*chat_template*",
+)
 #: torch's names of safetensors' dtypes for weights.
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -226,6 +231,20 @@ def save_as(model: "PreTrainedModel", like: str | Path, folder: str | Path) -> N
             shutil.copyfile(kept, written)
         else:
             written.unlink(missing_ok=True)
+
+
+def copy_tokenizer(like: str | Path, folder: str | Path) -> None:
+    """Copy the tokenizer of a checkpoint, chat templates included, file by file.
+
+    Loaded and saved again it may make other tokens: transformers drops fields of its config, such
+    as `legacy` of the Llama kind, which decides about blanks.
+    """
+    for pattern in _TOKENIZER:
+        for path in base_folder(like).glob(pattern):
+            if path.is_dir():
+                shutil.copytree(path, Path(folder, path.name), dirs_exist_ok=True)
+            else:
+                shutil.copyfile(path, Path(folder, path.name))
 
 
 def saved_dtypes(folder: str | Path) -> dict[str, "torch.dtype"]:

@@ -60,7 +60,7 @@ def export(run: str | Path, lineage: str, form: str = "merged", to: str | Path =
     loading.quieten()
     with whole_folder(to) as partial:
         (_write_adapter if form == "adapter" else _write_merged)(folder, partial)
-        loading.load_tokenizer(folder).save_pretrained(partial)
+        loading.copy_tokenizer(folder, partial)
         if form == "merged" and checkpoint.base_folder(folder) != folder:
             text = _card_of_whole_weights(Path(run), folder)
             (partial / "README.md").write_text(text, encoding="utf-8")

@@ -504,8 +504,8 @@ def write_checkpoint(
 
 def _write_whole(model: Any, parent_folder: str | Path, folder: Path) -> None:
     loading.save_as(model, parent_folder, folder)
-    # The trainer may have added a padding token to its own tokenizer.
-    loading.load_tokenizer(parent_folder).save_pretrained(folder)
+    # Not the trainer's own, to which it may have added a padding token.
+    loading.copy_tokenizer(parent_folder, folder)
 
 
 def _write_composed(model: PeftModel, state: dict, folder: Path, parent: Parent) -> None:

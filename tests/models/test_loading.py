@@ -13,6 +13,7 @@ from tests.helpers.tiny_model import tiny_tokenizer, write_tiny_checkpoint
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
+tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file
@@ -216,3 +217,30 @@ def test_the_context_is_the_models_or_less(folder, tmp_path):
     assert loading.context(small.config, tokenizer, None) == 64
     tokenizer.model_max_length = 77
     assert loading.context(transformers.BloomConfig(), tokenizer, None) == 77  # has none of its own
+
+
+def legacy_tokenizer(folder):
+    """A tokenizer of the Llama kind: a blank begins each text, also after a special token."""
+    vocab = {token: n for n, token in enumerate(["<unk>", "<s>", "</s>", "▁", "a", "["])}
+    model = tokenizers.models.BPE(vocab=vocab, merges=[], unk_token="<unk>")
+    made = tokenizers.Tokenizer(model)
+    made.add_special_tokens(["<unk>", "<s>", "</s>"])
+    made.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": True, "chat_template": "-"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def test_a_copied_tokenizer_makes_the_same_tokens(folder, tmp_path):
+    """Saved again by transformers, it would not."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    shutil.copytree(folder, theirs, ignore=shutil.ignore_patterns("*token*", "chat_template*"))
+    shutil.copytree(theirs, ours)
+    legacy_tokenizer(theirs)
+    (theirs / "additional_chat_templates").mkdir()
+    (theirs / "additional_chat_templates/tools.jinja").write_text("--")
+    loading.copy_tokenizer(theirs, ours)
+    loaded = [loading.load_tokenizer(each) for each in (theirs, ours)]
+    tokens = [each.convert_ids_to_tokens(each("<s>[a")["input_ids"][-4:]) for each in loaded]
+    assert tokens[0] == tokens[1] == ["<s>", "▁", "[", "a"]
+    files = [sorted(path.name for path in each.rglob("*")) for each in (theirs, ours)]
+    assert files[0] == files[1]

@@ -293,6 +293,8 @@ def test_whole_weights_are_saved_as_the_parents_were(run, parent, rollouts, tmp_
     known = reference(folder, rollouts, PROMPTS, lineage="tiny", settings=settings, threads=1)
     made = run(settings, parent=str(folder), reference=known)
     assert fields(made.folder) == fields(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (made.folder / name).read_bytes() == (folder / name).read_bytes()
     assert dtypes(made.folder) == dtypes(folder)
     assert "lm_head.weight" not in weights(made.folder)
     assert not same(weights(folder), weights(made.folder), 1e-4)
