@@ -103,6 +103,22 @@ def check_template(encoder: ChatEncoder, prompt: Messages) -> None:
         raise UserError(f"{encoder.tokenizer.name_or_path}: {'; '.join(found)}")
 
 
+def check_sides(name: str, kind: str, rows: pl.DataFrame) -> None:
+    """Check that a preference set is of the kind that a run trains on.
+
+    Args:
+        name: of the run.
+        kind: `pairs` or `rollouts`.
+        rows: pairs with their rows, from `preferences.dataset.with_rows`.
+
+    Raises:
+        UserError: the set has pairs instead of rollouts to imitate, or the other way round.
+    """
+    other, length = ("rollouts", 1) if kind == "pairs" else ("pairs", 2)
+    if any(len(keys) == length for keys in examples(rows)):
+        raise UserError(f"{name}: trains on {kind}, but its preference set has {other}")
+
+
 def check_dropped(
     name: str, counts: PairCounts, settings: Settings, max_length: int, kind: str = "pairs"
 ) -> None:

@@ -259,6 +259,8 @@ def prepare(task: Task) -> Prepared:
         with_rows(pairs, rollouts, messages, cases=task.cases, seed=lineage.seed, half=half)
         for half in ("train", "test")
     )
+    for half in (training, test):
+        checks.check_sides(str(lineage), f"{card.example}s", half)
     tokenizer = loading.load_tokenizer(task.parent)
     encoder = chat_encoder(tokenizer, settings, task.template_options)
     for case in training["case_id"].head(1):

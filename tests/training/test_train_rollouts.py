@@ -272,6 +272,15 @@ def test_without_a_rollout_nothing_is_trained(run, chosen, tmp_path):
         run(settings=replace(SFT, max_length=10))
 
 
+def test_a_set_of_the_other_kind_is_refused(run, tmp_path):
+    pairs = pair_table([(case, 0, 1) for case in PROMPTS])
+    schemas.write_table(pairs, tmp_path / "pairs.parquet", schemas.PAIRS)
+    with pytest.raises(UserError, match="trains on rollouts, but its preference set has pairs"):
+        run(pairs=str(tmp_path / "pairs.parquet"))
+    with pytest.raises(UserError, match="trains on pairs, but its preference set has rollouts"):
+        run(lineage="tiny+safe.rules.b0.3.s0")
+
+
 def test_a_model_whose_numbers_depend_on_the_batch_stops_at_its_first_step(run, monkeypatch):
     """As one would that reads the padding of other rollouts."""
     import torch
