@@ -91,6 +91,16 @@ OWN_SERVER = {"model": "a/small", "backend": "openai", "base_url_env": "SMALL_UR
         ),
         ({"training": {"gpus": 2}}, "'training.gpus' is 2, but the miniature is trained on a CPU"),
         (
+            {
+                "training": {
+                    "tuning": "full",
+                    "weights_dtype": "bfloat16",
+                    "optimizer": "adamw_torch_8bit",
+                }
+            },
+            "'training.weights_dtype' is bfloat16, but the miniature is trained on a CPU",
+        ),
+        (
             {"training": {"quantization": "int4"}},
             "'training.quantization' is int4, but the miniature is trained on a CPU",
         ),
