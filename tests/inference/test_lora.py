@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import shutil
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -11,6 +13,7 @@ from agentsafe.errors import ServerTrouble, UserError
 from agentsafe.inference.types import Sampling
 from agentsafe.models.config import Model
 from tests.helpers.lora_server import serve_base, write_adapter
+from tests.helpers.paths import ROOT
 from tests.helpers.tiny_model import write_tiny_checkpoint
 
 pytest.importorskip("torch")
@@ -230,3 +233,27 @@ def test_the_context_of_an_adapter_is_that_of_its_base(server, made):
     chat = client(server, made / LINEAGE)
     say(chat, "Hello")
     assert asyncio.run(chat.context()) == 2048
+
+
+JOB = """
+import asyncio, os, signal, sys
+from agentsafe.inference import registry
+from agentsafe.inference.types import Sampling
+from agentsafe.models.config import Model
+name, folder, base = sys.argv[1:4]
+model = Model(base, "openai", lora=True, base_url_env="LORA_URL", api_key_env="LORA_KEY")
+chat = registry.serve(name, model, folder)
+asked = [{"role": "user", "content": "Hello"}]
+print(asyncio.run(chat.complete(asked, Sampling(max_tokens=4))).completion_tokens, flush=True)
+if "killed" in sys.argv:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_job_that_ends_unloads_its_adapter_and_one_that_is_killed_leaves_it(server, made):
+    asked = [sys.executable, "-c", JOB, LINEAGE, str(made / LINEAGE), server.name]
+    killed = subprocess.run([*asked, "killed"], cwd=ROOT, capture_output=True, check=False)
+    assert killed.stdout == b"4\n" and server.unloaded == []
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, check=True)
+    assert done.stdout == b"4\n" and done.stderr == b""
+    assert server.unloaded == server.loaded and len(server.loaded) == 1
