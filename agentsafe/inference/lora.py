@@ -262,7 +262,7 @@ async def _served(client: openai.AsyncOpenAI, server: Server) -> dict[str, Mappi
     try:
         listed = await client.get("/models", cast_to=str)
     except openai.APIStatusError as error:
-        if error.status_code in _PASSING:
+        if error.status_code in _PASSING or error.status_code >= 500:
             raise
         refusal = error
     if refusal is not None and refusal.status_code in (401, 403):
