@@ -182,6 +182,16 @@ def context(
     return own if limit is None else min(limit, own)
 
 
+def end_tokens(folder: str | Path, tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """Return the tokens that end a turn of a checkpoint when it is served."""
+    ends: int | list[int] | None = None
+    for name in _CONFIGS:  # the later one decides
+        path = base_folder(folder) / name
+        ends = (read_json(path) if path.is_file() else {}).get("eos_token_id", ends)
+    listed = ends if isinstance(ends, list) else [ends]
+    return {token for token in (*listed, tokenizer.eos_token_id) if token is not None}
+
+
 def load_config(folder: str | Path) -> "PreTrainedConfig":
     """Read the config of a checkpoint.
 

@@ -62,7 +62,9 @@ def reference(
     source = Lineage.parse(lineage).source
     tokenizer = loading.load_tokenizer(parent_folder)
     encoder = chat_encoder(tokenizer, settings, template_options)
-    for line in served.describe(lineage, served.compare(encoder, prompts, rollouts, source)):
+    ends = loading.end_tokens(parent_folder, tokenizer)
+    compared = served.compare(encoder, prompts, rollouts, source, ends)
+    for line in served.describe(lineage, compared):
         say(line)
     model = _model(parent_folder, settings.quantization, threads)
     weights = checkpoints.weights_digest(parent_folder)

@@ -284,4 +284,4 @@ def _notes(card: Card) -> list[str]:
             more = named.count - len(named.names)
             names = ", ".join([*named.names, *([f"and {more:,} more"] if more else [])])
             lines.append(f"{named.count:,} {kind.format(example=card.example)}: {names}")
-    return lines + (served.notes(card.served) if card.served else [])
+    return lines + (served.notes(card.served, served.ODD) if card.served else [])

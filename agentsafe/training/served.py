@@ -7,7 +7,7 @@ another way than the model generated it. Such turns are counted.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -27,6 +27,8 @@ KINDS = {
     "ended": "turns end with another token than was generated",
     "different": "turns have another text than was generated",
 }
+#: The kinds for a report: tokens of the same text are no anomaly.
+ODD = ("shortened", "ended", "different")
 _SAMPLE = 32  # rollouts
 _NAMED = 3  # of each kind, in a line; the card has more
 _SHOWN = 60  # characters
@@ -57,7 +59,11 @@ class Compared:
 
 
 def compare(
-    encoder: ChatEncoder, prompts: Mapping[str, Messages], rollouts: pl.DataFrame, source: str
+    encoder: ChatEncoder,
+    prompts: Mapping[str, Messages],
+    rollouts: pl.DataFrame,
+    source: str,
+    ends: Collection[int],
 ) -> Compared:
     """Compare all turns of up to 32 of a source's own rollouts, a seeded sample.
 
@@ -66,15 +72,17 @@ def compare(
         prompts: messages before the agent's first turn, by case id.
         rollouts: rows of `schemas.ROLLOUTS`, among them the source's.
         source: name of the checkpoint that the lineage begins as.
+        ends: tokens at which serving ends a turn.
 
     Raises:
-        UserError: a prompt has other tokens than were served, or most turns are another text than
-            was generated, which the chat template's words around them make.
+        UserError: a prompt has other tokens than were served, or the chat template writes turns
+            otherwise than the model: most are another text than was generated, or end with another
+            token, at which serving does not stop.
     """
     own = rollouts.filter(pl.col("checkpoint") == source, pl.col("served").is_not_null())
     own = own.sample(min(len(own), _SAMPLE), seed=0)
     kinds: dict[str, list[str]] = {kind: [] for kind in KINDS}
-    turns, fault = 0, ""
+    turns, fault, unended = 0, "", []
     for case, sample, records, *values in own.select(
         "case_id", "sample", "served", *PLAYED
     ).iter_rows():
@@ -88,11 +96,20 @@ def compare(
                 kinds[kind].append(name)
                 if kind == "different":
                     fault = fault or _difference(encoder, answer, record["answer"])
+                elif kind == "ended" and answer[-1] not in ends:
+                    unended.append([_text(encoder, ids[-1:]) for ids in (answer, record["answer"])])
     if 2 * len(kinds["different"]) > turns:
         raise UserError(
             f"{encoder.tokenizer.name_or_path}: {len(kinds['different'])} of {turns} turns would "
             f"train as another text than was generated, first {kinds['different'][0]}, where "
             f"{fault}: fix chat_template.jinja, which must write turns as the model does"
+        )
+    if 2 * len(unended) > turns:
+        trained, generated = unended[0]
+        raise UserError(
+            f"{encoder.tokenizer.name_or_path}: {len(unended)} of {turns} turns ended with "
+            f"{generated} and would train to end with {trained}, at which serving does not stop: "
+            "fix chat_template.jinja, or add that token to eos_token_id in generation_config.json"
         )
     return Compared(len(own), turns, **{kind: named(names) for kind, names in kinds.items()})
 
@@ -111,11 +128,11 @@ def describe(name: str, compared: Compared) -> list[str]:
     return lines + [f"{name}: {note}" for note in notes(compared)]
 
 
-def notes(compared: Compared) -> list[str]:
-    """Describe the turns whose own tokens differ, one line for each kind."""
+def notes(compared: Compared, kinds: Iterable[str] = KINDS) -> list[str]:
+    """Describe the turns whose own tokens differ, one line for each of some kinds."""
     lines = []
-    for kind, words in KINDS.items():
-        found = getattr(compared, kind)
+    for kind in kinds:
+        found, words = getattr(compared, kind), KINDS[kind]
         if found.count:
             more = found.count - _NAMED
             names = "; ".join(

@@ -283,7 +283,9 @@ def prepare(task: Task) -> Prepared:
     card = replace(
         card,
         findings=checks.findings(training, rollouts, tokens, kept, max_length),
-        served=compare(encoder, messages, rollouts, lineage.source),
+        served=compare(
+            encoder, messages, rollouts, lineage.source, loading.end_tokens(task.parent, tokenizer)
+        ),
         loss_tokens=checks.loss_share(kept, tokens),
         expected=estimate(config, settings, kept, tokens, device=_device(gpu)),
         data_sha256=_data_digest(kept, tokens),

@@ -219,6 +219,18 @@ def test_the_context_is_the_models_or_less(folder, tmp_path):
     assert loading.context(transformers.BloomConfig(), tokenizer, None) == 77  # has none of its own
 
 
+def test_the_tokens_that_end_a_turn_are_those_of_serving(folder, tmp_path):
+    from agentsafe.inference.stop_strings import Texts
+
+    copy, tokenizer = shutil.copytree(folder, tmp_path / "copy"), loading.load_tokenizer(folder)
+    for ends in (None, 3, [3, 4]):
+        if ends is not None:
+            (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+        texts = Texts(loading.load_model(copy), tokenizer)
+        found = loading.end_tokens(copy, tokenizer)
+        assert found == {token for token in range(len(tokenizer)) if texts.end([token], ())}
+
+
 def legacy_tokenizer(folder):
     """A tokenizer of the Llama kind: a blank begins each text, also after a special token."""
     vocab = {token: n for n, token in enumerate(["<unk>", "<s>", "</s>", "▁", "a", "["])}

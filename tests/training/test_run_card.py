@@ -128,9 +128,11 @@ def test_a_run_that_imitates_rollouts_counts_rollouts():
 
 def test_the_summary_notes_anomalies_by_kind():
     (notes,) = training_summary([full_card()], training_log(RUN))["notes"].to_list()
-    assert len(notes) == 2 and notes[0].startswith("22 pairs are dropped, longer than")
+    assert len(notes) == 1 and notes[0].startswith("22 pairs are dropped, longer than")
     assert notes[0].endswith("tiny/19 over tiny/0, and 2 more")
-    assert notes[1].startswith("1 of 40 compared turns have other tokens")
+    found = replace(full_card().served, ended=Named(2, ["official_0: tiny/0, turn 1"]))
+    (notes,) = training_summary([replace(full_card(), served=found)], training_log(RUN))["notes"]
+    assert notes[1].startswith("2 of 40 compared turns end with another token than was generated")
 
 
 def test_no_training_is_none_and_a_card_that_is_none_is_named(tmp_path):

@@ -57,7 +57,8 @@ def table(tokenizer, answers, opening=USER, options=(), thoughts=(), **columns) 
 
 
 def compared(tokenizer, rollouts, opening=USER, **options) -> Compared:
-    return compare(ChatEncoder(tokenizer, **options), {"official_3": opening}, rollouts, "ape")
+    encoder, ends = ChatEncoder(tokenizer, **options), {tokenizer.eos_token_id}
+    return compare(encoder, {"official_3": opening}, rollouts, "ape", ends)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,20 @@ def test_most_turns_with_another_text_are_the_templates_fault(chatml):
     assert "first official_3: ape/0, turn 1, where token 25 would begin 'find" in str(raised.value)
     assert "and began 'lose" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_an_end_at_which_serving_does_not_stop_is_refused(chatml):
+    tokenizer = tiny_tokenizer(CHATML.replace("<|im_end|>", "<|endoftext|>"))
+    rollouts = table(tokenizer, [turn + END for turn in TURNS])
+    with pytest.raises(UserError) as raised:
+        compared(tokenizer, rollouts)
+    assert str(raised.value) == (
+        ": 3 of 3 turns ended with <|im_end|> and would train to end with <|endoftext|>, at which "
+        "serving does not stop: fix chat_template.jinja, or add that token to eos_token_id in "
+        "generation_config.json"
+    )
+    encoder, ends = ChatEncoder(tokenizer), (tokenizer.pad_token_id,)
+    assert counts(compare(encoder, {"official_3": USER}, rollouts, "ape", ends)) == {"ended": 3}
 
 
 def test_another_prompt_than_the_served_one_is_refused(chatml):
@@ -230,11 +245,12 @@ def test_the_rollouts_of_a_local_model_are_compared_through_their_table(rolled_o
     read = schemas.read_table(tmp_path / "rollouts.parquet", schemas.ROLLOUTS)
     assert (read["served"].list.len() == read["asides"].list.len()).all()
     encoder = ChatEncoder(loading.load_tokenizer(folder))
-    found = compare(encoder, opening, read, "ape")
+    found = compare(encoder, opening, read, "ape", ())
     assert (found.rollouts, found.turns) == (6, read["served"].list.len().sum())
     assert found.different.count == 0
+    other = tiny_tokenizer(CHATML + " ")
     with pytest.raises(UserError, match="would train after"):
-        compare(replace(encoder, tokenizer=tiny_tokenizer(CHATML + " ")), opening, read, "ape")
+        compare(replace(encoder, tokenizer=other), opening, read, "ape", ())
 
 
 def test_a_run_and_its_reference_stop_before_they_compute(tmp_path):
