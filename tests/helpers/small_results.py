@@ -10,7 +10,7 @@ import polars as pl
 from agentsafe import schemas
 from agentsafe.frontier.fits import Settings
 from agentsafe.frontier.frontier import fit_frontier
-from agentsafe.lineage import SFT, Lineage
+from agentsafe.lineage import SFT
 from agentsafe.scores.points import score_runs
 from agentsafe.training.run_card import Card, HeldOut, training_summary
 
@@ -114,7 +114,7 @@ def training_log(*lineages: str, steps: int = 5) -> pl.DataFrame:
 
     Those whose last stage is `sft` have a loss per token instead.
     """
-    imitate = [name for name in lineages if Lineage.parse(name).stages[-1].objective == SFT]
+    imitate = [name for name in lineages if name.rpartition("+")[2].startswith(f"{SFT}.")]
     runs = pl.DataFrame({"lineage": lineages}, schema={"lineage": pl.String})
     made = runs.join(pl.DataFrame({"step": range(1, steps + 1)}), how="cross")
     step = pl.col("step")
