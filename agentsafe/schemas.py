@@ -79,6 +79,17 @@ LABELS = pl.Schema(
         "rater": pl.String,
     }
 )
+#: What a training run measured on held-out pairs after a step.
+_HELD_OUT: dict[str, Any] = {
+    "held_out_part": pl.String,
+    **{
+        f"held_out_{number}": pl.Float64
+        for number in (
+            *("loss", "loss_low", "loss_high", "margin"),
+            *("accuracy", "accuracy_low", "accuracy_high"),
+        )
+    },
+}
 #: Columns that tables and journals of version 0.1 lack: they are read as null.
 ADDED = (
     "error_kind",
@@ -90,6 +101,7 @@ ADDED = (
     "rater",
     *("failed", "refused", "no_room", "failed_rollouts", "unscored"),
     "nll",
+    *_HELD_OUT,
 )
 #: Columns that do not make two labels different.
 _REMARKS = ("error_kind", "rationale", "expected", "entropy", "tokens", *_JUDGE_TOKENS)
@@ -174,6 +186,8 @@ PREFERENCE_SUMMARY = pl.Schema(
 #: One row per step of a training run: means over its pairs. `loss` is the minimised loss,
 #: `dpo_loss` the same without the SFT term. A run that imitates rollouts has `nll` instead, the
 #: mean over their counted tokens. `tokens` and `seconds` count from the run's start.
+#: `held_out_part` is `validation` or `test`; with all of `held_out_*` it is null where nothing was
+#: measured.
 TRAINING = pl.Schema(
     {
         "lineage": pl.String,
@@ -189,6 +203,7 @@ TRAINING = pl.Schema(
         "grad_norm": pl.Float64,
         "tokens": pl.Int64,
         "seconds": pl.Float64,
+        **_HELD_OUT,
     }
 )
 _NOTES: dict[str, Any] = {"notes": pl.List(pl.String)}
@@ -206,10 +221,15 @@ TRAINING_SUMMARY = pl.Schema(
         "last_loss": pl.Float64,
         "reward_margin": pl.Float64,
         "reward_accuracy": pl.Float64,
+        "kept_step": pl.Int64,
         "held_out_pairs": pl.Int64,
         "held_out_accuracy": pl.Float64,
         "held_out_accuracy_low": pl.Float64,
         "held_out_accuracy_high": pl.Float64,
+        "held_out_loss": pl.Float64,
+        "held_out_loss_low": pl.Float64,
+        "held_out_loss_high": pl.Float64,
+        "held_out_loss_before": pl.Float64,
         "reason": pl.String,
         **_NOTES,
     }

@@ -502,6 +502,11 @@ def _check_tuning(training: Mapping, suite: str) -> None:
             "'training.reference_logps: once' and leave 'training.ld_alpha' out"
         )
     _check_optimizer(training)
+    if training["keep"] == "best" and training["validation"] == 0:
+        raise UserError(
+            "config: 'training.keep' is best, but 'training.validation' is 0, so that test cases "
+            "would choose the step: write a share of the training cases, such as 0.1, or keep: last"
+        )
     shares = training["batching"] != "pairs" or training["batch_tokens"] is not None
     if training["router_aux_loss_coef"] and shares:
         raise UserError(

@@ -48,6 +48,7 @@ SILENT: dict[str, tuple[str, ...]] = {
     "training.model_card.model_card": (),
     "training.optimizers.check_optimizer": (),
     "training.run_card.describe": (),
+    "training.run_card.measured_lines": (),
     "training.served.Compared": (),
     "training.served.compare": (),
     "training.served.describe": (),

@@ -65,6 +65,26 @@ def split(cases: int, seed: int) -> tuple[frozenset[int], frozenset[int]]:
     return frozenset(order[: cases // 2]), frozenset(order[cases // 2 :])
 
 
+def validation_cases(cases: int, seed: int, share: float) -> frozenset[int]:
+    """Choose the training cases whose pairs do not train but measure a run while it trains.
+
+    They are the same for all runs of a seed, so that no stage of a lineage trains on them.
+
+    Args:
+        cases: number of cases in the suite.
+        seed: the split seed of a training run.
+        share: of the training half, 0..1.
+
+    Returns:
+        Indices of the training half of `split`: at least one for a share above 0, and never all.
+    """
+    order = list(range(cases))
+    random.Random(seed).shuffle(order)
+    half = order[: cases // 2]
+    count = min(max(round(share * len(half)), 1), len(half) - 1) if share else 0
+    return frozenset(half[len(half) - count :])
+
+
 class Parameter(msgspec.Struct, frozen=True, omit_defaults=True):
     """An argument of a tool."""
 

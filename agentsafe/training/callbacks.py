@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,19 @@ import torch
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import FSDP_MODEL_NAME, TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import safe_globals
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, SFTConfig
 
 from agentsafe._util.atomic_write import whole_file
 from agentsafe._util.progress import Progress, say
 from agentsafe.errors import UserError
 from agentsafe.models.checkpoint import check_weights, weights
+from agentsafe.training.config import Settings
+from agentsafe.training.run_card import HeldOut
 
 log = logging.getLogger(__name__)
 
 _PREFIX = "checkpoint-"  # of the trainer's folders; the step follows
+_MEASUREMENTS = 10  # of held-out pairs in a run that keeps the best step, by default
 #: Relative tolerance of the first loss; in half precision sums of a thousand tokens differ with
 #: the rest of a batch.
 _TOLERANCE, _HALF_TOLERANCE = 1.4e-3, 0.1
@@ -50,43 +54,55 @@ _COLUMNS = {
 }
 
 
-def fit(
-    trainer: DPOTrainer | SFTTrainer,
-    name: str,
-    first: float | None = None,
-    save_minutes: float | None = None,
-) -> list[dict[str, float | None]]:
+@dataclass(frozen=True)
+class Fitted:
+    """What a training did.
+
+    Attributes:
+        steps: columns of `schemas.TRAINING` of every step, also of those before an interrupt.
+        measured: what was measured on held-out pairs, by step.
+        kept: the step whose weights the trainer has now.
+    """
+
+    steps: list[dict[str, float | None]]
+    measured: dict[int, HeldOut]
+    kept: int
+
+
+def fit(trainer: Any, name: str, first: float | None, settings: Settings) -> Fitted:
     """Train, resuming from the newest checkpoint in the trainer's folder.
 
     Args:
-        trainer: of the run, in a block of its `forwarding`.
+        trainer: a `TrajectoryTrainer` of the run, in a block of its `forwarding`.
         name: of the run.
         first: the first DPO loss of a policy that equals its reference; None without pairs.
-        save_minutes: minutes after which a checkpoint is due, besides the trainer's own steps.
-
-    Returns:
-        Columns of `schemas.TRAINING` of every step, also of those before an interrupt.
+        settings: of the run: `save_minutes`, `eval_steps` and `keep` are used.
 
     Raises:
         UserError: a loss is NaN or infinite, or the first one depends on what is forwarded with it.
     """
-    resume = newest_checkpoint(str(trainer.args.output_dir))
-    if resume:
-        state = TrainerState.load_from_json(str(resume / TRAINER_STATE_NAME))
-        if state.global_step >= state.max_steps:  # transformers would take one more step
-            log.info("%s was already trained to its last step", name)
-            trainer._load_from_checkpoint(str(resume))
-            return _rows(state)
-    with Progress(f"training {name}") as progress:
-        trainer.add_callback(Watch(name, trainer, progress, first, save_minutes))
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    rows = _rows(trainer.state)
-    last, done = rows[-1], f"{len(rows)} of {trainer.state.max_steps} steps"
+    folder = Path(str(trainer.args.output_dir))
+    resume = newest_checkpoint(folder)
+    state = TrainerState.load_from_json(str(resume / TRAINER_STATE_NAME)) if resume else None
+    if resume and state and state.global_step >= state.max_steps:
+        # transformers would take one more step
+        log.info("%s was already trained to its last step", name)
+        trainer._load_from_checkpoint(str(resume))
+    else:
+        with Progress(f"training {name}") as progress:
+            trainer.add_callback(Watch(name, trainer, progress, first, settings))
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        state = trainer.state
+    made = Fitted(_rows(state), _measured(state), state.best_global_step or state.global_step)
+    if made.kept < state.global_step:
+        trainer._load_from_checkpoint(str(folder / f"{_PREFIX}{made.kept}"))
+    last, done = made.steps[-1], f"{len(made.steps)} of {state.max_steps} steps"
     outcome = "last DPO loss {dpo_loss:.3f}, reward margin {reward_margin:.2f}"
     if first is None:
         outcome = "last negative log-likelihood per token {nll:.3f}"
-    say(f"{name}: {done}, {outcome.format(**last)}")
-    return rows
+    kept = f", kept step {made.kept}" if settings.keep == "best" else ""
+    say(f"{name}: {done}, {outcome.format(**last)}{kept}")
+    return made
 
 
 class Watch(TrainerCallback):
@@ -95,30 +111,47 @@ class Watch(TrainerCallback):
     def __init__(
         self,
         name: str,
-        trainer: DPOTrainer | SFTTrainer,
+        trainer: Any,
         progress: Progress,
-        first: float | None = None,
-        save_minutes: float | None = None,
+        first: float | None,
+        settings: Settings,
     ):
         """Watch a trainer; the arguments are those of `fit`."""
         self.name, self.trainer, self.progress, self.first = name, trainer, progress, first
-        self.save_minutes = save_minutes
+        self.settings = settings
         self.before = 0.0  # seconds of the run before an interrupt
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Resume counting tokens and seconds."""
         self.progress.expect(state.max_steps, done=state.global_step)
         self.began = self.saved = time.monotonic()
-        if state.log_history:
-            last = state.log_history[-1]
+        if before := [row for row in state.log_history if "loss" in row]:
+            last = before[-1]
             self.trainer._total_train_tokens = int(last["num_tokens"])
             self.before = last.get("seconds", 0.0)
             log.info("%s resumes after step %d", self.name, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Request a checkpoint when one is due."""
-        now = time.monotonic()
-        if self.save_minutes is not None and now - self.saved >= 60 * self.save_minutes:
+        """Request a checkpoint when one is due, and a measurement of held-out pairs."""
+        now, minutes = time.monotonic(), self.settings.save_minutes
+        if minutes is not None and now - self.saved >= 60 * minutes:
+            control.should_save = True
+        every = self.settings.eval_steps
+        if every is None and self.settings.keep == "best":
+            every = math.ceil(state.max_steps / _MEASUREMENTS)
+        due = every is not None and state.global_step % every == 0
+        if self.trainer.held and self.trainer.held.pairs:
+            control.should_evaluate = due or state.global_step >= state.max_steps
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Log a measurement, and request a checkpoint of the best step so far."""
+        found, held = given["metrics"], self.trainer.held
+        assert held is not None
+        numbers = (f"{name[5:]} {value:.3f}" for name, value in found.items())  # without eval_
+        place = f"{state.global_step}/{state.max_steps}"
+        log.info("%s step %s, %s cases: %s", self.name, place, held.part, ", ".join(numbers))
+        best = math.inf if state.best_metric is None else state.best_metric
+        if self.settings.keep == "best" and found["eval_loss"] < best:
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -195,6 +228,12 @@ def _rows(state: TrainerState) -> list[dict[str, float | None]]:
         for row in state.log_history
         if "loss" in row
     ]
+
+
+def _measured(state: TrainerState) -> dict[int, HeldOut]:
+    return {
+        row["step"]: HeldOut(**row["held_out"]) for row in state.log_history if "held_out" in row
+    }
 
 
 def claim(folder: str | Path, key: Mapping[str, Any]) -> None:

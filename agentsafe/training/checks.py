@@ -17,12 +17,14 @@ from agentsafe.inference import chat_template
 from agentsafe.inference.types import Messages
 from agentsafe.training.config import Settings
 from agentsafe.training.tokenize import (
+    PLAYED,
     ROLES,
     ChatEncoder,
     PairCounts,
     Played,
     Trajectory,
     examples,
+    played,
     trajectory,
 )
 
@@ -31,6 +33,7 @@ KINDS = {
     "long": "{example}s are dropped, longer than training.max_length or the model's context",
     "empty": "{example}s are dropped, without a turn of the agent to learn from",
     "unfinished": "rollouts end in an observation, which is context",
+    "cut": "rollouts were cut by a token limit; the end of their last turn does not count",
     "split": "rollouts are several sequences, as the chat template rewrites earlier turns",
 }
 #: A rollout of two turns, to try a template.
@@ -64,6 +67,8 @@ class Findings:
         empty: other dropped pairs, with a side on which no token counts.
         unfinished: training rollouts that end in an observation, because a limit cut them short;
             the observation is context.
+        cut: training rollouts whose last turn was cut by a token limit. The agent did not end it,
+            so that its end does not count in the loss.
         split: training rollouts that are several sequences, since the chat template renders a turn
             differently once later ones follow. Their tokens are computed more than once.
     """
@@ -72,6 +77,7 @@ class Findings:
     empty: Named
     unfinished: Named
     split: Named
+    cut: Named = Named(0, [])  # unknown in older cards
 
 
 def template_problems(encoder: ChatEncoder, prompt: Messages) -> list[str]:
@@ -180,12 +186,14 @@ def findings(
         elif sides not in fitting:
             empty.append(name)
     trained = sorted({row for pair in kept for row in pair})
-    parts = rollouts.select("case_id", "checkpoint", "sample", "messages")[trained]
-    unfinished, split = [], []
-    for row, (case, checkpoint, sample, messages) in zip(trained, parts.iter_rows(), strict=True):
-        name = f"{case}: {checkpoint}/{sample}"
-        if messages[-1]["role"] != "assistant":
+    parts = rollouts.select("case_id", "checkpoint", "sample", *PLAYED)[trained]
+    unfinished, cut, split = [], [], []
+    for row, (case, checkpoint, sample, *turns) in zip(trained, parts.iter_rows(), strict=True):
+        rollout, name = played(*turns), f"{case}: {checkpoint}/{sample}"
+        if rollout.messages[-1]["role"] != "assistant":
             unfinished.append(name)
+        if rollout.cut:
+            cut.append(name)
         if len(tokens[row].starts) > 1:
             split.append(name)
     return Findings(
@@ -193,6 +201,7 @@ def findings(
         empty=named(empty),
         unfinished=named(unfinished),
         split=named(split),
+        cut=named(cut),
     )
 
 

@@ -25,6 +25,7 @@ _Epochs = Annotated[int, Meta(ge=1, le=1000)]
 _Positive = Annotated[float, Meta(gt=0)]
 _Beta = Annotated[float, Meta(gt=0, le=100)]
 _Rate = Annotated[float, Meta(gt=0, le=1)]
+_VALIDATION = 0.1  # of the training cases, where the kept step is chosen by them
 
 
 @dataclass(frozen=True)
@@ -317,6 +318,28 @@ class DPO:
             extra=NOT_IN_CACHE_KEY,
         ),
     ] = None
+    eval_steps: Annotated[
+        Count | None,
+        Meta(
+            description="Steps between measurements of loss and accuracy on held-out pairs: those "
+            "of the validation cases or, without any, of the test half; null measures after the "
+            "last step alone, or ten times with `keep: best`."
+        ),
+    ] = None
+    keep: Annotated[
+        Literal["last", "best"],
+        Meta(
+            description="Weights that a run keeps: those of its last step, or of the measured step "
+            "with the lowest loss on the validation cases."
+        ),
+    ] = "last"
+    validation: Annotated[
+        _Share | None,
+        Meta(
+            description="Share of the training cases whose pairs do not train, so that a step can "
+            "be chosen by them and not by test cases; null takes 0.1 with `keep: best`, else none."
+        ),
+    ] = None
     report_to: Annotated[
         tuple[Literal["tensorboard", "trackio", "wandb"], ...],
         Meta(
@@ -340,6 +363,22 @@ class Settings(DPO):
     def keeps_adapter(self) -> bool:
         """Whether a checkpoint is an adapter; all weights, or DoRA's update, are kept whole."""
         return self.tuning == "lora" and not self.lora.dora
+
+    def __post_init__(self) -> None:
+        """Check that no test case chooses the weights that are kept.
+
+        Raises:
+            ValueError: nothing else could choose them.
+        """
+        if self.keep == "best" and self.validation == 0:
+            raise ValueError("keep: best needs validation cases to choose the step by")
+
+    @property
+    def validation_share(self) -> float:
+        """The share (0..1) of the training cases that do not train."""
+        if self.validation is None:
+            return _VALIDATION if self.keep == "best" else 0.0
+        return self.validation
 
 
 @dataclass(frozen=True)
@@ -471,6 +510,8 @@ def arguments(
         save_strategy="steps",
         save_steps=settings.save_steps,
         save_total_limit=2,
+        metric_for_best_model="eval_loss" if settings.keep == "best" else None,
+        greater_is_better=False,
         logging_steps=1,
         logging_nan_inf_filter=False,
         report_to=list(settings.report_to) or "none",

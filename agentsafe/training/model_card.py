@@ -18,7 +18,7 @@ from agentsafe._util.jinja import environment
 from agentsafe.inference.vllm_protocol import RANKS, max_lora_rank
 from agentsafe.lineage import SFT, Lineage, Stage
 from agentsafe.training.config import Lora
-from agentsafe.training.run_card import Card
+from agentsafe.training.run_card import Card, HeldOut, unlike_played
 
 #: The chosen side of a pair, by objective.
 _CHOSEN = {
@@ -122,7 +122,8 @@ def _stage(stage: Stage, card: Card) -> list[str]:
     """Fill a row of the table of stages."""
     counts = [fmt.number(count, 0) for count in (card.pairs, card.cases, card.steps)]
     beta = fmt.beta(stage.beta)
-    return [stage.objective, stage.judge or fmt.NONE, beta, *counts, _held_out(card)]
+    held_out = _held_out(card.held_out, card.example)
+    return [stage.objective, stage.judge or fmt.NONE, beta, *counts, held_out]
 
 
 def _numbers(card: Card) -> dict[str, str]:
@@ -137,22 +138,35 @@ def _numbers(card: Card) -> dict[str, str]:
     numbers = {
         "steps": fmt.number(card.steps, 0),
         **{name: fmt.number(value, 3) for name, value in last.items() if value is not None},
-        "held-out accuracy": _held_out(card),
     }
-    if card.held_out:
+    name = "accuracy" if card.example == "pair" else "negative log-likelihood per token"
+    numbers[f"held-out {name}"] = _held_out(card.held_out, card.example)
+    if card.held_out and card.held_out.margin is not None:
         numbers["held-out reward margin"] = fmt.number(card.held_out.margin, 3)
+    if before := unlike_played(card):
+        numbers["before it was saved"] = _held_out(before, card.example)
+        if before.margin is not None:
+            numbers["its reward margin then"] = fmt.number(before.margin, 3)
+    if card.validation:
+        kept = f"{name} on validation cases after step {card.kept_step}, which was kept"
+        numbers[kept] = _held_out(card.validation, card.example)
     if card.batch_tokens:
         numbers["tokens in a forward pass, at most"] = fmt.number(card.batch_tokens, 0)
     return numbers | {"seconds": fmt.number(card.seconds, 0)}
 
 
-def _held_out(card: Card) -> str:
-    """Format the held-out accuracy with its interval."""
-    if not card.held_out:
-        return "no pair was held out"
-    interval = fmt.between(card.held_out.low, card.held_out.high, 3)
-    accuracy = f"{fmt.number(card.held_out.accuracy, 3)} {interval}".strip()
-    return f"{accuracy}, {fmt.count(card.held_out.pairs, 'pair')}"
+def _held_out(held_out: HeldOut | None, example: str) -> str:
+    """Format the held-out accuracy of pairs, or the loss of rollouts, with its interval."""
+    if not held_out:
+        return f"no {example} was held out"
+    value, ends = held_out.accuracy, (held_out.low, held_out.high)
+    before = ""
+    if value is None:
+        value, ends = held_out.loss, (held_out.loss_low, held_out.loss_high)
+    if held_out.loss_before is not None:
+        before = f", {fmt.number(held_out.loss_before, 3)} before training"
+    number = f"{fmt.number(value, 3)} {fmt.between(*ends, 3)}".strip()
+    return f"{number}{before}, {fmt.count(held_out.pairs, example)}"
 
 
 def _facts(card: Card) -> dict[str, str]:
@@ -163,6 +177,9 @@ def _facts(card: Card) -> dict[str, str]:
     if card.lengths:
         whose = "a pair's longer side" if card.example == "pair" else "a rollout"
         facts[f"Percentiles of the tokens of {whose}"] = _listed(card.lengths)
+    if card.findings and card.findings.cut.count:
+        cut = "Rollouts whose last turn a token limit cut, so that its end did not count"
+        facts[cut] = fmt.number(card.findings.cut.count, 0)
     if card.loss_tokens:
         shares = {role: fmt.percent(share["loss"]) for role, share in card.loss_tokens.items()}
         facts["Tokens that counted in the loss, by role"] = _listed(shares)

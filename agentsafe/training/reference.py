@@ -6,6 +6,7 @@ of them, so it is computed once into a table that the runs read.
 """
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ from agentsafe.schemas import REFERENCE, ROLLOUT
 from agentsafe.training import served
 from agentsafe.training.config import Settings
 from agentsafe.training.tokenize import PLAYED, ChatEncoder, Trajectory, played, trajectory
+
+log = logging.getLogger(__name__)
 
 
 def reference(
@@ -66,14 +69,15 @@ def reference(
     compared = served.compare(encoder, prompts, rollouts, source, ends)
     for line in served.describe(lineage, compared):
         say(line)
-    model = _model(parent_folder, settings.quantization, threads)
     weights = checkpoints.weights_digest(parent_folder)
-    max_length = loading.context(model.config, tokenizer, settings.max_length)
+    config = loading.load_config(parent_folder)
+    max_length = loading.context(config, tokenizer, settings.max_length)
     max_tokens = settings.batch_tokens or 2 * settings.max_length
     rows: dict[int, dict[str, Any]] = {}
     table = rollouts.select(*ROLLOUT, *PLAYED).with_row_index("row")
     progress = Progress(f"reference log-probabilities of {lineage}", len(table))
-    with _sharing_if_possible(model, parent_folder), progress:
+    load = scoring(parent_folder, quantization=settings.quantization, threads=threads)
+    with load as model, progress:
         # Case by case: neither all tokens nor all sums are held at once.
         for _, of_case in table.group_by("case_id", maintain_order=True):
             tokens = {}
@@ -165,11 +169,25 @@ def digest(each: Trajectory) -> str:
 def logps(model: Any, tokens: Mapping[int, Trajectory], max_tokens: int) -> dict[int, float]:
     """Sum the log-probabilities of the counted tokens of each trajectory, all of one case.
 
+    The arguments are those of `counted_logps`.
+    """
+    found = counted_logps(model, tokens, max_tokens)
+    return {key: float(each.sum()) for key, each in found.items()}
+
+
+def counted_logps(
+    model: Any, tokens: Mapping[int, Trajectory], max_tokens: int
+) -> dict[int, np.ndarray]:
+    """Compute the log-probabilities of the counted tokens of trajectories, all of one case.
+
     Args:
         model: with TRL's fused output layer; in a block of `prefix_sharing` the prefix of all
             trajectories goes through it once.
         tokens: the trajectories.
         max_tokens: of a forward pass, which only a single longer trajectory exceeds.
+
+    Returns:
+        In double precision, (counted tokens,) by key.
     """
     import torch
 
@@ -180,18 +198,23 @@ def logps(model: Any, tokens: Mapping[int, Trajectory], max_tokens: int) -> dict
         shares_prefixes,
     )
 
-    found: dict[int, float] = {}
+    found: dict[int, np.ndarray] = {}
     if not tokens:
         return found
     half = loading.half_precision()
     cast = torch.autocast(model.device.type, torch.bfloat16, enabled=half)
     with torch.no_grad(), counted_tokens_only(), cast:
-        if shares_prefixes(model):
-            per_token = log_probs_of_group(model, list(tokens.values()), max_tokens)
-            return dict(zip(tokens, per_token.double().sum(dim=1).tolist(), strict=True))
-        for keys in _by_length(tokens, max_tokens):
-            per_token = log_probs_of_rows(model, [tokens[key] for key in keys])
-            found |= dict(zip(keys, per_token.double().sum(dim=1).tolist(), strict=True))
+        together = [[*tokens]] if shares_prefixes(model) else _by_length(tokens, max_tokens)
+        for keys in together:
+            rows = [tokens[key] for key in keys]
+            per_token = (
+                log_probs_of_group(model, rows, max_tokens)
+                if shares_prefixes(model)
+                else log_probs_of_rows(model, rows)
+            )
+            for key, each, values in zip(keys, rows, per_token.double().cpu().numpy(), strict=True):
+                mask = np.array(each.mask[1:], dtype=bool)
+                found[key] = values[: len(mask)][mask]
     return found
 
 
@@ -206,29 +229,37 @@ def _by_length(tokens: Mapping[int, Trajectory], max_tokens: int) -> Iterator[li
     yield keys
 
 
-def _model(folder: str | Path, quantization: str, threads: int | None) -> Any:
-    """Load the parent with TRL's fused output layer."""
+@contextmanager
+def scoring(
+    folder: str | Path,
+    *,
+    dtype: str = "auto",
+    quantization: str = "none",
+    threads: int | None = None,
+) -> Iterator[Any]:
+    """Load a checkpoint for `logps` in a block; it shares prefixes if it can.
+
+    Args:
+        folder: of the checkpoint.
+        dtype: as for `loading.load_model`.
+        quantization: likewise.
+        threads: of torch on the CPU; by default those of the process.
+    """
     import torch
     from trl.trainer.utils import add_fused_lm_head
 
+    from agentsafe.training.prefix_sharing import CannotShare, prefix_sharing, several_sequences
+
     if threads:
         torch.set_num_threads(threads)
-    model: Any = loading.load_model(folder, quantization=quantization)
+    model: Any = loading.load_model(folder, dtype=dtype, quantization=quantization)
     if torch.cuda.is_available() and quantization == "none":
         model = model.to("cuda")
     add_fused_lm_head(model)
-    return model
-
-
-@contextmanager
-def _sharing_if_possible(model: Any, folder: str | Path) -> Iterator[None]:
-    """Share prefixes in a block if the model can; otherwise each rollout is a row of its own."""
-    from agentsafe.training.prefix_sharing import CannotShare, prefix_sharing, several_sequences
-
     with ExitStack() as stack:
         try:
             stack.enter_context(prefix_sharing(model))
         except CannotShare as error:
-            say(f"{folder}: each rollout is forwarded on its own: {error}")
+            log.info("%s: each rollout is forwarded on its own: %s", folder, error)
             stack.enter_context(several_sequences(model))
-        yield
+        yield model

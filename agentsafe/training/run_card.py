@@ -15,7 +15,7 @@ import polars as pl
 
 from agentsafe import schemas
 from agentsafe._util.atomic_write import whole_file
-from agentsafe._util.format import memory_size, percent
+from agentsafe._util.format import between, count, memory_size, number, percent
 from agentsafe.errors import UserError
 from agentsafe.lineage import SFT, Lineage
 from agentsafe.training import served
@@ -27,7 +27,9 @@ from agentsafe.training.tokenize import PairCounts
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Pairs of the test half, and how the trained policy ranks them.
+    """Pairs of cases that did not train a policy, and how it ranks them.
+
+    Of a run that imitates rollouts these are single rollouts, with a loss alone.
 
     Attributes:
         pairs, cases: their numbers.
@@ -36,15 +38,23 @@ class HeldOut:
             rollouts; null with a single case.
         margin: mean reward margin, β times the gain in log-ratio (Rafailov et al., arXiv
             2305.18290, section 4).
-        confidence: of the interval.
+        loss: mean DPO loss, without a supervised term; of rollouts the mean negative log-likelihood
+            of a counted token.
+        loss_low, loss_high: its interval, likewise.
+        loss_before: of rollouts, the loss under the parent, if measured.
+        confidence: of the intervals.
     """
 
     pairs: int
     cases: int
-    accuracy: float
-    low: float | None
-    high: float | None
-    margin: float
+    accuracy: float | None = None
+    low: float | None = None
+    high: float | None = None
+    margin: float | None = None
+    loss: float | None = None
+    loss_low: float | None = None
+    loss_high: float | None = None
+    loss_before: float | None = None
     confidence: float = 0.95
 
 
@@ -69,7 +79,13 @@ class Card:
         first_loss, last_loss: DPO's own part of the loss, without an SFT term; of a run that
             imitates rollouts the mean negative log-likelihood of their tokens.
         reward_margin, reward_accuracy: of the last step; null without pairs.
-        held_out: how the trained policy ranks pairs of the test half.
+        kept_step: the step whose weights the checkpoint has.
+        validation: how the policy of that step ranked the pairs that chose it, of the validation
+            cases.
+        held_out: how the written checkpoint, loaded as it is played, ranks pairs of the test half.
+        held_out_in_training: the same of the policy before it was written, which may round small
+            updates away.
+        played: `dtype` and `quantization` that the checkpoint is played and was measured with.
         batch_tokens: the token limit of a forward pass at the end of the run.
         settings: `training.config.Settings` and the β.
         versions: of the libraries, by name.
@@ -94,7 +110,11 @@ class Card:
     last_loss: float | None = None
     reward_margin: float | None = None
     reward_accuracy: float | None = None
+    kept_step: int | None = None
+    validation: HeldOut | None = None
     held_out: HeldOut | None = None
+    held_out_in_training: HeldOut | None = None
+    played: dict[str, str] = field(default_factory=dict)
     batch_tokens: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -173,6 +193,45 @@ def _kept(settings: Mapping[str, Any]) -> str:
     return "an adapter, and no copy of the weights below it"
 
 
+def measured_lines(card: Card) -> list[str]:
+    """Describe what a run measured on held-out pairs at its end, in lines for the log.
+
+    Args:
+        card: of a run that is over.
+    """
+    name, lines = card.lineage, []
+    if card.validation:
+        lines.append(f"{name}: validation cases, step {card.kept_step}: {ranks(card.validation)}")
+    if card.held_out:
+        lines.append(f"{name}: test cases, as it is played: {ranks(card.held_out)}")
+    if before := unlike_played(card):
+        lines.append(f"{name}: test cases, before it was saved: {ranks(before)}")
+    return lines
+
+
+def unlike_played(card: Card) -> HeldOut | None:
+    """Return what was measured before saving where it differs, as it is shown, from what plays."""
+    before, played = card.held_out_in_training, card.held_out
+    if before and played and ranks(before) != ranks(replace(played, loss_before=None)):
+        return before
+    return None
+
+
+def ranks(held_out: HeldOut | None) -> str:
+    """Describe how a policy ranks held-out pairs; an empty text without any."""
+    if held_out is None:
+        return ""
+    loss = f"{number(held_out.loss, 3)} {between(held_out.loss_low, held_out.loss_high, 3)}"
+    parts = [] if held_out.loss is None else [f"loss {loss.strip()}"]
+    if held_out.loss_before is not None:
+        parts.append(f"{number(held_out.loss_before, 3)} before")
+    if held_out.accuracy is None:
+        return ", ".join([*parts, count(held_out.pairs, "rollout")])
+    accuracy = f"{number(held_out.accuracy, 3)} {between(held_out.low, held_out.high, 3)}".strip()
+    ranked = [f"accuracy {accuracy}", f"reward margin {number(held_out.margin, 3)}"]
+    return ", ".join([*ranked, *parts, count(held_out.pairs, "pair")])
+
+
 def _shares(shares: dict[str, dict[str, float]], column: str) -> str:
     parts = {role: of_role[column] for role, of_role in shares.items() if of_role[column]}
     return ", ".join(f"{percent(parts[role])} {role}" for role in parts)
@@ -184,6 +243,10 @@ _HELD_OUT = {
     "held_out_accuracy": "accuracy",
     "held_out_accuracy_low": "low",
     "held_out_accuracy_high": "high",
+    "held_out_loss": "loss",
+    "held_out_loss_low": "loss_low",
+    "held_out_loss_high": "loss_high",
+    "held_out_loss_before": "loss_before",
 }
 #: Columns of a log whose last row goes into the summary, and their names there.
 _ENDS = {
@@ -252,9 +315,10 @@ def training_summary(cards: Sequence[Card], log: pl.DataFrame) -> pl.DataFrame:
     Returns:
         Columns `lineage, status, pairs, dropped_pairs` (over the sequence limit), `steps, tokens,
         seconds` (of all steps), `first_loss, last_loss` (as in `Card`),
-        `reward_margin, reward_accuracy` (of the last step), `held_out_pairs, held_out_accuracy`
-        with `_low` and `_high` (on pairs of the test half), `reason` and `notes` (anomalies in
-        pairs and rollouts, by kind), sorted by lineage; nulls where a run was not trained.
+        `reward_margin, reward_accuracy` (of the last step), `kept_step`, `held_out_pairs,
+        held_out_accuracy, held_out_loss` with `_low` and `_high` (on pairs of the test half),
+        `held_out_loss_before`, `reason` and `notes` (anomalies in pairs and rollouts, by kind),
+        sorted by lineage; nulls where a run was not trained.
     """
     last = log.with_columns(dpo_loss=pl.coalesce("dpo_loss", "nll"))
     last = last.sort("step").group_by("lineage").last()

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from agentsafe import schemas
@@ -42,7 +43,7 @@ from agentsafe.models.adapters import check_composable
 from agentsafe.preferences.dataset import with_rows
 from agentsafe.rollouts.react import prompts
 from agentsafe.scores.config import Bootstrap
-from agentsafe.suites.cases import read_suite
+from agentsafe.suites.cases import case_index, read_suite, validation_cases
 from agentsafe.training import checks
 from agentsafe.training.config import (
     OF_PAIRS,
@@ -51,16 +52,17 @@ from agentsafe.training.config import (
     first_loss,
     tell_trackers,
 )
-from agentsafe.training.held_out import measure
+from agentsafe.training.held_out import Held, evaluate, log_probs, measure
 from agentsafe.training.memory import Device, estimate, less_memory
 from agentsafe.training.model_card import model_card
 from agentsafe.training.optimizers import OPTIMIZERS, check_optimizer, register_states
-from agentsafe.training.reference import by_row, chat_encoder, digest
-from agentsafe.training.run_card import Card, HeldOut, describe, read_cards
+from agentsafe.training.reference import by_row, chat_encoder, digest, scoring
+from agentsafe.training.run_card import Card, HeldOut, describe, measured_lines, read_cards
 from agentsafe.training.served import compare
 from agentsafe.training.tokenize import Trajectory, fitting, trajectories
 
 if TYPE_CHECKING:
+    from agentsafe.training.callbacks import Fitted
     from agentsafe.training.trainer import PairTrainer, Parent, RolloutTrainer
 
 log = logging.getLogger(__name__)
@@ -96,6 +98,8 @@ class Task:
         template_options: variables of the chat template, as in serving.
         threads: of torch on the CPU; by default those of the process.
         bootstrap: of the interval of the held-out accuracy.
+        played_dtype, played_quantization: as for `loading.load_model`, of the checkpoint when it
+            plays, for the held-out accuracy.
     """
 
     lineage: str
@@ -118,6 +122,8 @@ class Task:
     template_options: dict[str, str | int | float | bool] | None = None
     threads: int | None = None
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    played_dtype: str = "auto"
+    played_quantization: str = "none"
 
     @property
     def beta(self) -> float | None:
@@ -141,6 +147,7 @@ class Prepared:
         history: the cards of the stages before.
         examples: (row of chosen, row of rejected) of the pairs that train, or (row,) of the
             rollouts.
+        validating: the same of the validation cases, which choose the step that is kept.
         tested: the same of the test half.
         tokens: the trajectories of all these rows.
         cases: the case of each row.
@@ -151,17 +158,30 @@ class Prepared:
     card: Card
     history: list[Card]
     examples: list[tuple[int, ...]] = field(default_factory=list)
+    validating: list[tuple[int, ...]] = field(default_factory=list)
     tested: list[tuple[int, ...]] = field(default_factory=list)
     tokens: dict[int, Trajectory] = field(default_factory=dict)
     cases: dict[int, str] = field(default_factory=dict)
     reference: dict[int, float] = field(default_factory=dict)
     weights: str = ""
 
+    def held(self, task: Task, settings: Settings) -> Held:
+        """Return the pairs that are measured while the run trains."""
+        validates = settings.validation_share > 0
+        return Held(
+            pairs=self.validating if validates else self.tested,
+            part="validation" if validates else "test",
+            settings=settings,
+            beta=task.beta,
+            max_tokens=settings.batch_tokens or 2 * settings.max_length,
+            bootstrap=task.bootstrap,
+        )
+
 
 @dataclass(frozen=True)
 class _Trained:
     trainer: "PairTrainer | RolloutTrainer"
-    steps: list[dict[str, float | None]]
+    fitted: "Fitted"
     held_out: HeldOut | None
     settings: Settings
 
@@ -207,18 +227,20 @@ def train(task: Task) -> Card:
     trained = _trained(task, prepared)
     if checkpoint.weights_digest(task.parent) != prepared.weights:
         raise UserError(f"{task.parent}: changed while {card.lineage} trained on it; run it again")
-    loss = "nll" if task.beta is None else "dpo_loss"
+    fitted, held = trained.fitted, prepared.held(task, trained.settings)
+    last, loss = fitted.steps[-1], "nll" if task.beta is None else "dpo_loss"
     card = replace(
         card,
         status="trained",
-        steps=len(trained.steps),
-        first_loss=trained.steps[0][loss],
-        last_loss=trained.steps[-1][loss],
-        reward_margin=trained.steps[-1]["reward_margin"],
-        reward_accuracy=trained.steps[-1]["reward_accuracy"],
-        held_out=trained.held_out,
+        steps=len(fitted.steps),
+        first_loss=fitted.steps[0][loss],
+        last_loss=last[loss],
+        reward_margin=last["reward_margin"],
+        reward_accuracy=last["reward_accuracy"],
+        kept_step=fitted.kept,
+        validation=fitted.measured.get(fitted.kept) if held.part == "validation" else None,
+        held_out_in_training=trained.held_out,
         batch_tokens=trained.settings.batch_tokens,
-        seconds=time.monotonic() - began,
     )
     write_checkpoint(
         trained.trainer,
@@ -226,9 +248,17 @@ def train(task: Task) -> Card:
         _parent(task, prepared),
         _model_card(task, prepared, card),
     )
-    if _is_main():
-        _write(task, card, _log(card.lineage, trained.steps))
-        remove(task.scratch)
+    if not _is_main():
+        return card
+    del trained
+    _free_memory()
+    card = replace(card, **_as_played(task, prepared, held), seconds=time.monotonic() - began)
+    for line in measured_lines(card):
+        log.info("%s", line)
+    with whole_file(Path(task.checkpoint, "README.md")) as partial:
+        partial.write_text(_model_card(task, prepared, card), encoding="utf-8")
+    _write(task, card, _log(card.lineage, fitted, held.part))
+    remove(task.scratch)
     return card
 
 
@@ -261,15 +291,20 @@ def prepare(task: Task) -> Prepared:
     )
     for half in (training, test):
         checks.check_sides(str(lineage), f"{card.example}s", half)
+    held_back = validation_cases(task.cases, lineage.seed, settings.validation_share)
+    names = [name for name in training["case_id"].unique() if case_index(name) in held_back]
+    validation = training.filter(pl.col("case_id").is_in(names))
+    training = training.filter(~pl.col("case_id").is_in(names))
     tokenizer = loading.load_tokenizer(task.parent)
     encoder = chat_encoder(tokenizer, settings, task.template_options)
     for case in training["case_id"].head(1):
         checks.check_template(encoder, messages[case])
-    tokens = trajectories(encoder, pl.concat([training, test]), rollouts, messages)
+    rows = pl.concat([training, validation, test])
+    tokens = trajectories(encoder, rows, rollouts, messages)
     config = loading.load_config(task.parent)
     max_length = loading.context(config, tokenizer, settings.max_length)
     kept, counts = fitting(training, tokens, max_length)
-    tested, _ = fitting(test, tokens, max_length)
+    validating, tested = (fitting(half, tokens, max_length)[0] for half in (validation, test))
     card = card.counted(counts)
     checks.check_dropped(str(lineage), counts, settings, max_length, f"{card.example}s")
     if not kept:
@@ -290,7 +325,7 @@ def prepare(task: Task) -> Prepared:
         expected=estimate(config, settings, kept, tokens, device=_device(gpu)),
         data_sha256=_data_digest(kept, tokens),
     )
-    tokens = {row: tokens[row] for pair in [*kept, *tested] for row in pair}
+    tokens = {row: tokens[row] for pair in [*kept, *validating, *tested] for row in pair}
     weights = checkpoint.weights_digest(task.parent)
     reference = {}
     if task.reference is not None:
@@ -300,6 +335,7 @@ def prepare(task: Task) -> Prepared:
         card=card,
         history=history,
         examples=kept,
+        validating=validating,
         tested=tested,
         tokens=tokens,
         cases={row: rollouts["case_id"][row] for row in tokens},
@@ -310,8 +346,6 @@ def prepare(task: Task) -> Prepared:
 
 def _trained(task: Task, prepared: Prepared) -> _Trained:
     """Train; when memory runs out, resume once with half of the tokens or examples at a time."""
-    import torch
-
     from agentsafe.training.prefix_sharing import CannotShare
 
     settings = task.settings
@@ -321,8 +355,7 @@ def _trained(task: Task, prepared: Prepared) -> _Trained:
         if not out_of_memory(error) or "WORLD_SIZE" in os.environ:
             raise
     # Outside of the handler, so that nothing refers to the first trainer any longer.
-    gc.collect()
-    torch.cuda.empty_cache()
+    _free_memory()
     fewer = replace(settings, batch_tokens=_half(settings, prepared))
     with suppress(CannotShare):
         say(f"{task.lineage}: out of memory; resumes with {fewer.batch_tokens} tokens at a time")
@@ -346,17 +379,54 @@ def _trained(task: Task, prepared: Prepared) -> _Trained:
 
 def _fit(task: Task, prepared: Prepared, settings: Settings) -> _Trained:
     from agentsafe.training.callbacks import fit
-    from agentsafe.training.trainer import PairTrainer
 
-    trainer = _trainer(task, prepared, settings)
-    max_tokens = settings.batch_tokens or 2 * settings.max_length
-    held_out = None
+    trainer, held = _trainer(task, prepared, settings), prepared.held(task, settings)
+    if settings.keep == "best" and not held.pairs:
+        example = prepared.card.example
+        say(f"{task.lineage}: keeps its last step, since no {example} is of a validation case")
     with trainer.forwarding():
-        first = first_loss(settings, task.beta)
-        steps = fit(trainer, task.lineage, first, settings.save_minutes)
-        if isinstance(trainer, PairTrainer):
-            held_out = measure(trainer, prepared.tested, max_tokens, task.bootstrap)
-    return _Trained(trainer, steps, held_out, settings)
+        fitted = fit(trainer, task.lineage, first_loss(settings, task.beta), settings)
+        held_out = fitted.measured.get(fitted.kept)
+        if held.part == "validation":
+            held_out = measure(trainer, replace(held, pairs=prepared.tested, part="test"))
+    return _Trained(trainer, fitted, held_out, settings)
+
+
+def _free_memory() -> None:
+    """Give back the memory of a model that nothing refers to any longer."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _as_played(task: Task, prepared: Prepared, held: Held) -> dict[str, Any]:
+    """Measure the written checkpoint on pairs of the test half, loaded as it is when it plays.
+
+    Returns:
+        Fields of the card.
+    """
+    import torch
+
+    gpu = torch.cuda.is_available()
+    quantization = task.played_quantization if gpu else "none"
+    played = {"dtype": task.played_dtype, "quantization": quantization}
+    held = replace(held, pairs=prepared.tested, part="test")
+    tokens = {key: prepared.tokens[key] for key in held.keys}
+
+    def log_probs_of(folder: str) -> dict[int, np.ndarray]:
+        with scoring(folder, **played, threads=task.threads) as model:
+            return log_probs(model, tokens, prepared.cases, held.max_tokens)
+
+    # A known reference is of the parent as it trains, which may be another than it plays.
+    as_saved = task.played_dtype in ("auto", *(() if gpu else ("float32",)))
+    known = prepared.reference if as_saved and quantization == held.settings.quantization else {}
+    reference = {key: np.array([known[key]]) for key in tokens if known}
+    found = None
+    if held.pairs:
+        policy = log_probs_of(task.checkpoint)
+        found = evaluate(held, prepared.cases, policy, reference or log_probs_of(task.parent))
+    return {"held_out": found, "played": played}
 
 
 def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "PairTrainer | RolloutTrainer":
@@ -394,6 +464,7 @@ def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "PairTrainer
         arguments=arguments(settings, task.beta, Path(task.scratch), prepared.card.lineage),
         lora=lora,
         batching=Batching(settings.batching, settings.batch_tokens),
+        held=prepared.held(task, settings),
     )
     if task.base is not None and prepared.reference:
         policy: Any = trainer.model
@@ -437,6 +508,7 @@ def _key(task: Task, prepared: Prepared) -> dict[str, object]:
         "lineage": prepared.card.lineage,
         "settings": cache_key(Settings, asdict(task.settings)),
         "data": prepared.card.data_sha256,
+        "held_out": _data_digest([*prepared.validating, *prepared.tested], prepared.tokens),
         "weights": prepared.weights,
         "versions": prepared.card.versions,
         "processes": os.environ.get("WORLD_SIZE", "1"),
@@ -474,9 +546,21 @@ def _parent_name(task: Task) -> str:
     return task.base_model or str(Lineage.parse(task.lineage).parent)
 
 
-def _log(lineage: str, steps: Sequence[Mapping[str, float | None]]) -> pl.DataFrame:
-    table = pl.DataFrame(steps, infer_schema_length=None).with_columns(lineage=pl.lit(lineage))
-    return table.select(pl.col(name).cast(dtype) for name, dtype in schemas.TRAINING.items())
+def _log(lineage: str, fitted: "Fitted", part: str) -> pl.DataFrame:
+    """Make the table of a run's steps, with what was measured after them."""
+    ours = ("loss", "loss_low", "loss_high", "margin", "accuracy")
+    measured = {
+        step: {f"held_out_{name}": getattr(found, name) for name in ours}
+        | {"held_out_accuracy_low": found.low, "held_out_accuracy_high": found.high}
+        | {"held_out_part": part}
+        for step, found in fitted.measured.items()
+    }
+    steps = pl.DataFrame(fitted.steps, infer_schema_length=None)
+    rows = [
+        {"lineage": lineage} | row | measured.get(row["step"], {})
+        for row in steps.iter_rows(named=True)
+    ]
+    return pl.DataFrame(rows, schema=schemas.TRAINING)
 
 
 def _write(task: Task, card: Card, steps: pl.DataFrame) -> None:

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from agentsafe.models import loading
 from agentsafe.models.adapters import compose
 from agentsafe.models.checkpoint import ADAPTER, STAGE, write_base
 from agentsafe.training.callbacks import advice
+from agentsafe.training.held_out import Held, measure
 from agentsafe.training.packing import IGNORED, Packing, pack, pack_rows, padded
 from agentsafe.training.prefix_sharing import (
     CannotShare,
@@ -181,6 +182,7 @@ class TrajectoryTrainer(Trainer):
         arguments: DPOConfig | SFTConfig,
         lora: LoraConfig | None = None,
         batching: Batching | None = None,
+        held: Held | None = None,
     ):
         """Prepare the training.
 
@@ -192,8 +194,9 @@ class TrajectoryTrainer(Trainer):
             lora: the adapter to train; without one, and without an adapter in `model`, all weights
                 train, and the `data` of pairs must have the reference.
             batching: the prefixes to share; none by default.
+            held: what `evaluate` measures.
         """
-        self.data, self.batching = data, batching or Batching()
+        self.data, self.batching, self.held = data, batching or Batching(), held
         self.sampler = ByCase(data, arguments.seed) if self.batching.kind == "case" else None
         # TRL's own option would disable the adapter's dropout as well.
         if not isinstance(model, PeftModel):
@@ -250,6 +253,26 @@ class TrajectoryTrainer(Trainer):
             else:
                 stack.enter_context(counted_tokens_only())
             yield
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Measure what is held out; each rollout is forwarded once, whatever pairs it is in.
+
+        The trainer's history gets a row with the loss, and `held_out`, the fields of
+        `run_card.HeldOut`.
+        """
+        assert self.held is not None
+        made = measure(self, self.held)
+        assert made is not None  # `callbacks.Watch` requests no measurement without pairs
+        found = {name: getattr(made, name) for name in ("loss", "margin", "accuracy")}
+        metrics = {f"eval_{name}": value for name, value in found.items() if value is not None}
+        self.model.eval()  # TRL tells by the mode which metrics to log
+        self.log(dict(metrics))
+        self.model.train()
+        self.state.log_history[-1]["held_out"] = asdict(made)
+        trainer: Any = self
+        handler = trainer.callback_handler
+        trainer.control = handler.on_evaluate(self.args, self.state, trainer.control, metrics)
+        return metrics
 
     def _get_train_sampler(self, *args: Any) -> Any:
         return self.sampler or super()._get_train_sampler(*args)

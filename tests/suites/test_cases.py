@@ -21,6 +21,7 @@ from agentsafe.suites.cases import (
     find_tool,
     read_suite,
     split,
+    validation_cases,
     write_suite,
 )
 
@@ -62,6 +63,17 @@ def test_the_halves_are_disjoint_and_complete_and_an_odd_case_tests(cases, seed)
     assert not train & test
     assert train | test == set(range(cases))
     assert len(test) - len(train) == cases % 2
+
+
+@given(st.integers(2, 300), st.integers(0, 20), st.floats(0, 0.99))
+def test_validation_cases_are_some_of_the_training_half(cases, seed, share):
+    training, _ = split(cases, seed)
+    chosen = validation_cases(cases, seed, share)
+    assert chosen <= training
+    assert len(chosen) == 0 if share == 0 else len(chosen) < len(training)
+    if share and len(training) > 1:
+        assert len(chosen) == pytest.approx(share * len(training), abs=1)
+        assert chosen <= validation_cases(cases, seed, min(share + 0.1, 0.99))
 
 
 def test_the_split_neither_reads_nor_moves_the_global_random_state():

@@ -100,12 +100,29 @@ def test_rollouts_to_imitate_are_named_alone(rollouts):
     assert sum(role["loss"] for role in loss_share(kept, tokens).values()) == pytest.approx(1)
 
 
+def test_a_turn_that_a_limit_cut_is_counted_and_its_end_is_no_part_of_the_loss(rollouts):
+    reasons = pl.when(pl.col("sample") < 2).then(pl.lit("token_limit")).otherwise(pl.lit("x"))
+    limited = rollouts.with_columns(stop_reason=reasons)
+    rows, tokens = tokenised(limited, [(0, 1), (0, 4)])
+    _, before = tokenised(rollouts, [(0, 1), (0, 4)])
+    kept, _ = fitting(rows, tokens, LIMIT)
+    found = findings(rows, limited, tokens, kept, LIMIT)
+    first, second = rows["case_id"].unique(maintain_order=True)
+    # Sample 1 ends in an observation, so that its last turn was not cut.
+    assert found.cut.names == [f"{case}: tiny/0" for case in (first, second)]
+    lost = {row: sum(before[row].mask) - sum(tokens[row].mask) for row in tokens}
+    whole = rollouts.with_row_index("row")
+    cut = whole.filter((pl.col("sample") == 0) & pl.col("case_id").is_in([first, second]))["row"]
+    assert {row for row, count in lost.items() if count} == {*cut}
+    assert {lost[row] for row in cut} == {1}
+
+
 def test_a_good_run_has_nothing_to_name(rollouts):
     rows, tokens = tokenised(rollouts, [(0, 0)])
     kept, _ = fitting(rows, tokens, LIMIT)
     found = findings(rows, rollouts, tokens, kept, LIMIT)
-    kinds = (found.long, found.empty, found.unfinished, found.split)
-    assert [each.count for each in kinds] == [0, 0, 0, 0]
+    kinds = (found.long, found.empty, found.unfinished, found.split, found.cut)
+    assert [each.count for each in kinds] == [0, 0, 0, 0, 0]
 
 
 def test_rollouts_of_several_sequences_are_named(rollouts):

@@ -14,6 +14,7 @@ from agentsafe.training.run_card import (
     Card,
     HeldOut,
     describe,
+    measured_lines,
     read_cards,
     read_training,
     training_summary,
@@ -79,7 +80,11 @@ def full_card() -> Card:
         last_loss=0.5,
         reward_margin=0.25,
         reward_accuracy=0.75,
+        kept_step=4,
+        validation=HeldOut(**HELD_OUT | {"loss": 0.5}),
         held_out=HeldOut(**HELD_OUT),
+        held_out_in_training=HeldOut(**HELD_OUT | {"margin": 0.6}),
+        played={"dtype": "auto", "quantization": "none"},
         batch_tokens=300,
         settings={"lora": {"r": 4}},
         versions={"trl": "1"},
@@ -124,6 +129,20 @@ def test_a_run_that_imitates_rollouts_counts_rollouts():
     assert row["notes"][0].startswith("22 rollouts are dropped, longer than")
     assert (row["pairs"], row["first_loss"], row["last_loss"]) == (4, 0.69, 0.4)
     assert (row["reward_margin"], row["reward_accuracy"]) == (None, None)
+
+
+def test_the_log_says_how_held_out_pairs_rank_and_both_numbers_where_they_differ():
+    lines = measured_lines(full_card())
+    accuracy = "accuracy 0.750 [0.500, 1.000], reward margin"
+    pairs = "n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}8 pairs"
+    assert lines == [
+        f"{RUN}: validation cases, step 4: {accuracy} 0.400, loss 0.500, {pairs}",
+        f"{RUN}: test cases, as it is played: {accuracy} 0.400, {pairs}",
+        f"{RUN}: test cases, before it was saved: {accuracy} 0.600, {pairs}",
+    ]
+    alike = replace(full_card(), held_out_in_training=HeldOut(**HELD_OUT), validation=None)
+    assert measured_lines(alike) == lines[1:2]
+    assert measured_lines(Card("trained", RUN)) == []
 
 
 def test_the_summary_notes_anomalies_by_kind():

@@ -26,7 +26,16 @@ from agentsafe.models.checkpoint import ADAPTER, BASE, STAGE
 from agentsafe.models.config import Model
 from agentsafe.preferences.dataset import training_set
 from agentsafe.scores.config import Bootstrap
-from agentsafe.suites.cases import case_index, split
+from agentsafe.suites.cases import (
+    Case,
+    Tool,
+    Toolkit,
+    case_index,
+    checked_suite,
+    split,
+    validation_cases,
+    write_suite,
+)
 from agentsafe.training.config import Lora
 from agentsafe.training.reference import reference
 from agentsafe.training.run_card import Card, read_cards
@@ -224,8 +233,8 @@ def test_a_card_is_complete_but_for_the_outcome_before_the_first_step(task, plai
     prepared.card.write(tmp_path / "card.json")
     (begun,) = read_cards([tmp_path / "card.json"])
     assert begun == prepared.card and begun.status == "begun"
-    later = ("status", "steps", "held_out", "seconds", "first_loss", "last_loss")
-    later += ("reward_margin", "reward_accuracy")
+    later = ("status", "steps", "held_out", "seconds", "first_loss", "last_loss", "kept_step")
+    later += ("reward_margin", "reward_accuracy", "held_out_in_training", "played")
     outcome = {name: getattr(plain.card, name) for name in later}
     assert replace(begun, **outcome) == plain.card
     assert None not in outcome.values()
@@ -425,6 +434,21 @@ def test_an_interrupted_run_ends_as_if_nothing_had_been(run, interrupt, uninterr
     assert same(weights(uninterrupted.folder), weights(resumed.folder), 0)
 
 
+@pytest.fixture
+def twins(rollouts, tmp_path):
+    """Tables and a suite in which each case of the test half is one of the training half again."""
+    training, tested = (sorted(half) for half in split(CASES, 0))
+    twin = {f"official_{n}": f"official_{m}" for n, m in zip(tested, training, strict=True)}
+    same_cases = [Case(name, ("Key",), "Do it.") for name in PROMPTS]
+    files = (str(tmp_path / "cases.json"), str(tmp_path / "toolkits.json"))
+    toolkit = Toolkit("Key", tools=(Tool("find", "Find it."), Tool("act", "Use it.")))
+    write_suite(checked_suite(same_cases, [toolkit]), *files)
+    own = rollouts.filter(pl.col("case_id").is_in(list(twin.values())))
+    names = {original: copy for copy, original in twin.items()}
+    copies = own.with_columns(pl.col("case_id").replace(names))
+    return {"rollouts": pl.concat([own, copies]), "suite_files": files}
+
+
 @pytest.mark.parametrize(
     ("options", "first"),
     [
@@ -439,11 +463,20 @@ def test_an_interrupted_run_ends_as_if_nothing_had_been(run, interrupt, uninterr
     ],
     ids=lambda given: "-".join(map(str, given.values())) if isinstance(given, dict) else "",
 )
-def test_each_loss_starts_at_its_closed_form_and_falls(run, options, first):
-    made = run(replace(SETTINGS, **options))
+def test_each_loss_starts_at_its_closed_form_and_is_on_held_out_pairs_what_trl_says(
+    run, twins, options, first
+):
+    """A step's loss, before it, is that on the test half after the step before: all are twins."""
+    made = run(replace(SETTINGS, **options, batch_size=18, eval_steps=1, max_steps=3), **twins)
     assert made.card.first_loss == pytest.approx(first, rel=1e-4)
     assert made.log["dpo_loss"][-1] < made.log["dpo_loss"][0]
     assert made.card.settings["loss"] == options.get("loss", "sigmoid")
+    numbers = {"loss": "dpo_loss", "margin": "reward_margin", "accuracy": "reward_accuracy"}
+    for ours, trained in numbers.items():
+        measured = made.log[f"held_out_{ours}"].to_list()
+        assert measured[:-1] == pytest.approx(made.log[trained].to_list()[1:], rel=1e-3, abs=1e-5)
+    assert made.log["held_out_part"].to_list() == ["test"] * 3
+    assert made.card.held_out_in_training.loss == made.log["held_out_loss"][-1]
 
 
 @pytest.mark.parametrize(("kind", "adapter"), [("dora", ADAPTER), ("rslora", "")])
@@ -506,8 +539,101 @@ def test_pairs_of_the_test_half_are_held_out(run, plain):
     assert 0 <= held_out.low <= held_out.accuracy <= held_out.high <= 1
     assert held_out.margin != 0
     other = run(bootstrap=Bootstrap(resamples=200, confidence=0.5)).card.held_out
-    assert replace(other, low=held_out.low, high=held_out.high, confidence=0.95) == held_out
+    ends = {name: getattr(held_out, name) for name in ("low", "high", "loss_low", "loss_high")}
+    assert replace(other, **ends, confidence=0.95) == held_out
+    assert held_out.loss_low < other.loss_low < held_out.loss < other.loss_high < held_out.loss_high
     assert held_out.low < other.low <= other.high < held_out.high
+
+
+#: Steps so large that the loss on the validation cases soon rises.
+BEST = replace(
+    SETTINGS,
+    **{"keep": "best", "validation": 0.34, "eval_steps": 1, "learning_rate": 3e-2},
+    **{"lr_scheduler_type": "constant", "warmup_ratio": 0.0, "save_steps": 1000},
+)
+
+
+def test_a_run_keeps_the_step_that_validation_cases_choose(run, interrupt, tmp_path, caplog):
+    """Its weights are those of a run that ends there, and a killed run keeps the same."""
+    whole = run(BEST, name="whole")
+    measured = whole.log["held_out_loss"].to_list()
+    kept = whole.card.kept_step
+    assert kept == 1 + measured.index(min(measured)) < 6
+    assert whole.log["held_out_part"].unique().to_list() == ["validation"]
+    assert whole.card.validation.loss == min(measured)
+    validating = validation_cases(CASES, 0, 0.34)
+    assert whole.card.validation.cases == len(validating) == 2
+    assert (whole.card.pairs, whole.card.cases) == (12, 4)
+    assert whole.card.held_out.cases == 6
+    ending_there = run(replace(BEST, keep="last", eval_steps=None, max_steps=kept), name="short")
+    assert same(weights(whole.folder), weights(ending_there.folder), 0)
+    assert whole.card.held_out == ending_there.card.held_out
+    assert ending_there.log["held_out_loss"].null_count() == kept - 1
+    scratch = interrupt(kept + 2, replace(BEST, save_steps=kept + 1))
+    assert {path.name for path in scratch.glob("checkpoint-*")} == {
+        f"checkpoint-{step}" for step in (kept, kept + 1)
+    }
+    resumed = run(BEST)
+    assert f"resumes after step {kept + 1}" in caplog.text
+    assert_frame_equal(steps(whole), steps(resumed))
+    assert resumed.card.kept_step == kept
+    assert same(weights(whole.folder), weights(resumed.folder), 0)
+
+
+def test_full_tuning_keeps_the_best_step_too(run, known_reference):
+    settings = replace(BEST, tuning="full", learning_rate=1e-3, max_steps=4)
+    made = run(settings, reference=known_reference)
+    kept = made.card.kept_step
+    ending_there = run(
+        replace(settings, keep="last", max_steps=kept), reference=known_reference, name="short"
+    )
+    assert made.card.validation.loss == min(made.log["held_out_loss"])
+    assert same(weights(made.folder), weights(ending_there.folder), 0)
+
+
+def test_without_a_pair_of_a_validation_case_the_last_step_is_kept_and_that_is_said(
+    run, pairs, capfd
+):
+    validating = {f"official_{n}" for n in validation_cases(CASES, 0, 0.34)}
+    made = run(replace(BEST, max_steps=1), pairs=pairs.filter(~pl.col("case_id").is_in(validating)))
+    assert made.card.kept_step == 1
+    assert made.card.validation is None
+    assert "keeps its last step, since no pair is of a validation case" in capfd.readouterr().err
+
+
+def test_measurements_do_not_change_what_is_trained(run, plain):
+    made = run(replace(SETTINGS, eval_steps=2))
+    measured = [name for name in schemas.TRAINING if name.startswith("held_out")]
+    assert_frame_equal(steps(plain).drop(measured), steps(made).drop(measured))
+    assert same(weights(plain.folder), weights(made.folder), 0)
+    assert made.card.held_out == plain.card.held_out
+    losses = made.log["held_out_loss"].to_list()
+    assert [loss is not None for loss in losses] == [False, True] * 3
+    assert losses[-1] == plain.log["held_out_loss"][-1]
+
+
+def test_what_is_held_out_is_ranked_by_the_checkpoint_as_it_plays(
+    run, plain, parent, rollouts, tmp_path
+):
+    """Weights in bfloat16 round small updates away, and both numbers are kept."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = Path(shutil.copytree(parent, tmp_path / "parent"))
+    rounded = {name: weight.to(torch.bfloat16) for name, weight in weights(folder).items()}
+    save_file(rounded, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text()) | {"dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config))
+    settings = replace(SETTINGS, tuning="full", learning_rate=1e-5)
+    known = reference(folder, rollouts, PROMPTS, lineage="tiny", settings=settings, threads=1)
+    card = run(settings, parent=str(folder), reference=known).card
+    assert abs(card.held_out.margin - card.held_out_in_training.margin) > 0.1 * abs(
+        card.held_out_in_training.margin
+    )
+    assert card.held_out.pairs == card.held_out_in_training.pairs
+    assert card.played == {"dtype": "auto", "quantization": "none"}
+    in_training = asdict(plain.card.held_out_in_training)
+    assert asdict(plain.card.held_out) == pytest.approx(in_training, abs=1e-4)  # in float32
 
 
 def test_all_weights_are_trained_where_that_is_asked_for(run, parent, known_reference, tmp_path):
@@ -761,7 +887,7 @@ def in_two_processes(task):
 
 def test_two_processes_train_what_one_trains(run, task, known_reference, tmp_path):
     """Batches are the same; only the sums over the processes are in another order."""
-    settings = replace(PAIRS_OF_A_STEP, sft_weight=1.0)
+    settings = replace(PAIRS_OF_A_STEP, sft_weight=1.0, keep="best", eval_steps=2)
     one = run(settings, name="one", reference=known_reference)
     two = replace(
         task,
@@ -772,6 +898,7 @@ def test_two_processes_train_what_one_trains(run, task, known_reference, tmp_pat
     in_two_processes(two)
     two = outcome(two)
     columns = ["step", "loss", "dpo_loss", "reward_margin", "reward_accuracy", "tokens"]
+    columns += ["held_out_loss", "held_out_margin"]
     assert_frame_equal(one.log.select(columns), two.log.select(columns), abs_tol=1e-5)
     assert one.log["reward_margin"].abs().max() > 0.05  # it moved, so that equal means something
     assert (one.log["loss"] - one.log["dpo_loss"]).min() > 1  # the SFT term
@@ -804,7 +931,7 @@ def kill_after(log, text, processes):
 def test_two_processes_killed_at_a_step_resume_and_end_equal(task, known_reference, tmp_path):
     path = tmp_path / "reference.parquet"
     schemas.write_table(known_reference, path, schemas.REFERENCE)
-    settings = replace(PAIRS_OF_A_STEP, max_steps=10, learning_rate=1e-3)
+    settings = replace(PAIRS_OF_A_STEP, max_steps=10, learning_rate=1e-3, keep="best")
     whole, killed = (
         replace(task, settings=settings, reference=str(path), **written_to(tmp_path / name))
         for name in ("whole", "killed")

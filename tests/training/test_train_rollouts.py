@@ -149,7 +149,13 @@ def test_a_row_and_a_card_have_no_number_of_pairs(plain):
     card, (indices, _) = plain.card, split(CASES, 0)
     assert (card.status, card.pairs, card.cases) == ("trained", 2 * len(indices), len(indices))
     assert (card.first_loss, card.last_loss) == (plain.log["nll"][0], plain.log["nll"][-1])
-    assert (card.reward_margin, card.reward_accuracy, card.held_out) == (None, None, None)
+    assert (card.reward_margin, card.reward_accuracy) == (None, None)
+    held_out = card.held_out
+    assert (held_out.pairs, held_out.cases) == (card.pairs, card.cases)  # of the other half
+    assert (held_out.accuracy, held_out.margin) == (None, None)
+    assert held_out.loss_low < held_out.loss < held_out.loss_high < held_out.loss_before
+    assert plain.log["held_out_loss"][-1] == card.held_out_in_training.loss
+    assert held_out.loss == pytest.approx(card.held_out_in_training.loss, abs=1e-4)
     assert not {"beta", *OF_PAIRS} & card.settings.keys()
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import msgspec
 
-from agentsafe.experiment.grid import training_conduct
+from agentsafe.experiment.grid import model_of, training_conduct
+from agentsafe.models.config import Model
 from agentsafe.runs.script import job
 from agentsafe.scores.config import Bootstrap
 from agentsafe.training.config import Settings
@@ -13,6 +14,7 @@ from agentsafe.training.train import Task, launch
 with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
     given, options, made = snakemake.input, snakemake.params, snakemake.output
     training, scores = snakemake.config["training"], snakemake.config["scores"]
+    served = msgspec.convert(model_of(snakemake.config, snakemake.wildcards.lineage), Model)
     task = Task(
         lineage=snakemake.wildcards.lineage,
         cases=options.cases,
@@ -35,6 +37,8 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
         threads=snakemake.threads,
         # From the config, not from the params: another bootstrap is no reason to train again.
         bootstrap=msgspec.convert(scores, Bootstrap),
+        played_dtype=served.dtype,
+        played_quantization=served.quantization,
     )
     accelerate = Path(snakemake.scriptdir, "../accelerate", f"{training['distributed']}.yaml")
     launch(task, training["gpus"], accelerate, snakemake.log[0])
