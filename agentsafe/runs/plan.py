@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich import box
@@ -23,6 +24,7 @@ from agentsafe._util import format as fmt
 from agentsafe.errors import UserError
 from agentsafe.experiment.renamed_keys import RENAMED, rename_old_keys
 from agentsafe.experiment.schema import json_schema
+from agentsafe.lineage import Lineage
 from agentsafe.runs import jobs as inventory
 from agentsafe.runs.jobs import Job, Reason
 
@@ -124,7 +126,7 @@ def reasons(job: Job, makers: Mapping[str, str]) -> Iterator[Why]:
         rules = sorted({makers.get(path, "another job") for path in reason.after})
         found.append(Why(AFTER, f"after {_listed(rules)}"))
     if recorded is not None:
-        inputs = [f"+ {path}" for path in recorded.added]
+        inputs = [f"+ {path}" for path in recorded.added if not _is_base(path, job)]
         inputs += [f"\N{MINUS SIGN} {path}" for path in recorded.removed]
         if inputs:
             found.append(Why(INPUTS, f"other inputs: {_listed(inputs, 1)}"))
@@ -134,6 +136,16 @@ def reasons(job: Job, makers: Mapping[str, str]) -> Iterator[Why]:
         if not found or any(map(_is_code, set(job.params.values()) - set(recorded.params))):
             found.append(Why(CODE, CODE))
     yield from found
+
+
+def _is_base(path: str, job: Job) -> bool:
+    """Check if an input is the source of the job's lineage.
+
+    Checkpoints of version 0.1 do not need theirs beside them, and were made from it all the same.
+    """
+    lineage = job.wildcards.get("lineage")
+    source = lineage and Lineage.parse(lineage).source
+    return Path(path).parts[-2:] == ("checkpoints", source)
 
 
 def _files(reason: Reason) -> Iterator[Why]:
