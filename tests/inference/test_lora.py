@@ -1,6 +1,7 @@
 """Trained lineages on a server of their base: their adapters, and what goes wrong with them."""
 
 import asyncio
+import dataclasses
 import gc
 import shutil
 import subprocess
@@ -9,11 +10,16 @@ from collections import Counter
 
 import pytest
 
+from agentsafe import factories
 from agentsafe.errors import ServerTrouble, UserError
+from agentsafe.factories import ServedModel
 from agentsafe.inference.types import Sampling
 from agentsafe.models.config import Model
+from agentsafe.rollouts.config import Settings
+from agentsafe.rollouts.roll_out import Agent, roll_out
 from tests.helpers.lora_server import serve_base, write_adapter
 from tests.helpers.paths import ROOT
+from tests.helpers.scripted import Echo, small_suite
 from tests.helpers.tiny_model import write_tiny_checkpoint
 
 pytest.importorskip("torch")
@@ -56,6 +62,12 @@ def server(running, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(openai.ApiChat, "first_pause", 0.001)
     return running
+
+
+@pytest.fixture
+def unused(made, tmp_path):
+    """A copy of the lineage, which nothing of another test still uses."""
+    return shutil.copytree(made / LINEAGE, tmp_path / LINEAGE)
 
 
 def entry(server, **fields):
@@ -101,8 +113,8 @@ def test_a_lineage_says_on_a_server_what_its_adapter_says_here(server, made, mon
     assert Counter(each.body["model"] for each in server.requests) == {name: 6, server.name: 6}
 
 
-def test_jobs_load_an_adapter_once_and_the_last_one_unloads_it(server, made):
-    first, second = client(server, made / LINEAGE), client(server, made / LINEAGE)
+def test_jobs_load_an_adapter_once_and_the_last_one_unloads_it(server, unused):
+    first, second = client(server, unused), client(server, unused)
     assert say(first, "Hello") == say(second, "Hello")
     assert len(server.loaded) == 1
     del first
@@ -111,7 +123,7 @@ def test_jobs_load_an_adapter_once_and_the_last_one_unloads_it(server, made):
     del second
     gc.collect()
     assert server.unloaded == server.loaded
-    say(client(server, made / LINEAGE), "Hello")
+    say(client(server, unused), "Hello")
     assert len(server.loaded) == 2
 
 
@@ -250,10 +262,30 @@ if "killed" in sys.argv:
 """
 
 
-def test_a_job_that_ends_unloads_its_adapter_and_one_that_is_killed_leaves_it(server, made):
-    asked = [sys.executable, "-c", JOB, LINEAGE, str(made / LINEAGE), server.name]
+def test_a_job_that_ends_unloads_its_adapter_and_one_that_is_killed_leaves_it(server, unused):
+    asked = [sys.executable, "-c", JOB, LINEAGE, str(unused), server.name]
     killed = subprocess.run([*asked, "killed"], cwd=ROOT, capture_output=True, check=False)
     assert killed.stdout == b"4\n" and server.unloaded == []
     done = subprocess.run(asked, cwd=ROOT, capture_output=True, check=True)
     assert done.stdout == b"4\n" and done.stderr == b""
     assert server.unloaded == server.loaded and len(server.loaded) == 1
+
+
+def test_episodes_of_a_lineage_on_a_server_are_those_of_its_adapter_here(server, made, monkeypatch):
+    monkeypatch.setattr(registry, "_served", {})
+    suite = small_suite(3)
+    settings = Settings(samples=1, prompt="compact", max_turn_tokens=8, temperature=0.0)
+
+    def played(agent):
+        rollouts, _ = asyncio.run(roll_out(agent, suite, suite.cases, Echo(), settings))
+        return rollouts.select("case_id", "sample", "messages", "stop_reason", "agent_tokens")
+
+    served = ServedModel(LINEAGE, dataclasses.asdict(entry(server)), made / LINEAGE)
+    here = hf.load(made / "tiny", max_batch=8, dtype="float32", adapter=made / LINEAGE)
+    expected = played(Agent(LINEAGE, here))
+    assert "error" not in expected["stop_reason"].to_list()
+    agent = factories.agent(served)
+    assert played(agent).equals(expected)
+    server.restart()
+    assert played(agent).equals(expected)
+    assert len(server.loaded) == 2
