@@ -220,6 +220,10 @@ def test_a_contradiction_is_one_line(changes, line):
             "fsdp2'",
         ),
         (
+            {"training": {"keep": "best", "validation": 0}},
+            "'training.validation' is 0, so that test cases would choose the step",
+        ),
+        (
             {"training": {"router_aux_loss_coef": 0.01, "batching": "case"}},
             "training.router_aux_loss_coef' needs rows of their own",
         ),

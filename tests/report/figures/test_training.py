@@ -64,6 +64,36 @@ def test_recipes_stand_side_by_side_and_betas_below_each_other():
     assert len(scales) == 1  # losses can be compared across panels
 
 
+def test_what_is_held_out_is_drawn_beside_the_steps_with_its_accuracy():
+    log = training_log("ape+safe.j.b0.1.s0", "ape+help.j.b0.1.s0", "ape+sft.j.s0", steps=20)
+    due = (pl.col("step") % 10 == 0) & (pl.col("lineage") != "ape+help.j.b0.1.s0")
+    of_pairs = due & pl.col("dpo_loss").is_not_null()
+    made = specification(
+        log.with_columns(
+            held_out_part=pl.when(due).then(pl.lit("validation")),
+            held_out_loss=pl.when(due).then(3.0),
+            held_out_margin=pl.when(of_pairs).then(-0.25),
+            held_out_accuracy=pl.when(of_pairs).then(0.625),
+        )
+    )
+    rows = panels(made)
+    drawn = [[layer["encoding"]["y"]["field"] for layer in row[0]["layer"]] for row in rows]
+    assert [fields[-1] for fields in drawn] == [
+        *("held_out_loss", "held_out_margin", "held_out_accuracy", "held_out_loss")
+    ]
+    assert [len(panel["layer"]) for panel in rows[0]] == [5, 3]  # `help` was not measured
+    low, high = rows[1][0]["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    assert low == -0.25 and high > 9
+    points = [row for part in made["datasets"].values() for row in part if "value" in row]
+    assert {(row["step"], row["part"]) for row in points} == {
+        (10, "validation"),
+        (20, "validation"),
+    }
+    assert {row["value"] for row in points} == {"3.000", "\N{MINUS SIGN}0.250", "0.625"}
+    words = " ".join(made["title"]["subtitle"])
+    assert "Diamonds: measured on held-out pairs or rollouts" in words
+
+
 def test_the_heading_counts_runs_and_steps():
     made = specification(training_log(*names(), steps=70))
     assert (
