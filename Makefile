@@ -33,7 +33,7 @@ JOBS = PYTHONPATH=workflow/plugins $(SNAKEMAKE) --logger jobs
 # A worker takes whole files, in the order of tests/conftest.py; ARGS="-n 0" needs none.
 IN_PARALLEL = -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help run test lint docs lock plan status dag accept retry preflight serve to-label export report \
+.PHONY: help run test lint docs lock plan status dag accept retry prune preflight serve to-label export report \
 	clean
 
 help: ## print this list
@@ -78,6 +78,11 @@ accept: $(INSTALLED) ## after an upgrade, keep results as they are: only where n
 
 retry: $(INSTALLED) ## delete the tables of CONFIG with failed rows: the next run makes those rows again
 	@$(IN_ENVIRONMENT)/python -m agentsafe.runs.retry "$(CONFIG)"
+
+DRY =
+OLD =
+prune: $(INSTALLED) ## delete what killed jobs of CONFIG left; DRY=1 only lists, OLD=1 unnamed lineages, too
+	@$(IN_ENVIRONMENT)/python -m agentsafe.runs.prune "$(CONFIG)" $(if $(DRY),--dry) $(if $(OLD),--old)
 
 preflight: $(INSTALLED) ## ask every model of CONFIG, measure prompts, estimate tokens; then go or not
 	@$(SNAKEMAKE) preflight --cores all --quiet all $(ARGS)

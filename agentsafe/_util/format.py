@@ -91,8 +91,12 @@ def beta(value: float | None) -> str:
 
 
 def memory_size(count: float) -> str:
-    """Format bytes as `57.2 GB` or `310 MB`, of powers of ten."""
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+    """Format bytes as `57.2 GB`, `310 MB` or `4 kB`, of powers of ten; `0` only for none."""
+    if count >= 1e9:
+        return f"{count / 1e9:,.1f} GB"
+    if count >= 1e6:
+        return f"{count / 1e6:,.0f} MB"
+    return f"{math.ceil(count / 1e3):,} kB" if count else "0"
 
 
 def duration(seconds: float) -> str:

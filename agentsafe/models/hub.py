@@ -133,6 +133,28 @@ def download(name: str, model: Model, only: Iterable[str] = _WANTED) -> Path:
     return Path(found)
 
 
+def sizes(model: Model) -> tuple[int, int] | None:
+    """Return the bytes of a hub model's files, and of those that are not in the hub's cache.
+
+    Returns:
+        Both; None where the hub is not reachable, or refuses.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        files = snapshot_download(
+            model.model,
+            revision=model.revision,
+            allow_patterns=_WANTED,
+            ignore_patterns=_UNWANTED,
+            dry_run=True,
+        )
+    except Exception:  # `download` says which
+        return None
+    lacking = sum(file.file_size or 0 for file in files if file.will_download)
+    return sum(file.file_size or 0 for file in files), lacking
+
+
 def _files(folder: Path) -> list[Path]:
     """Check a checkpoint and list its files, without the `origin.json` of an earlier fetch."""
     check(folder)

@@ -2,7 +2,8 @@
 
 Every model is requested (the hub for its small files, a folder for all of them, a server for
 answers to the run's own questions), its chat template is tried, and the prompts of all cases are
-measured against its context. Nothing is loaded on a GPU.
+measured against its context; the memory and the disk that the run takes are compared with what is
+there. Nothing is loaded on a GPU.
 """
 
 import importlib.util
@@ -31,6 +32,7 @@ from agentsafe.models.spending import cost, spent_in, total
 from agentsafe.rollouts.config import EmulatorSettings
 from agentsafe.rollouts.config import Settings as RolloutSettings
 from agentsafe.rollouts.react import STOP, prompts
+from agentsafe.runs import disk
 from agentsafe.runs.trial import Role, try_adapters, try_roles
 from agentsafe.suites.cases import Suite
 from agentsafe.training.checks import template_problems
@@ -107,6 +109,10 @@ def preflight(config: Mapping[str, Any], suite: Suite) -> None:
         say(f"{'fix ' if finding.problems else 'ok  '} {finding.subject}: {finding.detail}")
         lengths += rows
         problems += [f"{finding.subject}: {problem}" for problem in finding.problems]
+    needed = disk.needs(config, RELEASED)
+    room, lacking = disk.room_problems(config, needed)
+    say(f"{'fix ' if lacking else 'ok  '} disk: {room}")
+    problems += [f"disk: {problem}" for problem in lacking]
     schema = {"model": pl.String, "role": pl.String, "p50": int, "p90": int, "max": int}
     measured = pl.DataFrame(lengths, schema=schema)
     estimated = estimate(config, suite, measured)
@@ -116,12 +122,26 @@ def preflight(config: Mapping[str, Any], suite: Suite) -> None:
     ):
         say(f"Tokens of the first prompt, over all cases:\n{measured}")
         say(f"Tokens of the run, if its models write as much as the release's:\n{costs}")
+        say(f"Disk of the run, if its models write as much:\n{_table_of(needed)}")
     if line := describe_cost(config, estimated, total(spent_in(Path("logs", config["run"])))):
         say(line)
     if problems:
         say("Not ready. To fix:\n" + "\n".join(f"- {problem}" for problem in problems))
         raise UserError(f"{len(problems)} problems to fix before this run can start, see above")
     say("Ready.")
+
+
+def _table_of(needed: Sequence[disk.Need]) -> pl.DataFrame:
+    """Lay out the disk of a run by stage, with the total."""
+    return pl.DataFrame(
+        {
+            "stage": each.stage,
+            "whole run": memory_size(each.kept),
+            "not yet there": memory_size(each.missing),
+            "while jobs run": memory_size(each.scratch),
+        }
+        for each in [*needed, disk.total(needed)]
+    )
 
 
 def check_models(config: Mapping[str, Any], suite: Suite) -> Iterator[tuple[Finding, list[dict]]]:

@@ -1,8 +1,7 @@
 """Print the state of a run, also while it is active: `make status`.
 
-Reads all jobs of a run from standard input (see `agentsafe.runs.jobs`), and their files: outputs,
-progress files, journals. Writes nothing. Not covered: whether outputs are up to date
-(`agentsafe.runs.plan`).
+Reads all jobs of a run from standard input (see `agentsafe.runs.jobs`), and the run's files. Writes
+nothing. Not covered: whether outputs are up to date (`agentsafe.runs.plan`).
 """
 
 import sys
@@ -18,10 +17,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from agentsafe._util.format import duration, money
+from agentsafe._util.format import duration, memory_size, money
 from agentsafe._util.usage import Spent
 from agentsafe.errors import UserError
 from agentsafe.models.spending import spent_in, total
+from agentsafe.runs import disk
 from agentsafe.runs import jobs as inventory
 from agentsafe.runs.jobs import FAILED, RUNNING, STATES, STOPPED, Job, place
 from agentsafe.runs.locks import holder
@@ -212,10 +212,21 @@ def _lines(jobs: list[Job], stands: list[str], now: float) -> Iterator[str]:
         seconds, unknown = left
         but = f", and {unknown} jobs of rules that never ran here" if unknown else ""
         yield f"About {duration(seconds)} left with {len(running)} at a time{but}."
+    if line := _disk(disk.taken(inventory.run_folder(jobs))):
+        yield line
     if ended := errors(jobs, stands):
         yield f"\nThe newest errors, of {len(ended)}:"
         for when, error, log in ended[:_ERRORS]:
             yield f"  {time.strftime('%m-%d %H:%M', time.localtime(when))}  {log}\n    {error}"
+
+
+def _disk(taken: disk.Taken) -> str:
+    """Say what a run takes on disk, the largest stage first; nothing where it has no files."""
+    sizes = [f"{name} {memory_size(size)}" for name, size in taken.stages.most_common() if size]
+    if not sizes:
+        return ""
+    linked = f", and links to {memory_size(taken.linked)} elsewhere" if taken.linked else ""
+    return f"Disk: {memory_size(taken.stages.total())} ({', '.join(sizes)}){linked}."
 
 
 def main() -> None:

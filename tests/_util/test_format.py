@@ -51,3 +51,8 @@ def test_intervals_of_a_record_become_columns_and_a_null_stays_away():
 def test_betas_never_look_the_same():
     assert [fmt.beta(value) for value in (0.1, 1.0, 1e-5, None)] == ["0.1", "1", "1e-05", "–"]
     assert fmt.beta(0.1) != fmt.beta(0.1000001)
+
+
+def test_bytes_are_never_rounded_to_nothing():
+    shown = [fmt.memory_size(size) for size in (0, 1, 4096, 3_100_000, 57_190_000_000)]
+    assert shown == ["0", "1 kB", "5 kB", "3 MB", "57.2 GB"]

@@ -284,6 +284,9 @@ FETCH = """
     from agentsafe.models.config import Model
 
     for model in sys.argv[2:]:
+        if model == "sizes":
+            print(hub.sizes(Model("org/tiny")))
+            continue
         try:
             hub.fetch_model("m", Model(model), sys.argv[1])
             print("fetched")
@@ -310,14 +313,16 @@ def taken(folder, models, **environment):
 
 def test_a_model_of_the_hub_is_fetched_and_then_there_without_a_network(server, folder, whole):
     address = f"http://127.0.0.1:{server.server_port}"
-    assert taken(folder, ["org/tiny"], HF_ENDPOINT=address) == ["fetched"]
+    size = sum(path.stat().st_size for path in whole.iterdir())
+    said = taken(folder, ["sizes", "org/tiny", "sizes"], HF_ENDPOINT=address)
+    assert said == [str((size, size)), "fetched", str((size, 0))]
     expected = {path.name for path in whole.iterdir()} | {"origin.json"}
     assert {path.name for path in folder.iterdir()} == expected
     assert json.loads((folder / "origin.json").read_text())["commit"] == COMMIT
     loading.load_model(folder)
     before = checkpoint.fingerprint(folder)
     shutil.rmtree(folder)
-    assert taken(folder, ["org/tiny"], HF_HUB_OFFLINE="1") == ["fetched"]
+    assert taken(folder, ["org/tiny", "sizes"], HF_HUB_OFFLINE="1") == ["fetched", "None"]
     assert checkpoint.fingerprint(folder) == before
 
 

@@ -152,6 +152,7 @@ def test_the_screen_says_it_all_and_writes_nothing(here):
         Spent("agent", "bold", 4, Usage(900, 0, 40)),
         Spent("judge j", "cloud", 8, Usage(5000, 1000, 640, 500), 1.5),
     ]
+    write(f"{SNAPSHOT}/checkpoints/bold/model.safetensors", "x" * 5_000_000)
     reports(jobs[1], spent=spent)
     reports(jobs[1], error="the server is down", error_kind="user", ended=True)
     before = sorted(here.rglob("*"))
@@ -169,6 +170,7 @@ def test_the_screen_says_it_all_and_writes_nothing(here):
     assert ["agent", "bold", "4", "900", "0", "40", "0", "–"] in cells
     assert ["judge", "j", "cloud", "8", "5,000", "1,000", "640", "500", "1.50"] in cells
     assert ["all", "with", "a", "price", "1.50"] in cells
+    assert "Disk: 5 MB (source checkpoints 5 MB, rollouts 2 kB)." in done.stdout
     assert "4 episodes, 40 agent tokens, 12 emulator tokens" in done.stdout
     assert f"{jobs[1].log[0]}\n    the server is down" in done.stdout
     assert sorted(here.rglob("*")) == before
