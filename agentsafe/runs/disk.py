@@ -128,8 +128,9 @@ def room_problems(config: Mapping[str, Any], found: Iterable[Need]) -> tuple[str
         notes.append(f"{memory_size(kept)} more, and {memory_size(most)} at the peak, in {where}")
         if least > free:
             problems.append(f"the run takes {memory_size(least)} more in {where}: {_fix(several)}")
-        elif most > free:
-            notes.append("let fewer runs train at once (Snakemake's --jobs), or make room")
+        elif most > free and sums.of_a_job:
+            fitting = 1 + int((free - least) // sums.of_a_job)
+            notes.append(f"let at most {fitting} runs train at once (Snakemake's --jobs)")
     return "takes " + "; ".join(notes), tuple(problems)
 
 

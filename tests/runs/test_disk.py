@@ -195,7 +195,7 @@ def test_the_miniature_needs_no_checkpoint_for_its_estimate():
     ("free", "note", "fix"),
     [
         (2000e9, "takes 600.0 GB more, and 1,050.0 GB at the peak, in results/x, where", None),
-        (700e9, "let fewer runs train at once", None),
+        (720e9, "let at most 2 runs train at once", None),
         (640e9, "takes", "the run takes 650.0 GB more in results/x, where 640.0 GB are free"),
     ],
 )
