@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+from collections import namedtuple
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 import polars as pl
 import pytest
 
+from agentsafe.errors import UserError
 from agentsafe.experiment.check import check
 from agentsafe.rollouts.react import STOP
 from agentsafe.runs.preflight import (
@@ -16,6 +18,7 @@ from agentsafe.runs.preflight import (
     check_models,
     describe_cost,
     estimate,
+    preflight,
     released_tokens,
 )
 from agentsafe.suites.toolemu import take_suite
@@ -182,6 +185,22 @@ def test_the_memory_of_training_is_said_and_held_against_the_gpu(suite, checkpoi
     (problem,) = trained(asked, suite).problems
     assert problem.startswith("training takes at least ")
     assert "of each GPU, which has 100 MB: write a smaller training.max_length, or" in problem
+
+
+def test_the_disk_of_the_run_is_said_and_held_against_the_free_space(
+    suite, checkpoint, server, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    asked = config(checkpoint)
+    preflight(asked, suite)
+    said = capsys.readouterr().err
+    assert "ok   disk: takes " in said and "trained checkpoints" in said and "Ready." in said
+    full = namedtuple("Usage", ["free"])(0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(UserError, match="1 problems to fix"):
+        preflight(asked, suite)
+    said = capsys.readouterr().err
+    assert "- disk: the run takes 2" in said and "results/x, where 0 are free" in said
 
 
 def test_what_makes_training_fit_is_named(suite, tmp_path, server):
