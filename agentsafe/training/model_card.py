@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import yaml
 
@@ -119,11 +120,11 @@ def _max_rank(stages: Sequence[Card]) -> int:
 
 
 def _stage(stage: Stage, card: Card) -> list[str]:
-    """Fill a row of the table of stages."""
+    """Fill a row of the table of stages; its objective is followed by the stage's own settings."""
+    objective = str(replace(stage, judge=None, beta=None))
     counts = [fmt.number(count, 0) for count in (card.pairs, card.cases, card.steps)]
-    beta = fmt.beta(stage.beta)
     held_out = _held_out(card.held_out, card.example)
-    return [stage.objective, stage.judge or fmt.NONE, beta, *counts, held_out]
+    return [objective, stage.judge or fmt.NONE, fmt.beta(stage.beta), *counts, held_out]
 
 
 def _numbers(card: Card) -> dict[str, str]:

@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -443,12 +443,7 @@ def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "PairTrainer
         dtype=settings.weights_dtype if full else "auto",
         quantization=settings.quantization,
     )
-    routes = hasattr(model.config.get_text_config(decoder=True), "output_router_logits")
-    if settings.router_aux_loss_coef and not routes:
-        raise UserError(
-            f"training.router_aux_loss_coef: {task.parent} is no mixture of experts that returns "
-            "its router's logits: leave it out"
-        )
+    _check_router_loss(model, settings, prepared.tokens.values(), task.parent)
     if task.base is not None:
         disable_dropout_in_model(model)
         adapter = checkpoint.stage_folder(task.parent)
@@ -470,6 +465,24 @@ def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "PairTrainer
         policy: Any = trainer.model
         policy.delete_adapter("ref")  # TRL's copy, to compute the reference with
     return trainer
+
+
+def _check_router_loss(
+    model: Any, settings: Settings, trajectories: Iterable[Trajectory], parent: str
+) -> None:
+    """Check that the router's loss can be computed if it is asked for."""
+    if not settings.router_aux_loss_coef:
+        return
+    if not hasattr(model.config.get_text_config(decoder=True), "output_router_logits"):
+        raise UserError(
+            f"training.router_aux_loss_coef: {parent} is no mixture of experts that returns "
+            "its router's logits: leave it out"
+        )
+    if any(len(each.starts) > 1 for each in trajectories):
+        raise UserError(
+            "training.router_aux_loss_coef: it needs rows of their own, but the chat template of "
+            f"{parent} rewrites earlier turns, so that a rollout is several sequences: leave it out"
+        )
 
 
 def _parent(task: Task, prepared: Prepared) -> "Parent":

@@ -80,14 +80,15 @@ def test_the_hub_reads_the_front_matter(tmp_path):
 
 
 def test_every_stage_is_told_from_its_own_card():
-    first = card("qwen+help.one.b0.05.s2", pairs=100, cases=9, steps=13, held_out=None)
-    second = card("qwen+help.one.b0.05+safe.two.b0.1.s2")
-    text = section(written(second, parent="qwen+help.one.b0.05.s2", history=[first]), "Lineage")
-    assert "| 1 | help | one | 0.05 | 100 | 9 | 13 | no pair was held out |\n" in text
+    first = card("qwen+help.one.b0.05.e2.s2", pairs=100, cases=9, steps=13, held_out=None)
+    second = card("qwen+help.one.b0.05.e2+safe.two.b0.1.s2")
+    parent = "qwen+help.one.b0.05.e2.s2"
+    text = section(written(second, parent=parent, history=[first]), "Lineage")
+    assert "| 1 | help.e2 | one | 0.05 | 100 | 9 | 13 | no pair was held out |\n" in text
     accuracy = "0.750 [0.500, 1.000], n = 8 pairs"
     assert f"| 2 | safe | two | 0.1 | 6,690 | 71 | 836 | {accuracy} |\n" in text
     assert "`help` the more helpful one, however much it risks" in text
-    assert "started from `qwen+help.one.b0.05.s2`" in text
+    assert "started from `qwen+help.one.b0.05.e2.s2`" in text
     assert "split seed 2" in text
 
 

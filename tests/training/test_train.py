@@ -1086,6 +1086,13 @@ def test_a_router_loss_of_a_dense_model_is_refused(run):
         run(replace(SETTINGS, router_aux_loss_coef=0.1))
 
 
+def test_a_router_loss_of_several_sequences_is_refused(run, parent, tmp_path):
+    experts = write_experts(tmp_path / "experts", parent)
+    (experts / "chat_template.jinja").write_text(REWRITES)
+    with pytest.raises(UserError, match=r"router_aux_loss_coef: .* is several sequences"):
+        run(replace(SETTINGS, router_aux_loss_coef=0.1), parent=str(experts))
+
+
 @pytest.mark.parametrize("batching", ["prefix", "case"])
 def test_a_mixture_of_experts_shares_prefixes(run, parent, tmp_path, batching):
     experts = write_experts(tmp_path / "experts", parent)
