@@ -1,8 +1,8 @@
 """LoRA adapters: compose those of several stages into one, and put one on its base.
 
 A chain of LoRA stages on one base is one LoRA, exactly and at the sum of their ranks: with scales
-s, W + s1 B1 A1 + s2 B2 A2 = W + [s1 B1, s2 B2] [A1; A2] (Hu et al., arXiv 2106.09685, section 4.1).
-Files are PEFT's.
+s, `W + s1 B1 A1 + s2 B2 A2 = W + [s1 B1, s2 B2] [A1; A2]` (Hu et al., arXiv 2106.09685, section
+4.1). Files are PEFT's.
 
 Not covered: DoRA, whose update is no product of two small matrices, and adapters with biases or
 layers of their own.

@@ -32,9 +32,9 @@ class Model:
     revision: Annotated[
         str | None,
         Meta(
-            description="Branch, tag or commit of a hub id; null takes the newest. With the "
-            "backend `openai` this key, `dtype` and `quantization` are what `make serve` starts "
-            "the server with."
+            description="Branch, tag or commit of a hub id, null takes the newest; as `dtype` and "
+            "`quantization`, with the backend `openai` it is what `make serve` starts the server "
+            "with."
         ),
     ] = None
     adapter: Annotated[
@@ -95,9 +95,9 @@ class Model:
     lora: Annotated[
         bool,
         Meta(
-            description="The server loads LoRA adapters at runtime, as vLLM does: the model can be "
-            "trained here, and its server plays all of its trained checkpoints. `model` is then "
-            "what is trained, too: a hub id, or a folder.",
+            description="The server loads LoRA adapters at runtime, as vLLM does: the model, a hub "
+            "id or a folder, can be trained here, and its server plays all of its trained "
+            "checkpoints.",
             extra=NOT_IN_CACHE_KEY,
         ),
     ] = False
