@@ -279,11 +279,16 @@ def half_precision() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
-def quieten() -> None:
-    """Turn off progress bars and warnings of transformers, datasets and torchao."""
-    # transformers imports torchao, which then names its kernels for other GPUs; torch its enums
+def quieten_imports() -> None:
+    """Turn off what torchao warns of when transformers imports it; call this before that."""
+    # It names its kernels for other GPUs, and torch its enums.
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def quieten() -> None:
+    """Turn off progress bars and warnings of transformers, datasets and torchao."""
+    quieten_imports()
 
     import datasets
     from transformers.utils import logging as transformers_logging

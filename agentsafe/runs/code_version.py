@@ -26,6 +26,7 @@ SILENT: dict[str, tuple[str, ...]] = {
     "factories.budget": (),
     "inference.chat_template.problems": (),
     "inference.metered.MeteredChat": (),
+    "models.loading.quieten_imports": (),
     "models.spending.Budget": (),
     "_util.journal.Journal": (),
     "_util.progress.Progress": (),

@@ -14,6 +14,7 @@ from agentsafe._util import progress
 from agentsafe._util.text import with_type
 from agentsafe._util.usage import METER
 from agentsafe.errors import error_kind
+from agentsafe.models.loading import quieten_imports
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -47,6 +48,7 @@ def job(
         force=True,
     )
     logging.captureWarnings(True)
+    quieten_imports()
     logging.raiseExceptions = False  # a log that cannot be written must not hide why
     reports = progress.progress_file(log_file).absolute()
     os.environ[progress.VARIABLE] = str(reports)

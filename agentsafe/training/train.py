@@ -643,6 +643,7 @@ def _main(described: str, failed: str) -> None:
         level=logging.INFO if _is_main() else logging.WARNING,
         format="%(asctime)s %(levelname)s %(message)s",
     )
+    loading.quieten_imports()
     try:
         train(msgspec.json.decode(Path(described).read_bytes(), type=Task))
     except UserError as error:

@@ -57,6 +57,21 @@ def test_a_defect_keeps_its_traceback(tmp_path):
     assert (report.error_kind, report.error) == ("defect", "OSError: something else")
 
 
+def test_libraries_that_a_job_imports_say_nothing(tmp_path):
+    pytest.importorskip("torchao")
+    lines = [
+        "from agentsafe.runs.script import job",
+        f"with job({str(tmp_path / 'log')!r}):",
+        "    import torchao",
+        "    from trl import DPOTrainer",
+        "    from transformers import Qwen3ForCausalLM",
+    ]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "log").read_text() == ""
+
+
 def test_a_job_that_ends_well_has_no_error_and_none_of_the_time_before(tmp_path):
     append(progress_file(tmp_path / "log"), Report(1.0, error="old", error_kind="user", ended=True))
     with job(tmp_path / "log"), Progress("steps", 3) as bar:
