@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,15 +22,31 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a new folder that replaces `path` when the block ends; delete it on an error."""
+    """Yield a new folder that replaces `path` when the block ends; delete it on an error.
+
+    Whoever may read the folder may read its files.
+    """
     partial = _partial(Path(path))
     partial.mkdir()
     try:
         yield partial
+        _let_read(partial)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _let_read(folder: Path) -> None:
+    """Let others read the files in a folder as they may read the folder, by the umask.
+
+    safetensors writes files that only their owner may read, not a group or the user of a server.
+    """
+    readers = folder.stat().st_mode & 0o444
+    for path in folder.rglob("*"):
+        mode = path.lstat().st_mode
+        if stat.S_ISREG(mode) and readers & ~mode:
+            path.chmod(stat.S_IMODE(mode) | readers)
 
 
 def _partial(path: Path) -> Path:

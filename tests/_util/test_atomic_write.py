@@ -35,6 +35,18 @@ def test_a_folder_replaces_the_old_one_at_once(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_whoever_may_read_a_folder_may_read_its_files(tmp_path):
+    with whole_folder(tmp_path / "made") as partial:
+        partial.chmod(0o750)
+        for name, mode in (("own", 0o600), ("run", 0o700), ("sub/other", 0o600)):
+            (partial / name).parent.mkdir(exist_ok=True)
+            (partial / name).touch()
+            (partial / name).chmod(mode)
+        (partial / "link").symlink_to("nowhere")
+    modes = [(tmp_path / "made" / name).stat().st_mode for name in ("own", "run", "sub/other")]
+    assert [mode & 0o777 for mode in modes] == [0o640, 0o740, 0o640]
+
+
 def test_a_folder_that_fails_half_way_leaves_the_old_one(tmp_path):
     path = tmp_path / "model"
     path.mkdir()
