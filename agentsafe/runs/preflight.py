@@ -86,7 +86,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Checked:
-    """What checks of a model found: notes, problems, its context, and the tokens of its prompts."""
+    """The result of a model's checks: notes, problems, its context, and its prompts' tokens."""
 
     notes: tuple[str, ...]
     problems: tuple[str, ...]

@@ -8,7 +8,6 @@ so import it late.
 import json
 import logging
 import math
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from agentsafe._util.atomic_write import whole_file
 from agentsafe._util.progress import Progress, say
 from agentsafe.errors import UserError
 from agentsafe.models.checkpoint import check_weights, weights
-from agentsafe.training.config import Settings
+from agentsafe.training.config import Settings, is_sharded, process_count
 from agentsafe.training.run_card import HeldOut
 
 log = logging.getLogger(__name__)
@@ -56,7 +55,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training did.
+    """The outcome of a training.
 
     Attributes:
         steps: columns of `schemas.TRAINING` of every step, also of those before an interrupt.
@@ -295,10 +294,9 @@ def _states(folder: Path) -> list[str]:
     Each of several processes has a state of random numbers of its own. FSDP2 writes the gathered
     weights and optimizer under accelerate's names.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = process_count()
     random = ["rng_state.pth"]
     if processes > 1:
         random = [f"rng_state_{process}.pth" for process in range(processes)]
-    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    optimizer = [f"{FSDP_MODEL_NAME}.bin", "optimizer.bin"] if sharded else ["optimizer.pt"]
+    optimizer = [f"{FSDP_MODEL_NAME}.bin", "optimizer.bin"] if is_sharded() else ["optimizer.pt"]
     return [*optimizer, "scheduler.pt", *random]

@@ -361,7 +361,7 @@ class Settings(DPO):
 
     @property
     def keeps_adapter(self) -> bool:
-        """Whether a checkpoint is an adapter; all weights, or DoRA's update, are kept whole."""
+        """Tell whether a checkpoint is an adapter; full tuning and DoRA keep whole weights."""
         return self.tuning == "lora" and not self.lora.dora
 
     def __post_init__(self) -> None:
@@ -438,6 +438,16 @@ def tell_trackers(folder: str | Path, name: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)  # wandb would write elsewhere without it
 
 
+def process_count() -> int:
+    """Count the processes of this run, which accelerate started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_sharded() -> bool:
+    """Tell whether the processes of this run have a shard of the model each (FSDP2)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
 def per_process(batch_size: int, accumulation: int, processes: int) -> tuple[int, int] | None:
     """Batch size and accumulation of each of some processes that make the same steps together.
 
@@ -475,13 +485,12 @@ def arguments(
                 f"install {tracker}, or leave it out"
             )
     gpu = torch.cuda.is_available()
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    share = per_process(settings.batch_size, settings.gradient_accumulation_steps, processes)
+    share = per_process(settings.batch_size, settings.gradient_accumulation_steps, process_count())
     if share is None:
         raise UserError(
             f"training: {settings.gradient_accumulation_steps} batches of {settings.batch_size} "
-            f"pairs cannot be shared out to {processes} processes; write a multiple of it for "
-            "training.gradient_accumulation_steps"
+            f"pairs cannot be shared out to {process_count()} processes; write a multiple of it "
+            "for training.gradient_accumulation_steps"
         )
     scheduler = settings.lr_scheduler_type
     made = (SFTConfig if beta is None else DPOConfig)(

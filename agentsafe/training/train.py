@@ -50,6 +50,8 @@ from agentsafe.training.config import (
     Settings,
     arguments,
     first_loss,
+    is_sharded,
+    process_count,
     tell_trackers,
 )
 from agentsafe.training.held_out import Held, evaluate, log_probs, measure
@@ -524,7 +526,7 @@ def _key(task: Task, prepared: Prepared) -> dict[str, object]:
         "held_out": _data_digest([*prepared.validating, *prepared.tested], prepared.tokens),
         "weights": prepared.weights,
         "versions": prepared.card.versions,
-        "processes": os.environ.get("WORLD_SIZE", "1"),
+        "processes": str(process_count()),
     }
 
 
@@ -537,9 +539,7 @@ def _versions(settings: Settings) -> dict[str, str]:
 
 def _device(gpu: bool) -> Device:
     """Describe the device of this process, one of those that accelerate started."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    return Device(gpu, processes, sharded)
+    return Device(gpu, process_count(), is_sharded())
 
 
 def _is_main() -> bool:

@@ -96,7 +96,7 @@ class Batching:
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains on, as keys, and the trajectories and cases of these keys.
+    """The examples of a run, as keys, and the trajectories and cases of these keys.
 
     Attributes:
         examples: (chosen, rejected) for each pair, or (rollout,) for each rollout to imitate.
@@ -168,7 +168,7 @@ class TrajectoryCollator(DataCollatorForPreference):
 
 
 class TrajectoryTrainer(Trainer):
-    """What TRL's trainers do alike on trajectories. Train and measure in a block of `forwarding`.
+    """The part that TRL's trainers share on trajectories. Train and measure in `forwarding`.
 
     A subclass is one of them too; its `_losses` computes TRL's loss.
     """

@@ -7,6 +7,7 @@ import pytest
 
 from agentsafe.errors import UserError
 from agentsafe.models import adapters, checkpoint, loading
+from tests.helpers.published_shapes import SHAPES
 from tests.helpers.tiny_model import tiny_tokenizer, write_tiny_checkpoint
 
 torch = pytest.importorskip("torch")
@@ -317,24 +318,6 @@ def test_a_fingerprint_is_of_the_base_too(copied):
     (copied / "stage").mkdir()
     (copied / "stage" / "adapter_config.json").write_text("{}")
     assert checkpoint.fingerprint(copied) == before
-
-
-#: Llama-3.1-8B, Qwen3-8B and Phi-4, from the configs that they are published with.
-SHAPES = {
-    "Llama": {
-        **{"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336},
-        **{"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8},
-    },
-    "Qwen3": {
-        **{"vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 12288, "head_dim": 128},
-        **{"num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8},
-    },
-    "Phi3": {
-        **{"vocab_size": 100352, "hidden_size": 5120, "intermediate_size": 17920},
-        **{"num_hidden_layers": 40, "num_attention_heads": 40, "num_key_value_heads": 10},
-        **{"pad_token_id": 0},
-    },
-}
 
 
 @pytest.mark.parametrize("kind", SHAPES)

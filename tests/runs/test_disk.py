@@ -13,6 +13,7 @@ from agentsafe.runs import disk
 from agentsafe.runs.disk import Need, needs, room_problems, sizes_of, stage_of, taken
 from agentsafe.runs.preflight import RELEASED
 from agentsafe.training.config import Lora, Settings
+from tests.helpers.published_shapes import llama_8b
 from tests.helpers.tiny_model import write_tiny_checkpoint
 
 Usage = namedtuple("Usage", ["total", "used", "free"])
@@ -102,21 +103,6 @@ def test_each_file_counts_once_and_links_apart(here):
 )
 def test_a_file_belongs_to_a_stage(here, path, stage):
     assert stage_of((here / path).relative_to(here)) == stage
-
-
-def llama_8b():
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        tie_word_embeddings=False,
-        dtype="bfloat16",
-    )
 
 
 def test_an_adapter_of_8b_takes_two_percent_of_its_weights_at_most():

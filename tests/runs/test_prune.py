@@ -1,4 +1,4 @@
-"""What killed jobs left goes; what a later job needs stays."""
+"""Test that leftovers of killed jobs go, and that files which a later job needs stay."""
 
 import fcntl
 from pathlib import Path

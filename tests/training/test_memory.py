@@ -20,6 +20,7 @@ from agentsafe.training.memory import (
     shape_of,
 )
 from agentsafe.training.tokenize import Trajectory
+from tests.helpers.published_shapes import llama_8b
 
 torch = pytest.importorskip("torch")
 from peft import get_peft_model
@@ -138,17 +139,7 @@ def test_a_gpu_holds_half_precision_or_four_bits():
     assert cpu["weights"] == 4 * shape.parameters
 
 
-#: Llama-3.1-8B.
-EIGHT_BILLION = LlamaConfig(
-    vocab_size=128256,
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_hidden_layers=32,
-    num_attention_heads=32,
-    num_key_value_heads=8,
-    tie_word_embeddings=False,
-    dtype="bfloat16",
-)
+EIGHT_BILLION = llama_8b()
 FULL = Settings(tuning="full", batch_size=1)
 SAFE = {"optimizer": "adamw_torch_8bit", "weights_dtype": "bfloat16"}
 

@@ -1,4 +1,4 @@
-"""What trains is compared with what was served: prompts must be equal, answers are counted."""
+"""Test the comparison of what trains with what was served: equal prompts, counted answers."""
 
 import asyncio
 from dataclasses import replace

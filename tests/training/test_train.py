@@ -57,6 +57,7 @@ from tests.helpers.dpo_data import (
 from tests.helpers.float64 import use_float64
 from tests.helpers.interrupt import interrupted_at
 from tests.helpers.paths import ROOT
+from tests.helpers.small_device import limit_memory
 from tests.helpers.tiny_model import WINDOWED, write_tiny_checkpoint
 
 SECOND = "tiny+safe.rules.b0.3+help.rules.b0.3.s0"
@@ -728,14 +729,7 @@ def test_too_little_memory_halves_the_tokens_of_a_forward_pass(run, float64, mon
     import torch
 
     whole = run(name="whole")
-    embed = torch.nn.Embedding.forward
-
-    def small_device(self, tokens):
-        if tokens.numel() > 400 and torch.is_grad_enabled():
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return embed(self, tokens)
-
-    monkeypatch.setattr(torch.nn.Embedding, "forward", small_device)
+    limit_memory(monkeypatch, lambda tokens: tokens.numel() <= 400)
     halved = run(replace(SETTINGS, batch_tokens=700))
     assert halved.card.batch_tokens == 350
     assert "out of memory; resumes with 350 tokens at a time" in capfd.readouterr().err
@@ -757,19 +751,9 @@ def test_a_model_that_cannot_share_halves_its_batches_without_memory(
     run, float64, windowed, monkeypatch, capfd
 ):
     """The steps stay the same, of twice as many batches."""
-    import torch
-
     whole = run(parent=windowed, name="whole")
-    embed = torch.nn.Embedding.forward
-
     room = 4
-
-    def small_device(self, tokens):
-        if len(tokens) > room and torch.is_grad_enabled():
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return embed(self, tokens)
-
-    monkeypatch.setattr(torch.nn.Embedding, "forward", small_device)
+    limit_memory(monkeypatch, lambda tokens: len(tokens) <= room)
     halved = run(parent=windowed)
     assert "cannot share prefixes; resumes with 2 pairs at a time" in capfd.readouterr().err
     columns = ["step", "dpo_loss", "reward_margin", "tokens"]

@@ -37,6 +37,7 @@ from tests.helpers.dpo_data import (
 from tests.helpers.float64 import use_float64
 from tests.helpers.interrupt import interrupted_at
 from tests.helpers.paths import ROOT
+from tests.helpers.small_device import limit_memory
 from tests.helpers.tiny_model import WINDOWED, write_tiny_checkpoint
 
 NAME = "tiny+sft.rules.s0"
@@ -219,17 +220,8 @@ def test_two_processes_train_what_one_trains(run, task, tmp_path):
 
 
 def test_too_little_memory_halves_the_tokens_of_a_forward_pass(run, float64, monkeypatch, capfd):
-    import torch
-
     whole = run(name="whole")
-    embed = torch.nn.Embedding.forward
-
-    def small_device(self, tokens):
-        if tokens.numel() > 400 and torch.is_grad_enabled():
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return embed(self, tokens)
-
-    monkeypatch.setattr(torch.nn.Embedding, "forward", small_device)
+    limit_memory(monkeypatch, lambda tokens: tokens.numel() <= 400)
     halved = run(settings=replace(SFT, batch_tokens=700))
     assert halved.card.batch_tokens == 350
     assert "out of memory; resumes with 350 tokens at a time" in capfd.readouterr().err
