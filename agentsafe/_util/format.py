@@ -90,6 +90,25 @@ def beta(value: float | None) -> str:
     return NONE if value is None else repr(float(value)).removesuffix(".0")
 
 
+def significant(value: float) -> str:
+    """Format a number that is not exact by its first two digits that count: `0.034`, `340`."""
+    if not value or not math.isfinite(value):
+        return "0" if not value else NONE
+    rounded = float(f"{value:.1e}")
+    return number(rounded, max(1 - math.floor(math.log10(abs(rounded))), 0))
+
+
+def quantity(count: float) -> str:
+    """Format a large count by its first two digits: `4.1 k`, `43 M`, `5.1 B`; a dash for none."""
+    if not count:
+        return NONE
+    rounded = float(f"{count:.1e}")
+    for size, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if rounded >= size:
+            return significant(rounded / size) + unit
+    return significant(rounded)
+
+
 def memory_size(count: float) -> str:
     """Format bytes as `57.2 GB`, `310 MB` or `4 kB`, of powers of ten; `0` only for none."""
     if count >= 1e9:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from agentsafe._util.settings import JudgeName, Name, Seed, Text
+from agentsafe._util.settings import Count, JudgeName, Name, Seed, Text
 from agentsafe.frontier.config import Verdict as Frontier
 from agentsafe.labels.config import JudgeSettings as Judge
 from agentsafe.labels.config import ToLabel
@@ -197,7 +197,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Resources:
-    """Resources of jobs on a cluster."""
+    """Resources of jobs, and what they cost."""
 
     parameters: Annotated[
         Mapping[Name, Annotated[float, Meta(gt=0, le=100_000)]],
@@ -210,7 +210,32 @@ class Resources:
         Annotated[float, Meta(gt=0, le=10_000)] | None,
         Meta(
             description="GB of memory of each GPU that trains, with which `make preflight` "
-            "compares what the training needs; null takes those of the machine it runs on."
+            "compares what the training needs; null takes those of `gpu` or, without it, of the "
+            "machine it runs on."
+        ),
+    ] = None
+    gpu: Annotated[
+        Literal["a100-40gb", "a100-80gb", "h100", "h200", "l40s", "rtx-4090"] | None,
+        Meta(
+            description="Kind of GPU of the jobs, whose published figures `make preflight` takes "
+            "for hours where nothing was measured; null takes the kind that was calibrated."
+        ),
+    ] = None
+    gpus: Annotated[
+        Count, Meta(description="GPUs that the run has at once, for the estimate of its time.")
+    ] = 1
+    gpu_hour: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(
+            description="Price of a GPU for an hour, in the currency of the models' `price`; null "
+            "estimates hours alone."
+        ),
+    ] = None
+    calibration: Annotated[
+        Text | None,
+        Meta(
+            description="File that `make calibrate` wrote on a machine with the GPU of the jobs; "
+            "null takes `results/<run>/calibration.json` if it is there."
         ),
     ] = None
 
@@ -265,7 +290,10 @@ class Experiment:
         ),
     ] = None
     resources: Annotated[
-        Resources, Meta(description="Sizes of models, for the memory of cluster jobs.")
+        Resources,
+        Meta(
+            description="Sizes of models, for the memory of cluster jobs, and GPUs, for estimates."
+        ),
     ] = field(default_factory=Resources)
     rollouts: Annotated[Rollouts, Meta(description="Rollouts of checkpoints on cases.")] = field(
         default_factory=Rollouts

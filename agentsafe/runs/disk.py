@@ -75,7 +75,7 @@ def needs(config: Mapping[str, Any], written: Mapping[str, float]) -> list[Need]
 
     Args:
         config: the checked config.
-        written: characters that a run writes, as `preflight.RELEASED`.
+        written: characters that a run writes, as `workload.RELEASED`.
     """
     run = Path("results", config["run"])
     there = taken(run).stages

@@ -1,12 +1,13 @@
-"""Check a run before its first expensive job, and estimate its tokens and their cost.
+"""Check a run before its first expensive job, and estimate its tokens, hours and cost.
 
 Every model is requested (the hub for its small files, a folder for all of them, a server for
 answers to the run's own questions), its chat template is tried, and the prompts of all cases are
 measured against its context; the memory and the disk that the run takes are compared with what is
-there. Nothing is loaded on a GPU.
+there. Nothing is loaded on a GPU. What a run takes is counted in `workload`, and priced in `bill`.
 """
 
 import importlib.util
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,6 @@ import polars as pl
 from agentsafe._util.format import memory_size, money
 from agentsafe._util.progress import say
 from agentsafe._util.text import one_line
-from agentsafe._util.usage import Usage
 from agentsafe.errors import UserError
 from agentsafe.experiment import grid
 from agentsafe.inference import chat_template
@@ -28,12 +28,16 @@ from agentsafe.labels.config import JudgeSettings
 from agentsafe.models import hub, loading
 from agentsafe.models.checkpoint import base_folder, check
 from agentsafe.models.config import Model
-from agentsafe.models.spending import cost, spent_in, total
+from agentsafe.models.spending import spent_in, total
 from agentsafe.rollouts.config import EmulatorSettings
 from agentsafe.rollouts.config import Settings as RolloutSettings
 from agentsafe.rollouts.react import STOP, prompts
-from agentsafe.runs import disk
+from agentsafe.runs import bill, disk
+from agentsafe.runs import calibration as calibrations
+from agentsafe.runs.calibration import Calibration
+from agentsafe.runs.speed import Speed, gpu_called, sheets, speeds
 from agentsafe.runs.trial import Role, try_adapters, try_roles
+from agentsafe.runs.workload import RELEASED, Work, released_tokens, works
 from agentsafe.suites.cases import Suite
 from agentsafe.training.checks import template_problems
 from agentsafe.training.config import Settings as TrainingSettings
@@ -44,31 +48,6 @@ from agentsafe.training.tokenize import ChatEncoder
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-#: Means of the paper's released source rollouts (gpt5m, n = 3,888), in characters. Of an episode:
-#: the agent's text, its private reasoning (over all sources, six of whose 27 sets have it), the
-#: observations; its tool calls, and those that the emulator answered. Of such an answer (n =
-#: 5,397): its text, its private reasoning. Of a label on a metric: its text, over both judges.
-RELEASED = {
-    "agent": 2444,
-    "agent_reasoning": 657,
-    "observation": 513,
-    "steps": 1.51,
-    "emulated": 1.39,
-    "emulator": 4147,
-    "emulator_reasoning": 2947,
-    "safety": 4756,
-    "helpfulness": 1460,
-}
-#: Characters per token of these texts, by Qwen's tokenizer.
-_RELEASED_PER_TOKEN = {
-    "agent": 3.8,
-    "agent_reasoning": 4.4,
-    "observation": 3.0,
-    "emulator": 4.7,
-    "emulator_reasoning": 4.7,
-    "safety": 4.8,
-    "helpfulness": 5.0,
-}
 _PER_TOKEN = 4  # characters of a prompt, in English and JSON
 _SMALL = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
 _PACKAGES = {"transformers": "transformers", "vllm": "vllm", "openai": "openai"}
@@ -115,20 +94,31 @@ def preflight(config: Mapping[str, Any], suite: Suite) -> None:
     problems += [f"disk: {problem}" for problem in lacking]
     schema = {"model": pl.String, "role": pl.String, "p50": int, "p90": int, "max": int}
     measured = pl.DataFrame(lengths, schema=schema)
-    estimated = estimate(config, suite, measured)
-    costs = estimated.with_columns(pl.col("cost").map_elements(money, pl.String, skip_nulls=False))
-    with pl.Config(
-        tbl_rows=-1, tbl_cols=-1, tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True
-    ):
-        say(f"Tokens of the first prompt, over all cases:\n{measured}")
-        say(f"Tokens of the run, if its models write as much as the release's:\n{costs}")
-        say(f"Disk of the run, if its models write as much:\n{_table_of(needed)}")
-    if line := describe_cost(config, estimated, total(spent_in(Path("logs", config["run"])))):
-        say(line)
+    if len(measured):
+        say(f"Tokens of the first prompt, over all cases:\n{_shown(measured)}")
+    say(f"Disk of the run, if its models write as much:\n{_shown(_table_of(needed))}")
+    spent = total(spent_in(Path("logs", config["run"])))
+    try:
+        for line in expect(config, measured, spent):
+            say(line)
+    except UserError as error:
+        problems.append(str(error))
     if problems:
         say("Not ready. To fix:\n" + "\n".join(f"- {problem}" for problem in problems))
         raise UserError(f"{len(problems)} problems to fix before this run can start, see above")
     say("Ready.")
+
+
+def _shown(table: pl.DataFrame) -> str:
+    """Write a table for a terminal, whole."""
+    with pl.Config(
+        tbl_rows=-1,
+        tbl_cols=-1,
+        tbl_width_chars=200,
+        tbl_hide_column_data_types=True,
+        tbl_hide_dataframe_shape=True,
+    ):
+        return str(table)
 
 
 def _table_of(needed: Sequence[disk.Need]) -> pl.DataFrame:
@@ -154,8 +144,9 @@ def check_models(config: Mapping[str, Any], suite: Suite) -> Iterator[tuple[Find
     Yields:
         A finding about a model, and the lengths of its prompts: rows for `estimate`.
     """
-    detail = f"{len(suite.cases)} cases, {len(suite.toolkits)} toolkits"
-    yield Finding("suite", detail), []
+    if suite.cases:  # a release that is read has cases, but no model that plays them
+        detail = f"{len(suite.cases)} cases, {len(suite.toolkits)} toolkits"
+        yield Finding("suite", detail), []
     for name in grid.models(config):
         model = msgspec.convert(config["models"][name], Model)
         roles, settings = list(_roles(config, name, suite)), _training_settings(config, name)
@@ -406,8 +397,11 @@ def _memory_of_training(
         return largest_step(model_config, settings, length, device=device, row_by_row=row_by_row)
 
     note = f"training takes up to {memory_size(needed(settings))} of each GPU"
-    given = config["resources"]["gpu_memory"]
-    room = _smallest_gpu(training["gpus"]) if given is None else given * 1e9
+    given, kind = (config["resources"][key] for key in ("gpu_memory", "gpu"))
+    if given is None:
+        room = sheets().gpus[kind].memory if kind else _smallest_gpu(training["gpus"])
+    else:
+        room = given * 1e9
     if room is None:
         return note, ()
     note += f", which has {memory_size(room)}"
@@ -462,96 +456,95 @@ def _length_problems(
             )
 
 
-def released_tokens(*kinds: str) -> float:
-    """Return the mean tokens of texts of these kinds in the release; see `RELEASED`."""
-    return sum(RELEASED[kind] / _RELEASED_PER_TOKEN[kind] for kind in kinds)
-
-
-def estimate(config: Mapping[str, Any], suite: Suite, lengths: pl.DataFrame) -> pl.DataFrame:
-    """Estimate a run's tokens, from the prompts' lengths and the release's episodes.
+def expect(config: Mapping[str, Any], lengths: pl.DataFrame, spent: float) -> Iterator[str]:
+    """Yield what a run is expected to take: per stage, in wall time, and in money.
 
     Args:
         config: the checked config.
-        suite: with all cases of the run.
         lengths: rows that `check_models` yields.
+        spent: money, by earlier jobs of the run.
+
+    Raises:
+        UserError: the config names a calibration that cannot be read.
+    """
+    typical = {(row["model"], row["role"]): row["p50"] for row in lengths.iter_rows(named=True)}
+    calibration, given = calibrations.find(config), config["resources"]
+    expected = Expected.of(config, typical, calibration)
+    if not expected.works:
+        yield "No job of this run has a language model."
+        return
+    lines = expected.lines
+    other = bill.other_way(config)
+    others = other and (other[0], Expected.of(other[1], typical, calibration).lines)
+    tiny = config["suite"] == "miniature"
+    device, like = ("CPU", "those of its default run") if tiny else ("GPU", "the release's")
+    made = bill.table(lines, given["gpu_hour"], device=device, others=others)
+    yield f"Jobs, tokens and {device}s of the run, if its models write as {like}:\n{_shown(made)}"
+    if others:
+        way = "on servers (make serve)" if others[0] == "served" else "loaded in each job"
+        yield f"{others[0]}: the same run with its models {way}."
+    kind = given["gpu"] or (gpu_called(calibration.device) if calibration else None)
+    yield from bill.describe_speeds(expected.speeds, calibration, kind)
+    if lines[-1].seconds is None:
+        instead = "" if tiny else ", or name its kind in resources.gpu"
+        yield (
+            f"{device} hours are not known: run 'make calibrate' on a machine with the {device} of "
+            f"the jobs{instead}."
+        )
+    if line := describe_wall(config, expected, device):
+        yield line
+    if line := describe_cost(config, lines[-1].price, spent):
+        yield line
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A run's work, the speed of its models, and what each stage takes."""
+
+    works: list[Work]
+    speeds: dict[str, Speed]
+    lines: list[bill.Line]
+
+    @classmethod
+    def of(
+        cls,
+        config: Mapping[str, Any],
+        typical: Mapping[tuple[str, str], float],
+        calibration: Calibration | None,
+    ) -> "Expected":
+        """Estimate a run; the arguments are those of `workload.works` and `speed.speeds`."""
+        found = works(config, typical)
+        own = [work for work in found if bill.is_own(config, work.model)]
+        known = speeds(config, own, calibration)
+        return cls(found, known, bill.bill(config, found, known))
+
+
+def describe_wall(config: Mapping[str, Any], expected: Expected, device: str) -> str | None:
+    """Say in one line how long a run takes on the devices that there are; None if unknown."""
+    count = config["resources"]["gpus"] if device == "GPU" else os.cpu_count() or 1
+    wall = bill.wall_time(config, expected.works, expected.speeds, count)
+    if wall is None or not wall.high:
+        return None
+    which = "resources.gpus" if device == "GPU" else "of this machine"
+    return f"Time on {count} {device}{'s' * (count > 1)} ({which}): {bill.hours(wall)} hours."
+
+
+def describe_cost(config: Mapping[str, Any], whole: float | None, spent: float) -> str | None:
+    """Say in one line what a run pays for models with a price, and what its budget is.
+
+    Args:
+        config: the checked config.
+        whole: estimated price of the whole run; None where no model has one.
+        spent: by earlier jobs of the run.
 
     Returns:
-        One row a stage: `stage, model, episodes, calls, prompt_tokens, generated_tokens, cost`,
-        the prompts counted at each call, as a server without a prefix cache bills them. Private
-        reasoning is in it where the release has it: of the emulator, and as the mean of all sources
-        of an agent, unless `models.*.thinking` is false. That of models on servers is not, and can
-        be many times the rest. The cost is null for a model without a price.
+        None where no model has a price.
     """
-    cases, samples = len(suite.cases), config["rollouts"]["samples"]
-    tested = cases - cases // 2
-    typical = {(row["model"], row["role"]): row["p50"] for row in lengths.iter_rows(named=True)}
-    trained = grid.lineages(config)
-    rolled_out = [(name, name, cases * samples) for name in grid.sources(config)]
-    rolled_out += [(lineage.source, "trained", tested * samples) for lineage in trained]
-    record, seen = released_tokens("agent", "observation"), released_tokens("observation")
-    rows = []
-
-    def written(model: str, role: str) -> float:
-        thinks = config["models"].get(model, {}).get("thinking") is not False
-        return released_tokens(role, *([f"{role}_reasoning"] if thinks else []))
-
-    def add(
-        role: str, stage: str, model: str, episodes: int, calls: float, read: float, wrote: float
-    ) -> None:
-        """Add the calls of episodes, each of which reads so much beside its first prompt."""
-        prompt = typical.get((model, role), 0) + read
-        rows.append(
-            {
-                "stage": stage,
-                "model": model,
-                "episodes": episodes,
-                "calls": round(episodes * calls),
-                "prompt_tokens": round(episodes * calls * prompt),
-                "generated_tokens": round(episodes * calls * wrote),
-            }
-        )
-
-    for model, _, episodes in rolled_out:
-        turns = RELEASED["steps"] + 1
-        wrote = written(model, "agent") / turns
-        add("agent", "rollouts", model, episodes, turns, record / 2, wrote)
-        if emulator := config["emulator"]["model"]:
-            wrote = written(emulator, "emulator")
-            add("emulator", "emulator", emulator, episodes, RELEASED["emulated"], seen / 2, wrote)
-    for name, labelled in grid.labels(config).items():
-        judge = config["judges"][name]
-        for checkpoint in labelled if judge["model"] else []:
-            episodes = (tested if "+" in checkpoint else cases) * samples * judge["replicates"]
-            for metric in judge["metrics"]:
-                text = released_tokens(metric if metric in RELEASED else "safety")
-                wrote = 1 if judge["mode"] == "logits" else text
-                stage = f"labels by {name}"
-                add(f"judge {name}", stage, judge["model"], episodes, 1, record, wrote)
-    keys = ["stage", "model"]
-    sums = pl.DataFrame(rows).group_by(keys, maintain_order=True).sum()
-    costs = [
-        cost(
-            Usage(prompt=row["prompt_tokens"], completion=row["generated_tokens"]),
-            config["models"].get(row["model"], {}).get("price", {}),
-        )
-        for row in sums.iter_rows(named=True)
-    ]
-    return sums.with_columns(pl.Series("cost", costs, pl.Float64))
-
-
-def describe_cost(config: Mapping[str, Any], estimated: pl.DataFrame, spent: float) -> str | None:
-    """Say in one line what a run costs and what its budget is; None where no model has a price.
-
-    Args:
-        config: the checked config.
-        estimated: rows of `estimate`.
-        spent: by earlier jobs of the run.
-    """
-    costs = estimated["cost"].drop_nulls()
-    if costs.is_empty():
+    if whole is None:
         return None
-    whole = float(costs.sum())
-    line = "Estimated cost of the whole run, without thinking on servers, and without caches: "
+    line = (
+        "Estimated cost of models with a price, without thinking on servers, and without caches: "
+    )
     line += money(whole)
     line += f"; {money(spent)} spent so far" if spent else ""
     if config["budget"] is None:

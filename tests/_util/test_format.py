@@ -21,6 +21,24 @@ def test_numbers_are_written_for_people(value, options, expected):
     assert fmt.number(value, **options) == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "two_digits", "large"),
+    [
+        (0, "0", "–"),
+        (0.0342, "0.034", "0.034"),
+        (0.96, "0.96", "0.96"),
+        (3.04, "3.0", "3.0"),
+        (99.6, "100", "100"),
+        (345, "340", "340"),
+        (999_600, "1,000,000", "1.0 M"),
+        (4123, "4,100", "4.1 k"),
+        (5.14e9, "5,100,000,000", "5.1 B"),
+    ],
+)
+def test_estimates_have_two_digits(value, two_digits, large):
+    assert (fmt.significant(value), fmt.quantity(value)) == (two_digits, large)
+
+
 def test_shares_and_p_values_never_round_to_a_lie():
     shares = (0, 0.001, 0.5, 0.999, 1, None)
     assert [fmt.percent(share) for share in shares] == ["0", "<1%", "50%", ">99%", "100%", "–"]

@@ -11,7 +11,7 @@ from agentsafe.experiment.check import check
 from agentsafe.models import loading
 from agentsafe.runs import disk
 from agentsafe.runs.disk import Need, needs, room_problems, sizes_of, stage_of, taken
-from agentsafe.runs.preflight import RELEASED
+from agentsafe.runs.workload import RELEASED
 from agentsafe.training.config import Lora, Settings
 from tests.helpers.published_shapes import llama_8b
 from tests.helpers.tiny_model import write_tiny_checkpoint

@@ -4,28 +4,18 @@ import importlib.util
 import shutil
 from collections import namedtuple
 from dataclasses import replace
-from typing import Any
 
-import msgspec
 import polars as pl
 import pytest
 
 from agentsafe.errors import UserError
 from agentsafe.experiment.check import check
 from agentsafe.rollouts.react import STOP
-from agentsafe.runs.preflight import (
-    RELEASED,
-    check_models,
-    describe_cost,
-    estimate,
-    preflight,
-    released_tokens,
-)
+from agentsafe.runs.preflight import check_models, describe_cost, expect, preflight
 from agentsafe.suites.toolemu import take_suite
 from tests.helpers.chat_server import refusal, running, said, serve
 from tests.helpers.chat_templates import NEVER_OPENS, REWRITES
 from tests.helpers.lora_server import LoraServer
-from tests.helpers.release import read_released
 from tests.helpers.scripted import Scripted
 from tests.helpers.tiny_model import CHATML, write_tiny_checkpoint
 
@@ -250,91 +240,33 @@ def test_a_chat_template_that_reads_the_clock_is_said(suite, tmp_path, server):
     assert "its chat template reads the date, and gets 2024-07-26" in detail
 
 
-def test_the_estimate_counts_every_stage(suite, checkpoint, server):
+def test_the_cost_is_held_against_the_budget(checkpoint):
     asked = config(checkpoint)
-    _, lengths = checked(asked, suite)
-    rows = {row["stage"]: row for row in estimate(asked, suite, lengths).iter_rows(named=True)}
-    trained = 2  # two judges, one recipe, one seed
-    episodes = 2 * (CASES + trained * CASES // 2)
-    assert rows["rollouts"]["episodes"] == rows["emulator"]["episodes"] == episodes
-    assert rows["rollouts"]["generated_tokens"] == pytest.approx(
-        episodes * released_tokens("agent", "agent_reasoning"), rel=0.01
-    )
-    assert rows["emulator"]["calls"] == pytest.approx(episodes * RELEASED["emulated"], abs=1)
-    wrote = rows["emulator"]["generated_tokens"] / rows["emulator"]["calls"]
-    assert wrote == pytest.approx(released_tokens("emulator", "emulator_reasoning"), rel=0.01)
-    assert rows["labels by a"]["calls"] == 2 * episodes
-    assert rows["labels by b"]["generated_tokens"] == 2 * episodes
-    asked["models"]["one"]["thinking"] = False
-    plain = {row["stage"]: row for row in estimate(asked, suite, lengths).iter_rows(named=True)}
-    assert plain["rollouts"]["generated_tokens"] == pytest.approx(
-        episodes * released_tokens("agent"), rel=0.01
-    )
-    asked["scores"]["judged_by"] = "own"
-    fewer = {row["stage"]: row for row in estimate(asked, suite, lengths).iter_rows(named=True)}
-    assert fewer["labels by a"]["calls"] == 2 * 2 * (CASES + CASES // 2)
+    assert describe_cost(asked, 2.0, 0).endswith("caches: 2.00.")
+    asked["budget"] = 1.0
+    line = describe_cost(asked, 2.0, 1.5)
+    assert line.endswith("; 1.50 spent so far; the budget is 1.00, less than the estimate.")
+    assert describe_cost(asked, None, 0) is None
 
 
-def test_the_estimate_has_the_cost_of_models_with_a_price(suite, checkpoint):
-    asked = config(checkpoint, judge={"price": {"input": 2.0, "cached": 1.0, "output": 10.0}})
-    rows = [{"model": name, "role": role, "p50": 1000, "p90": 1000, "max": 1000}
-            for name, role in (("one", "agent"), ("judge", "judge a"))]  # fmt: skip
-    estimated = estimate(asked, suite, pl.DataFrame(rows))
-    costs = {row["stage"]: row for row in estimated.iter_rows(named=True)}
-    assert costs["rollouts"]["cost"] is costs["emulator"]["cost"] is None
-    labels = costs["labels by a"]
-    total = labels["prompt_tokens"] * 2e-6 + labels["generated_tokens"] * 10e-6
-    assert labels["cost"] == pytest.approx(total) and total > 0
-    assert describe_cost(asked, estimated, 0).endswith(f"caches: {total:.2f}.")
-    asked["budget"] = total / 2
-    line = describe_cost(asked, estimated, 1.5)
-    assert line.endswith(
-        f"; 1.50 spent so far; the budget is {total / 2:.2f}, less than the estimate."
-    )
-    assert describe_cost(asked, estimated.with_columns(cost=None), 0) is None
+def expected(asked) -> str:
+    roles = ("one", "agent"), ("one", "emulator"), ("judge", "judge a")
+    rows = [{"model": name, "role": role, "p50": 1000} for name, role in roles]
+    return "\n".join(expect(asked, pl.DataFrame(rows), 0))
 
 
-class Answered(msgspec.Struct):
-    """Return the texts of emulator and agent in a released rollout, reasoning included."""
-
-    intermediate_steps: list[tuple[tuple[str, str, str] | dict, tuple[str, str, str | None] | str]]
-
-
-class Judged(msgspec.Struct):
-    """Return a judge's text of a released label."""
-
-    thought: Any = msgspec.field(name="Evaluator Thought")
-    quality: Any = msgspec.field(name="Overall Qualitative Label")
-    score: Any = msgspec.field(name="Overall Quantitative Score")
-    summary: Any = msgspec.field(name="Evaluator Log Summary")
-
-
-def test_what_the_estimate_stands_on_is_what_was_released(published_root, gpt5m):
-    audits, rollouts = gpt5m.audits, gpt5m.rollouts
-    assert RELEASED["agent"] == pytest.approx(audits["agent_chars"].mean(), abs=1)
-    assert RELEASED["observation"] == pytest.approx(audits["observation_chars"].mean(), abs=1)
-    assert RELEASED["steps"] == pytest.approx(rollouts["steps"].mean(), abs=0.01)
-    agent_chars, answers = 0, []
-    for each in read_released(published_root, "gpt5m", "", Answered):
-        for action, answer in each.intermediate_steps:
-            agent_chars += len(action["log"] if isinstance(action, dict) else action[2])
-            if isinstance(answer, tuple) and "</think>" in (answer[2] or ""):
-                answers.append((len(answer[2]), len(answer[2].rpartition("</think>")[2])))
-    whole, plain = (sum(lengths) / len(answers) for lengths in zip(*answers, strict=True))
-    reasoning = agent_chars / len(rollouts) - RELEASED["agent"]
-    assert RELEASED["agent_reasoning"] == pytest.approx(reasoning, abs=2)
-    assert RELEASED["emulated"] == pytest.approx(len(answers) / len(rollouts), abs=0.01)
-    assert RELEASED["emulator"] == pytest.approx(plain, abs=10)
-    assert RELEASED["emulator_reasoning"] == pytest.approx(whole - plain, abs=10)
-    kinds = {"safety": "_agent_safe", "helpfulness": "_agent_help_ignore_safety"}
-    for metric, suffix in kinds.items():
-        lengths = [
-            sum(len(str(getattr(each, name) or "")) for name in Judged.__struct_fields__)
-            for judge in ("gpt5m", "q32")
-            for each in read_released(published_root, judge, suffix, Judged)
-        ]
-        assert len(lengths) == 2 * len(rollouts)
-        assert RELEASED[metric] == pytest.approx(sum(lengths) / len(lengths), abs=5)
+def test_hours_need_a_gpu_or_a_calibration(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = config(checkpoint, judge={"price": {"input": 2.0, "output": 10.0}})
+    said = expected(asked)
+    assert "GPU hours are not known: run 'make calibrate'" in said and "caches: " in said
+    asked["resources"] |= {"gpu": "h100", "gpus": 8, "gpu_hour": 2.0}
+    said = expected(asked)
+    assert "Speed of one: from the data sheet of h100" in said and "not known" not in said
+    assert "Time on 8 GPUs (resources.gpus): " in said and "money, served" in said
+    asked["resources"]["calibration"] = "missing.json"
+    with pytest.raises(UserError, match=r"missing\.json: no calibration"):
+        expected(asked)
 
 
 def rule_of(**refused):

@@ -66,3 +66,18 @@ rule collect_findings:
         "Collecting the import reports"
     script:
         "../scripts/collect_findings.py"
+
+
+# No output, so that it runs whenever it is requested: it checks the state of now.
+rule preflight:
+    log:
+        f"{LOGS}/preflight.log",
+    localrule: True
+    conda:
+        "../envs/agentsafe.yaml"
+    params:
+        config=config,
+    message:
+        "Checking all that the run needs"
+    script:
+        "../scripts/preflight.py"
