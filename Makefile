@@ -33,7 +33,7 @@ JOBS = PYTHONPATH=workflow/plugins $(SNAKEMAKE) --logger jobs
 # A worker takes whole files, in the order of tests/conftest.py; ARGS="-n 0" needs none.
 IN_PARALLEL = -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help run test lint docs lock plan status dag accept retry prune preflight calibrate serve to-label export report \
+.PHONY: help run test lint docs lock plan status dag accept retry prune preflight calibrate doctor serve to-label export report \
 	clean
 
 help: ## print this list
@@ -97,6 +97,11 @@ serve: $(INSTALLED) ## print how to start a server for MODEL of CONFIG; RUN=1 st
 
 calibrate: $(INSTALLED) ## measure on this machine how fast models of CONFIG are (MODEL=name), for preflight
 	@$(IN_ENVIRONMENT)/python -m agentsafe.runs.calibrate "$(CONFIG)" $(MODEL)
+
+INT4 =
+NETWORK =
+doctor: $(INSTALLED) ## say what this machine can run, and try a small model on it; INT4=1, NETWORK=1 check those
+	@$(IN_ENVIRONMENT)/python -m agentsafe.runs.doctor $(if $(NETWORK),--network) $(if $(INT4),--int4)
 
 to-label: $(INSTALLED) ## write a sample of CONFIG's rollouts for people to label, as a page and a CSV
 	@$(SNAKEMAKE) export_rollouts --cores all --quiet all $(ARGS)
