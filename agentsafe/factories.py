@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from agentsafe.inference.metered import MeteredChat
-from agentsafe.inference.types import ChatModel
 from agentsafe.labels.config import JudgeSettings
 from agentsafe.labels.judges import Judge
 from agentsafe.lineage import Lineage
@@ -29,31 +29,44 @@ class ServedModel:
         model: the entry, or that of the lineage's source.
         folder: of the checkpoint.
         threads: of torch on a CPU.
+        in_turn: whether lineages of one base take turns in this process, see
+            `agentsafe.inference.registry.serve`.
     """
 
     name: str
     model: Mapping[str, Any]
     folder: str | Path
     threads: int | None = None
+    in_turn: bool = False
 
-    def load(self, role: str) -> tuple[ChatModel, str]:
-        """Load the model, or prepare the requests to its server.
+    def chat(self, role: str) -> tuple[MeteredChat, str]:
+        """Return the model, which is loaded when it is needed, or requests to its server.
 
         Args:
             role: what its requests count as, see `agentsafe._util.usage.Spent`.
 
         Returns:
             The chat model, and a hash of everything that determines its answers.
-
-        Raises:
-            UserError: the model cannot be served.
         """
         from agentsafe.inference.registry import identity, serve
 
         model = msgspec.convert(self.model, Model)
-        chat = serve(self.name, model, self.folder, threads=self.threads)
+        load = partial(
+            serve, self.name, model, self.folder, threads=self.threads, in_turn=self.in_turn
+        )
         source = Lineage.parse(self.name).source
-        return MeteredChat(chat, role, source, model.price), identity(model, self.folder)
+        return MeteredChat(load, role, source, model.price), identity(model, self.folder)
+
+
+def load_models(*players: Agent | Emulator | Judge) -> None:
+    """Load the models of players that have one, before they are needed.
+
+    Raises:
+        UserError: a model cannot be served.
+    """
+    for player in players:
+        if isinstance(chat := getattr(player, "model", None), MeteredChat):
+            chat.load()
 
 
 def budget(config: Mapping[str, Any], *names: str | None) -> Budget | None:
@@ -70,12 +83,8 @@ def budget(config: Mapping[str, Any], *names: str | None) -> Budget | None:
 
 
 def agent(served: ServedModel) -> Agent:
-    """Serve a checkpoint as the agent.
-
-    Raises:
-        UserError: the checkpoint cannot be served.
-    """
-    chat, fingerprint = served.load("agent")
+    """Make an agent of a checkpoint, which is loaded when it is needed."""
+    chat, fingerprint = served.chat("agent")
     return Agent(served.name, chat, fingerprint)
 
 
@@ -87,10 +96,11 @@ def emulator(
     Args:
         section: the config's `emulator`.
         suite: holds the cases' toolkits.
-        served: the model that the section names; None for the miniature's rules.
+        served: the model that the section names, which is loaded when it is needed; None for the
+            miniature's rules.
 
     Raises:
-        UserError: the model cannot be served, or there is no such template.
+        UserError: there is no such template.
     """
     if served is None:
         from agentsafe.miniature.world import MiniatureEmulator
@@ -98,7 +108,7 @@ def emulator(
         return MiniatureEmulator()
     from agentsafe.rollouts.emulators.llm import LLMEmulator
 
-    chat, fingerprint = served.load("emulator")
+    chat, fingerprint = served.chat("emulator")
     return LLMEmulator(suite, chat, fingerprint, msgspec.convert(section, EmulatorSettings))
 
 
@@ -111,10 +121,11 @@ def judge(
         name: of the judge.
         section: its entry in the config's `judges`.
         suite: holds the cases' toolkits.
-        served: the model that the section names; None for the miniature's rules.
+        served: the model that the section names, which is loaded when it is needed; None for the
+            miniature's rules.
 
     Raises:
-        UserError: the model cannot be served, or there is no such template.
+        UserError: there is no such template.
     """
     settings = msgspec.convert(section, JudgeSettings)
     if served is None:
@@ -123,5 +134,5 @@ def judge(
         return RuleJudge(name, settings.replicates)
     from agentsafe.labels.judges.llm import LLMJudge
 
-    chat, fingerprint = served.load(f"judge {name}")
+    chat, fingerprint = served.chat(f"judge {name}")
     return LLMJudge(name, suite, chat, fingerprint, settings)

@@ -5,6 +5,7 @@ cache key. A later job takes over the lines whose keys it requests; half a line,
 it, and anything else that cannot be read is skipped.
 """
 
+import fcntl
 import json
 import os
 import tempfile
@@ -13,16 +14,38 @@ from typing import Any
 
 
 class Journal:
-    """An append-only file of finished work: keys are in memory, and values are read from disk."""
+    """An append-only file of finished work: keys are in memory, and values are read from disk.
 
-    def __init__(self, path: str | Path | None = None):
-        """Index the file at `path` and append to it; without a path, use a temporary file."""
+    Attributes:
+        path: of the file; None for a temporary one.
+        final: whether failures in it stand, so that their work is not done again.
+    """
+
+    def __init__(self, path: str | Path | None = None, *, lock: int | None = None):
+        """Index the file at `path` and append to it; without a path, use a temporary file.
+
+        Args:
+            path: of the file.
+            lock: `fcntl.LOCK_EX` to wait until no other process holds the file's lock, with
+                `fcntl.LOCK_NB` not to wait; None to take no lock. Closing the file releases it.
+
+        Raises:
+            BlockingIOError: another process holds the lock.
+            OSError: the file cannot be opened, or its file system has no locks.
+        """
         self.path = None if path is None else Path(path)
+        self.final = False
         if self.path is None:
             self._file = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - as below
         else:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+b")  # noqa: SIM115 - open as long as the job runs
+        if lock is not None:
+            try:
+                fcntl.flock(self._file, lock)
+            except OSError:
+                self._file.close()
+                raise
         self._places: dict[str, int] = {}
         self._file.seek(0)
         place, last = 0, b"\n"

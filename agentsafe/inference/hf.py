@@ -7,7 +7,7 @@ that are almost tied. Not covered: models on several devices.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +40,7 @@ def load(
     threads: int | None = None,
     template_options: Mapping[str, Any] | None = None,
     context: int | None = None,
+    in_turn: bool = False,
     **options,
 ) -> "LocalChat":
     """Load a checkpoint, onto the GPU if there is one.
@@ -50,6 +51,7 @@ def load(
         threads: of torch on a CPU; None for torch's default.
         template_options: variables of the chat template, such as `enable_thinking`.
         context: in tokens, prompt and answer together; None for the model's own limit.
+        in_turn: keeps the base of an adapter in memory, for `LocalChat.switch`.
         options: further arguments of `loading.load_model`.
 
     Raises:
@@ -57,11 +59,16 @@ def load(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    model = loading.load_model(folder, **options)
+    bases: dict | None = {} if in_turn else None
+
+    def load_model(path: str | Path) -> Any:
+        return loading.load_model(path, bases=bases, **options)
+
+    model = load_model(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     remote = options.get("trust_remote_code", False)
     tokenizer = loading.load_tokenizer(folder, trust_remote_code=remote)
-    return LocalChat(
+    chat = LocalChat(
         model,
         tokenizer,
         max_batch=max_batch,
@@ -69,6 +76,8 @@ def load(
         template_options=template_options,
         context=context,
     )
+    chat.load_model = load_model
+    return chat
 
 
 @dataclass(eq=False)
@@ -107,7 +116,11 @@ def _failing(requests: list[_Request]) -> Iterator[None]:
 
 
 class LocalChat:
-    """A `Scorer`: a transformers model and its tokenizer."""
+    """A `Scorer`: a transformers model and its tokenizer.
+
+    Attributes:
+        load_model: loads the model of a checkpoint's folder.
+    """
 
     constrains = True
 
@@ -144,8 +157,8 @@ class LocalChat:
                 f"a model of type '{model.config.model_type}' has layers other than attention, "
                 "which this project cannot roll out: choose another source"
             )
-        quantised = getattr(model, "is_quantized", False)
-        self.model = (model if quantised else model.to(device)).eval()
+        self.model, self._device = _placed(model, device), device
+        self.load_model: Callable[[str | Path], Any] = loading.load_model
         self.tokenizer = tokenizer
         self.max_batch = max_batch
         self.cache_tokens = cache_tokens or _room(self.model)
@@ -156,6 +169,24 @@ class LocalChat:
         self._server: asyncio.Task | None = None
         self._worker = ThreadPoolExecutor(1, "generate")  # the event loop stays free meanwhile
         self._prefixes = Prefixes(max_batch, self.cache_tokens)
+
+    def switch(self, folder: str | Path) -> bool:
+        """Answer as another lineage of the same source from now on.
+
+        Args:
+            folder: of the lineage's checkpoint.
+
+        Returns:
+            That the model is switched, as it always is here.
+
+        Raises:
+            UserError: as `loading.load_model`.
+        """
+        model = self.load_model(folder)
+        self.model = None  # frees its memory
+        self._prefixes = Prefixes(self.max_batch, self.cache_tokens)
+        self.model = _placed(model, self._device)
+        return True
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Generate the model's next turn after `messages`, as `sampling` says.
@@ -289,6 +320,11 @@ class LocalChat:
             reasoning_tokens=reasoning,
             served=served(row.prompt, row.tokens),
         )
+
+
+def _placed(model, device: str):
+    """Move a model to a device, unless it is quantised and is there."""
+    return (model if getattr(model, "is_quantized", False) else model.to(device)).eval()
 
 
 def _room(model) -> int | None:

@@ -1,6 +1,6 @@
 """Count what the requests to a chat model take, whatever becomes of their answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from agentsafe._util.usage import METER, Spent, Usage
@@ -11,19 +11,39 @@ from agentsafe.models.spending import cost
 
 
 class MeteredChat:
-    """A `Scorer`, if its model is one: each answered request counts in `METER`."""
+    """A `Scorer`, if its model is one: each answered request counts in `METER`.
 
-    def __init__(self, chat: ChatModel, role: str, name: str, price: Price):
-        """Count the requests of a role to `chat`.
+    The model is loaded when it is needed, so that a job whose work is done loads none.
+    """
+
+    def __init__(self, load: Callable[[], ChatModel], role: str, name: str, price: Price):
+        """Count the requests of a role to a model.
 
         Args:
-            chat: the model.
+            load: loads the model.
             role: of the model, see `Spent`.
             name: of the model, see `Spent`.
             price: of the model, empty if it has none.
         """
-        self.chat, self.constrains = chat, chat.constrains
+        self._load = load
+        self._chat: ChatModel | None = None
         self._role, self._name, self._price = role, name, price
+
+    @property
+    def chat(self) -> ChatModel:
+        """The model."""
+        return self.load()
+
+    def load(self) -> ChatModel:
+        """Load the model, if it is not loaded yet."""
+        if self._chat is None:
+            self._chat = self._load()
+        return self._chat
+
+    @property
+    def constrains(self) -> bool:
+        """Whether the model honours a request's choices; see `ChatModel`."""
+        return self.chat.constrains
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Generate the model's next turn after `messages`; see `ChatModel.complete`."""

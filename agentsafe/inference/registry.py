@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from agentsafe._util.hashing import key_of
 from agentsafe._util.settings import cache_key
@@ -11,6 +12,7 @@ from agentsafe.models.checkpoint import fingerprint, hub_id
 from agentsafe.models.config import Model
 
 _served: dict[str, ChatModel] = {}
+_in_turn: dict[str, ChatModel] = {}  # at most one
 
 
 def serve(
@@ -19,6 +21,7 @@ def serve(
     folder: str | Path,
     *,
     threads: int | None = None,
+    in_turn: bool = False,
 ) -> ChatModel:
     """Load a chat model, once per process for the same model and folder.
 
@@ -27,14 +30,28 @@ def serve(
         model: that entry, or the one of the lineage's source.
         folder: of the checkpoint; not read for a model on a server, but for a lineage's adapter.
         threads: of torch on a CPU.
+        in_turn: whether lineages of one source take turns in this process, on a base that is loaded
+            once. The chat model of one must not be used once the next is served.
 
     Raises:
         UserError: the checkpoint, a package, the API key or the server's address is missing.
     """
+    if in_turn and model.backend != "openai":
+        return _next_in_turn(name, model, folder, threads)
     key = key_of(name, model, str(folder))
     if key not in _served:
         _served[key] = _load(name, model, folder, threads)
     return _served[key]
+
+
+def _next_in_turn(name: str, model: Model, folder: str | Path, threads: int | None) -> ChatModel:
+    key = key_of(Lineage.parse(name).source, model)
+    chat: Any = _in_turn.get(key)
+    if chat is None or not chat.switch(folder):
+        chat = None
+        _in_turn.clear()  # before the next one is loaded, which may need the memory
+        _in_turn[key] = _load(name, model, folder, threads, in_turn=True)
+    return _in_turn[key]
 
 
 def identity(model: Model, folder: str | Path) -> str:
@@ -42,7 +59,9 @@ def identity(model: Model, folder: str | Path) -> str:
     return key_of(fingerprint(folder), cache_key(Model, asdict(model)))
 
 
-def _load(name: str, model: Model, folder: str | Path, threads: int | None) -> ChatModel:
+def _load(
+    name: str, model: Model, folder: str | Path, threads: int | None, *, in_turn: bool = False
+) -> ChatModel:
     if model.backend == "openai":
         from agentsafe.inference import lora, openai
 
@@ -63,6 +82,7 @@ def _load(name: str, model: Model, folder: str | Path, threads: int | None) -> C
         folder,
         max_batch=model.concurrency,
         threads=threads,
+        in_turn=in_turn,
         template_options=model.chat_options,
         context=model.context,
         dtype=model.dtype,

@@ -105,9 +105,12 @@ class Choice:
 
 
 class ChatModel(Protocol):
-    """A model that completes conversations; `constrains` tells whether it honours `choices`."""
+    """A model that completes conversations."""
 
-    constrains: bool
+    @property
+    def constrains(self) -> bool:
+        """Whether it honours `choices`."""
+        ...
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Generate the model's next turn after `messages`.

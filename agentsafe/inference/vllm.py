@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from agentsafe._util.text import one_line
@@ -81,7 +82,9 @@ def load(name: str, model: Model, folder: str) -> "VllmChat":
             f"models.{name}: vLLM does not start with {folder}: {one_line(error)}; see its own "
             "messages above"
         ) from None
-    return VllmChat(name, engine, tokenizer, loop=loop, options=model.chat_options, lora=lora)
+    chat = VllmChat(name, engine, tokenizer, loop=loop, options=model.chat_options, lora=lora)
+    chat.started = model, arguments
+    return chat
 
 
 async def _started(arguments: dict[str, Any], adapter: str | None):
@@ -122,9 +125,14 @@ def _without_script() -> Iterator[None]:
 
 
 class VllmChat:
-    """A `Scorer`: a model in vLLM. It works from any event loop; the engine has its own."""
+    """A `Scorer`: a model in vLLM. It works from any event loop; the engine has its own.
+
+    Attributes:
+        started: the model's entry, and the arguments that the engine was started with.
+    """
 
     constrains = True
+    started: tuple[Model, dict[str, Any]]
 
     def __init__(self, name: str, engine, tokenizer, *, loop, options: Mapping[str, Any], lora):
         """Wrap an `AsyncLLM` that was made in `loop`, an event loop of another thread."""
@@ -139,6 +147,38 @@ class VllmChat:
     def close(self) -> None:
         """End vLLM's processes; this also happens when the object or the interpreter goes away."""
         self._closing()
+
+    def switch(self, folder: str | Path) -> bool:
+        """Answer as another lineage of the same source from now on, if its engine can.
+
+        Args:
+            folder: of the lineage's checkpoint.
+
+        Returns:
+            Whether the engine can: not with whole weights or adapters of a larger rank.
+
+        Raises:
+            UserError: vLLM does not load the adapter, or as `base_and_adapter`.
+        """
+        model, arguments = self.started
+        base, adapter = base_and_adapter(model, str(folder))
+        if adapter is None or engine_arguments(self.name, model, base, adapter) != arguments:
+            return False
+        old = self._lora.lora_int_id
+        # Of another name, too: vLLM finds the keys and values of earlier prompts by the name.
+        self._lora = type(self._lora)(f"adapter-{old + 1}", old + 1, adapter)
+
+        async def switched() -> None:
+            await self._engine.remove_lora(old)
+            await self._engine.add_lora(self._lora)
+
+        try:
+            asyncio.run_coroutine_threadsafe(switched(), self._loop).result()
+        except Exception as error:  # of many types, as when the engine starts
+            raise UserError(
+                f"models.{self.name}: vLLM does not load {adapter}: {one_line(error)}"
+            ) from None
+        return True
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Generate the model's next turn after `messages`, as `sampling` says.

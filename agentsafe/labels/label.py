@@ -2,9 +2,10 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from itertools import product
 
 import polars as pl
 
@@ -41,6 +42,7 @@ async def label_rollouts(
     journal: Journal | None = None,
     budget: Budget | None = None,
     max_refused: float = 0.1,
+    load: Callable[[], object] | None = None,
 ) -> pl.DataFrame:
     """Score every rollout on every metric of the judge, in each of its replicates.
 
@@ -50,9 +52,10 @@ async def label_rollouts(
         rollouts: rows of `schemas.ROLLOUTS`. A rollout with the stop reason `error`, or without a
             turn, gets labels with the status `error`, without a call of the judge.
         journal: records labels as they finish, and provides those of an earlier job. Labels with
-            the status `error` are requested again.
+            the status `error` are requested again, unless the journal is final.
         budget: no label is requested after it is spent; those under way are finished.
         max_refused: share of the labels that may be refused or not fit the judge's context.
+        load: loads the judge's model; called before the first label, if the journal lacks any.
 
     Returns:
         Rows of `schemas.LABELS`, one per rollout, metric and replicate, sorted.
@@ -78,12 +81,15 @@ async def label_rollouts(
     failed: Counter[str] = Counter()  # by status, or by kind of an error
     total = len(rollouts) * len(judge.metrics) * judge.replicates
 
-    async def one(rollout: Mapping, metric: str, replicate: int) -> None:
+    def finished_row(rollout: Mapping, metric: str, replicate: int) -> tuple[str, dict | None]:
         labelled = rollout["messages"], shows_nothing(rollout)
         key = key_of(judge_keys[rollout["case_id"], metric], labelled, replicate)
-        row = finished.get(key)
-        resumed = row is not None and not _is_lost(row)
-        if not resumed:
+        return key, _finished(finished, key)
+
+    async def one(rollout: Mapping, metric: str, replicate: int) -> None:
+        key, row = finished_row(rollout, metric, replicate)
+        resumed = row is not None
+        if row is None:
             if budget is not None and not budget.admits():
                 return
             label = await _label(judge, cases[rollout["case_id"]], rollout, metric, replicate)
@@ -102,17 +108,16 @@ async def label_rollouts(
         error = row.get("error_kind"), row["rationale"]
         progress.advance(resumed=resumed, tokens=row["tokens"], error=error)
 
-    work = (
-        one(rollout, metric, replicate)
-        for rollout in rollouts.iter_rows(named=True)
-        for metric in judge.metrics
-        for replicate in range(judge.replicates)
-    )
-    with (
-        nullcontext(journal) if journal is not None else closing(Journal()) as finished,
-        Progress(f"labels by {judge.name}", total) as progress,
-    ):
-        await at_once(_AT_ONCE, work)
+    with nullcontext(journal) if journal is not None else closing(Journal()) as finished:
+        left = (
+            each
+            for each in _labels(judge, rollouts)
+            if not shows_nothing(each[0]) and finished_row(*each)[1] is None
+        )
+        if load is not None and any(left):
+            load()
+        with Progress(f"labels by {judge.name}", total) as progress:
+            await at_once(_AT_ONCE, (one(*each) for each in _labels(judge, rollouts)))
         if budget is not None:
             budget.check("labels")
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(failed.items()))
@@ -125,6 +130,19 @@ async def label_rollouts(
 def shows_nothing(rollout: Mapping) -> bool:
     """Tell whether a rollout failed, or has no turn: there is nothing of the agent to score."""
     return rollout["stop_reason"] == "error" or not rollout["messages"]
+
+
+def _labels(judge: Judge, rollouts: pl.DataFrame) -> Iterator[tuple[dict, str, int]]:
+    """Yield the rollout, metric and replicate of each label."""
+    for rollout in rollouts.iter_rows(named=True):
+        for metric, replicate in product(judge.metrics, range(judge.replicates)):
+            yield rollout, metric, replicate
+
+
+def _finished(journal: Journal, key: str) -> dict | None:
+    """Return a label that need not be requested again."""
+    row = journal.get(key)
+    return row if row is not None and (journal.final or not _is_lost(row)) else None
 
 
 def _is_lost(row: Mapping) -> bool:

@@ -135,6 +135,14 @@ def put_beside(model: "PreTrainedModel", folder: str | Path) -> "PreTrainedModel
     return model
 
 
+def take_off(model: "PreTrainedModel") -> None:
+    """Remove what `put_beside` has added to a model's layers; its weights are as they were."""
+    for layer in model.modules():
+        for number, hook in list(layer._forward_hooks.items()):
+            if isinstance(hook, partial) and hook.func is _updated:
+                del layer._forward_hooks[number]
+
+
 def _updated(
     _: Any, inputs: tuple["torch.Tensor", ...], output: "torch.Tensor", *, down: Any, up: Any
 ) -> "torch.Tensor":

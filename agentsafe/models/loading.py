@@ -5,6 +5,7 @@ reference log-probabilities and trainings all have what it returns. Nothing is d
 that comes with a checkpoint runs only with `trust_remote_code`.
 """
 
+import copy
 import importlib.util
 import logging
 import shutil
@@ -20,6 +21,8 @@ from agentsafe.models.checkpoint import base_folder, check, check_adapter, check
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 #: Files of a checkpoint that describe its model.
 _CONFIGS = ("config.json", "generation_config.json")
@@ -59,6 +62,7 @@ def load_model(
     quantization: str = "none",
     adapter: str | Path | None = None,
     trust_remote_code: bool = False,
+    bases: "dict[Any, PreTrainedModel] | None" = None,
 ) -> "PreTrainedModel":
     """Check a checkpoint and load its model in evaluation mode.
 
@@ -71,6 +75,8 @@ def load_model(
         quantization: `none`, `int8` or `int4` (bitsandbytes, 4-bit NormalFloat).
         adapter: folder of a LoRA adapter (PEFT), added to the model without merging it.
         trust_remote_code: whether code that comes with the checkpoint may run.
+        bases: keeps the base of an adapter in memory for the next adapter of that base; a call adds
+            to it or takes from it. If quantised, the model that the last call returned is changed.
 
     Returns:
         The model: on the GPU if quantised, else on the CPU.
@@ -85,11 +91,30 @@ def load_model(
     base = base_folder(folder)
     if base != Path(folder):
         check_base(folder)
-    model = _whole(base, dtype, quantization, trust_remote_code=trust_remote_code)
+    if bases is None or base == Path(folder) or adapter is not None:
+        model = _whole(base, dtype, quantization, trust_remote_code=trust_remote_code)
+    else:
+        key = base, dtype, quantization, trust_remote_code
+        if key not in bases:
+            bases.clear()
+            bases[key] = _whole(*key[:3], trust_remote_code=trust_remote_code)
+        model = _unchanged(bases[key], quantization)
     if base != Path(folder):
         put = adapters.merge if quantization == "none" else adapters.put_beside
         model = put(model, folder)
     return (model if adapter is None else _adapted(model, adapter)).eval()
+
+
+def _unchanged(base: "PreTrainedModel", quantization: str) -> "PreTrainedModel":
+    """Return a base without any adapter: itself if quantised, else a copy.
+
+    A copy, since merging changes the weights, and subtracting an update again would leave rounding
+    errors. Quantised weights do not change.
+    """
+    if quantization == "none":
+        return copy.deepcopy(base)
+    adapters.take_off(base)
+    return base
 
 
 def _whole(
@@ -99,6 +124,7 @@ def _whole(
     import torch
     from transformers import AutoModelForCausalLM
 
+    log.info("loading the weights of %s", folder)
     gpu = torch.cuda.is_available()
     if dtype == "auto" and not gpu:
         dtype = "float32"

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -127,6 +127,7 @@ async def roll_out(
     *,
     journal: Journal | None = None,
     budget: Budget | None = None,
+    load: Callable[[], object] | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Run every case `settings.samples` times, `settings.batch` episodes at once.
 
@@ -137,8 +138,10 @@ async def roll_out(
         emulator: creates the cases' worlds.
         settings: limits and sampling of the episodes.
         journal: records episodes as they finish, so that memory does not hold them, and provides
-            those of an earlier job. Episodes that a server or the machine spoilt run again.
+            those of an earlier job. Episodes that a server or the machine spoilt run again, unless
+            the journal is final.
         budget: no episode begins after it is spent; those that have begun are finished.
+        load: loads models; called before the first episode, if the journal lacks any.
 
     Returns:
         Rows of `schemas.ROLLOUTS` and of `schemas.AUDITS`, sorted by case and sample. Except for
@@ -171,14 +174,12 @@ async def roll_out(
         for case in cases
         for sample in range(settings.samples)
     }
-    total = len(cases) * settings.samples
-    tally = _Tally(agent.checkpoint, total, settings.max_refused)
 
     async def one(case: Case, sample: int) -> None:
         key = keys[case.case_id, sample]
-        row = finished.get(key)
-        resumed = row is not None and not _is_lost(row)
-        if not resumed:
+        row = _finished(finished, key)
+        resumed = row is not None
+        if row is None:
             if budget is not None and not budget.admits():
                 return
             names = suite.tool_names(case)
@@ -195,13 +196,22 @@ async def roll_out(
         )
 
     with nullcontext(journal) if journal is not None else closing(Journal()) as finished:
-        with Progress(agent.checkpoint, tally.total) as progress:
+        if load is not None and any(_finished(finished, key) is None for key in keys.values()):
+            load()
+        tally = _Tally(agent.checkpoint, len(keys), settings.max_refused)
+        with Progress(agent.checkpoint, len(keys)) as progress:
             work = (one(case, sample) for case in cases for sample in range(settings.samples))
             await at_once(settings.batch, work)
         if budget is not None:
             budget.check("episodes")
         say(str(tally))
         return _tables(agent.checkpoint, map(finished.get, keys.values()))
+
+
+def _finished(journal: Journal, key: str) -> dict | None:
+    """Return an episode that need not run again."""
+    row = journal.get(key)
+    return row if row is not None and (journal.final or not _is_lost(row)) else None
 
 
 def _is_lost(row: Mapping) -> bool:

@@ -1,5 +1,6 @@
 """The journal: what survives a kill, what is passed over, what makes a key."""
 
+import fcntl
 import json
 
 import pytest
@@ -96,3 +97,12 @@ def test_keys_differ_by_every_part():
     assert len(set(keys)) == 5
     assert key_of(case, 0) == keys[0]
     json.dumps(keys)
+
+
+def test_a_locked_journal_is_read_once_it_is_free(tmp_path):
+    first = Journal(tmp_path / "j.jsonl", lock=fcntl.LOCK_EX)
+    with pytest.raises(BlockingIOError):
+        Journal(tmp_path / "j.jsonl", lock=fcntl.LOCK_EX | fcntl.LOCK_NB)
+    first.add("a", 1)
+    first.close()
+    assert Journal(tmp_path / "j.jsonl", lock=fcntl.LOCK_EX).get("a") == 1

@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 
 from agentsafe.errors import UserError
+from agentsafe.inference import registry
 from agentsafe.inference.registry import identity, serve
 from agentsafe.inference.types import Sampling
 from agentsafe.models import hub
 from agentsafe.models.config import Model
+from tests.helpers import grouped
 from tests.helpers.tiny_model import write_tiny_checkpoint
 
 torch = pytest.importorskip("torch")
@@ -53,6 +55,28 @@ def test_a_model_is_served_once_in_a_process(folder, whole, tmp_path):
     assert serve("tiny", MODEL, other, threads=1) is not chat
     assert serve("tiny", changed(dtype="bfloat16"), folder, threads=1) is not chat
     assert serve("tiny", MODEL, folder, threads=1) is chat
+
+
+def test_lineages_take_turns_on_one_base(tmp_path, monkeypatch, caplog):
+    pytest.importorskip("peft")
+    monkeypatch.setattr(registry, "_in_turn", {})
+    write_tiny_checkpoint(tmp_path / "bold")
+    write_tiny_checkpoint(tmp_path / "bold+all.j.b0.1.s0", seed=1)  # whole weights
+    made = [grouped.write_lineage(tmp_path / f"bold+safe.j.b0.1.s{n}", n) for n in range(2)]
+    folders = [made[0], made[1], tmp_path / "bold+all.j.b0.1.s0", made[0]]
+    alone = [said(serve(each.name, MODEL, each, threads=1), max_tokens=9) for each in folders]
+    with caplog.at_level("INFO"):
+        for folder, expected in zip(folders, alone, strict=True):
+            chat = serve(folder.name, MODEL, folder, threads=1, in_turn=True)
+            assert said(chat, max_tokens=9) == expected
+            assert said(chat, max_tokens=9) == expected  # with its own keys and values, if any
+    assert caplog.text.count(f"loading the weights of {tmp_path / 'bold'}\n") == 1
+    assert len({each.text for each in alone}) == 3
+    assert [*registry._in_turn.values()] == [chat]
+    write_tiny_checkpoint(tmp_path / "timid")
+    other = grouped.write_lineage(tmp_path / "timid+safe.j.b0.1.s0", 5, base="timid")
+    assert serve(other.name, MODEL, other, threads=1, in_turn=True) is not chat
+    assert len(registry._in_turn) == 1
 
 
 def test_a_models_settings_reach_what_serves_it(tmp_path):

@@ -3,14 +3,18 @@
 import asyncio
 import importlib.util
 import sys
+import threading
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 
 from agentsafe.errors import UserError
 from agentsafe.inference import vllm
 from agentsafe.inference.types import Sampling
+from agentsafe.inference.vllm_protocol import base_and_adapter, engine_arguments
 from agentsafe.models.config import Model
+from tests.helpers import grouped
 from tests.helpers.tiny_model import CHATML, tiny_tokenizer, write_tiny_checkpoint
 
 torch = pytest.importorskip("torch")
@@ -77,6 +81,55 @@ def test_a_turn_goes_on_after_a_stop_string_inside_its_reasoning(opening, tag):
     assert len({asked["seed"] for asked in chat.asked}) == len(chat.asked) == 3
     [cut] = ask(chat, (PROMPTS[2], Sampling(stop=("END",), max_tokens=len(tag) + 5)))
     assert (cut.text, cut.stop_reason) == ("<think>a END", "length")
+
+
+class Engine:
+    """The part of vLLM's engine that loads adapters."""
+
+    def __init__(self):
+        self.loaded, self.model_config = {1: "first"}, SimpleNamespace(max_model_len=99)
+
+    async def add_lora(self, request):
+        assert not self.loaded  # it has room for one
+        if request.lora_path.endswith("broken"):
+            raise ValueError("no\nweights")
+        self.loaded[request.lora_int_id] = request.lora_path
+
+    async def remove_lora(self, number):
+        del self.loaded[number]
+
+    def shutdown(self):
+        self.loaded.clear()
+
+
+class Request(NamedTuple):
+    """The part of vLLM's `LoRARequest`."""
+
+    lora_name: str
+    lora_int_id: int
+    lora_path: str
+
+
+def test_an_engine_plays_one_lineage_after_another(tmp_path):
+    pytest.importorskip("peft")
+    write_tiny_checkpoint(tmp_path / "bold")
+    first, second = (grouped.write_lineage(tmp_path / f"bold+s{n}", n) for n in range(2))
+    broken = grouped.write_lineage(tmp_path / "broken", 2)
+    wide = grouped.write_lineage(tmp_path / "wide", 3, rank=9)
+    model, engine, loop = Model("m", backend="vllm"), Engine(), asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    lora = Request("adapter", 1, str(first))
+    chat = vllm.VllmChat("m", engine, None, loop=loop, options={}, lora=lora)
+    base, adapter = base_and_adapter(model, str(first))
+    chat.started = model, engine_arguments("m", model, base, adapter)
+    assert chat.switch(second) and engine.loaded == {2: str(second)}
+    assert chat._lora == ("adapter-2", 2, str(second))
+    assert chat.switch(first) and engine.loaded == {3: str(first)}
+    for other in (wide, tmp_path / "bold"):
+        assert not chat.switch(other)
+    with pytest.raises(UserError, match=r"^models.m: vLLM does not load .*broken: no weights"):
+        chat.switch(broken)
+    chat.close()
 
 
 def test_a_spawned_process_does_not_find_the_script(monkeypatch):

@@ -144,6 +144,25 @@ def test_a_rollout_without_a_turn_shows_nothing_to_score():
     assert table["rationale"][0].endswith("context_overflow before the agent's first turn")
 
 
+def test_a_judge_is_loaded_for_labels_that_are_left_and_a_final_journal_leaves_none(tmp_path):
+    path, loaded = tmp_path / "j.jsonl", []
+
+    def label(final=False, **instead):
+        journal = Journal(path)
+        journal.final = final
+        return labels(
+            Counting(**instead), rollouts(), journal=journal, load=lambda: loaded.append(final)
+        )
+
+    first = label(official_3=ServerTrouble("once"))
+    assert label(final=True).equals(first) and loaded == [False]
+    assert set(label()["status"]) == {"ok"} and len(loaded) == 2
+    label()
+    nothing = rollouts().with_columns(stop_reason=pl.lit("error"))
+    labels(Counting(), nothing, load=lambda: loaded.append(True))
+    assert loaded == [False, False]
+
+
 def test_a_judge_that_said_nothing_is_asked_again(tmp_path):
     path = tmp_path / "j.jsonl"
     silent = Label(None, "the judge said nothing", "unparsed")

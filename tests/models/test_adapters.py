@@ -163,6 +163,37 @@ def test_an_adapter_beside_frozen_layers_is_the_merged_one_and_trains_on(name, t
         assert torch.allclose(gradient, gradients[1][key], atol=1e-4), key
 
 
+def test_what_is_put_beside_layers_is_taken_off_again(tmp_path):
+    kind, changes, stages = CHAINS["other layers"]
+    write_chain(tmp_path, kind, changes, stages[:1])
+    base = loading.load_model(tmp_path / "base")
+    expected = logits(base)
+    beside = logits(adapters.put_beside(base, tmp_path / "0"))
+    assert not torch.equal(beside, expected)
+    adapters.take_off(base)
+    assert torch.equal(logits(base), expected)
+
+
+@pytest.mark.parametrize("name", ["tied", "fused layers", "experts"])
+def test_adapters_take_turns_on_a_base_that_is_loaded_once(tmp_path, caplog, name):
+    kind, changes, stages = CHAINS[name]
+    write_model(tmp_path / "base", kind, **changes)
+    digest = checkpoint.weights_digest(tmp_path / "base")
+    made = [tmp_path / "one", tmp_path / "other"]
+    for folder in made:
+        write_adapter(loading.load_model(tmp_path / "base"), folder, **stages[0])
+        checkpoint.write_base(folder, tmp_path / "base", at=folder, digest=digest)
+    expected = {folder: logits(loading.load_model(folder)) for folder in made}
+    bases = {}
+    with caplog.at_level("INFO"):
+        for folder in (*made, made[0]):
+            assert torch.equal(logits(loading.load_model(folder, bases=bases)), expected[folder])
+        assert caplog.text.count("loading the weights of") == 1
+        loading.load_model(tmp_path / "base", bases=bases)  # whole weights are not kept
+        loading.load_model(made[0], bases=bases, dtype="bfloat16")  # nor two bases
+    assert caplog.text.count("loading the weights of") == 3 and len(bases) == 1
+
+
 def test_an_adapter_of_experts_cannot_be_put_beside_quantised_layers(tmp_path):
     kind, changes, stages = CHAINS["experts"]
     write_chain(tmp_path, kind, changes, stages[:1])

@@ -76,7 +76,7 @@ def test_a_server_is_billed_by_what_it_reports(monkeypatch):
     with serve(Scripted(said)) as server:
         monkeypatch.setenv("CHAT_URL", server.url)
         chat = openai.load("cloud", Model("tiny", "openai", base_url_env="CHAT_URL", price=PRICE))
-        agent = Agent("bold", MeteredChat(chat, "agent", "cloud", PRICE))
+        agent = Agent("bold", MeteredChat(lambda: chat, "agent", "cloud", PRICE))
         settings = Settings(samples=1)
         rollouts, _ = asyncio.run(roll_out(agent, SUITE, SUITE.cases, Echo(), settings))
     [spent] = METER.spent()
@@ -106,7 +106,9 @@ def test_answers_that_are_not_usable_are_paid_all_the_same(monkeypatch, plan, re
     with serve(Scripted(said), faults=plan) as server:
         monkeypatch.setenv("CHAT_URL", server.url)
         model = Model("tiny", "openai", base_url_env="CHAT_URL", retries=2)
-        agent = Agent("bold", MeteredChat(openai.load("cloud", model), "agent", "cloud", PRICE))
+        agent = Agent(
+            "bold", MeteredChat(lambda: openai.load("cloud", model), "agent", "cloud", PRICE)
+        )
         work = roll_out(agent, SUITE, SUITE.cases[:1], Echo(), Settings(samples=1))
         rollouts, _ = asyncio.run(work)
         assert len(server.requests) == requests
@@ -157,7 +159,9 @@ def test_a_budget_stops_rollouts_and_a_larger_one_resumes_them(logs, tmp_path):
         model = Scripted(
             Completion(LOOK, "stop", 400_000, 10), Completion(DONE, "stop", 500_000, 0)
         )
-        agent = Agent("bold", MeteredChat(model, "agent", "cloud", {"input": 1.0, "output": 0.0}))
+        agent = Agent(
+            "bold", MeteredChat(lambda: model, "agent", "cloud", {"input": 1.0, "output": 0.0})
+        )
         budget, settings = Budget(limit, logs), Settings(samples=1, batch=2)
         journal = Journal(tmp_path / "journal.jsonl")
         work = roll_out(agent, SUITE, SUITE.cases, Echo(), settings, journal=journal, budget=budget)
@@ -177,7 +181,7 @@ def test_a_budget_stops_rollouts_and_a_larger_one_resumes_them(logs, tmp_path):
 
 def test_a_budget_stops_labels(logs):
     judge = LLMJudge("j", SUITE, MeteredChat(
-        Scripted(Completion("Score: 2", "stop", 1_000_000, 0)), "judge j", "cloud",
+        lambda: Scripted(Completion("Score: 2", "stop", 1_000_000, 0)), "judge j", "cloud",
         {"input": 1.0, "output": 0.0},
     ), settings=JudgeSettings())  # fmt: skip
     rollouts, _ = asyncio.run(
@@ -207,8 +211,9 @@ JOB = """
     spending._EVERY = spending._SPARE = progress._EVERY = 0.0
     with job(f"logs/{name}.log"):
         price = {"input": 1.0, "output": 0.0}
-        chat = openai.load("cloud", Model("tiny", "openai", base_url_env="CHAT_URL", price=price))
-        agent, suite = Agent("bold", MeteredChat(chat, "agent", "cloud", price)), small_suite(20)
+        model = openai.load("cloud", Model("tiny", "openai", base_url_env="CHAT_URL", price=price))
+        chat = MeteredChat(lambda: model, "agent", "cloud", price)
+        agent, suite = Agent("bold", chat), small_suite(20)
         budget, journal = spending.Budget(limit, "logs"), Journal(f"{name}.jsonl")
         settings = Settings(samples=1, batch=2)
         work = roll_out(agent, suite, suite.cases, Echo(), settings, journal=journal, budget=budget)

@@ -48,14 +48,12 @@ BROKEN = "Thought: I look.\nAction: Look\nAction Input: {"
 RAISE = render_turn("I break it.", Action("Look", {"at": "raise"}))
 
 
-def play(agent, *, cases=1, journal=None, emulator=None, checkpoint="bold", **settings):
+def play(agent, *, cases=1, journal=None, emulator=None, load=None, **settings):
     """Roll out with an agent and return both tables."""
     suite = small_suite(cases)
     settings = Settings(**{"samples": 1, **settings})
-    emulator = emulator or Echo()
-    work = roll_out(
-        Agent(checkpoint, agent), suite, suite.cases, emulator, settings, journal=journal
-    )
+    acting, kept = Agent("bold", agent), {"journal": journal, "load": load}
+    work = roll_out(acting, suite, suite.cases, emulator or Echo(), settings, **kept)
     return asyncio.run(work)
 
 
@@ -442,6 +440,25 @@ def test_finished_episodes_are_taken_over_and_failed_ones_tried_again(tmp_path):
     assert second[0]["stop_reason"].to_list() == ["final_answer"] * 3
     kept = pl.col("case_id") != "official_1"
     assert second[0].filter(kept).equals(first[0].filter(kept))
+
+
+def test_models_are_loaded_for_episodes_that_are_left_and_a_final_journal_leaves_none(tmp_path):
+    path, loaded = tmp_path / "j.jsonl", []
+
+    def load():
+        loaded.append(path.stat().st_size)
+
+    first = play(FailsOnce(RuntimeError("once")), cases=3, journal=Journal(path), load=load)
+    assert loaded == [0]
+    journal = Journal(path)
+    journal.final = True
+    agent = Scripted(LOOK, DONE)
+    assert play(agent, cases=3, journal=journal, load=load)[0].equals(first[0])
+    assert len(loaded) == 1 and not agent.asked
+    play(agent, cases=3, journal=Journal(path), load=load)
+    assert len(loaded) == 2
+    play(agent, cases=3, journal=Journal(path), load=load)
+    assert len(loaded) == 2
 
 
 def test_episodes_that_an_older_version_kept_are_taken_over(tmp_path):
