@@ -50,5 +50,7 @@ rule all:
 
 onsuccess:
     from agentsafe.report.terminal import summary
+    from agentsafe.runs.prune import delete_finished_journals
 
+    delete_finished_journals(RESULTS)
     print(summary(RESULTS, started))

@@ -54,10 +54,8 @@ def leftovers(run: str | Path, snakemake: str | Path = ".snakemake") -> Iterator
         folders[:] = sorted({*folders} - {*partial})
         for name in sorted(partial):
             yield Leftover(Path(folder, name), "half-written")
-    for journal in sorted(Path(run, "journals").rglob("*.jsonl")):
-        table = run / journal.relative_to(run / "journals").with_suffix(".parquet")
-        if _is_complete(run, table, snakemake):
-            yield Leftover(journal, "its table is complete")
+    for journal in _finished_journals(run, snakemake):
+        yield Leftover(journal, "its table is complete")
     for state in sorted(Path(run, "trainer").glob("[!.]*")):
         if state.name.endswith((".task.json", ".error")):
             yield Leftover(state, "of an ended job")
@@ -65,6 +63,24 @@ def leftovers(run: str | Path, snakemake: str | Path = ".snakemake") -> Iterator
             yield Leftover(state, "its run is trained")
     for script in sorted(Path(snakemake, "scripts").glob("tmp*")):
         yield Leftover(script, "of an ended job")
+
+
+def delete_finished_journals(run: str | Path, snakemake: str | Path = ".snakemake") -> None:
+    """Delete the journals of complete tables, which jobs of a group leave until the run ends.
+
+    Args:
+        run: the run's folder, `results/<run>`; no job may be active.
+        snakemake: Snakemake's own folder.
+    """
+    for journal in _finished_journals(Path(run), Path(snakemake)):
+        journal.unlink(missing_ok=True)
+
+
+def _finished_journals(run: Path, snakemake: Path) -> Iterator[Path]:
+    for journal in sorted(Path(run, "journals").rglob("*.jsonl")):
+        table = run / journal.relative_to(run / "journals").with_suffix(".parquet")
+        if _is_complete(run, table, snakemake):
+            yield journal
 
 
 def old(run: str | Path, config: Mapping[str, Any]) -> Iterator[Leftover]:

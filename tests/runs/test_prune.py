@@ -11,7 +11,7 @@ from agentsafe import schemas
 from agentsafe._util.atomic_write import whole_file, whole_folder
 from agentsafe.errors import UserError
 from agentsafe.runs.jobs import mark_of
-from agentsafe.runs.prune import leftovers, main
+from agentsafe.runs.prune import delete_finished_journals, leftovers, main
 from agentsafe.runs.status import journal_of
 
 RUN = Path("results/x")
@@ -180,3 +180,10 @@ def test_nothing_is_deleted_while_a_run_is_active():
             main(["mine.yaml"])
         main(["mine.yaml", "--dry"])
     assert state.exists()
+
+
+def test_a_run_that_ends_well_deletes_the_journals_of_its_groups_alone():
+    done, lost = played("one", "final_answer", "malformed"), played("two", "error")
+    state = trained(NAMED)
+    delete_finished_journals(RUN)
+    assert not done.exists() and lost.exists() and state.exists()

@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from agentsafe.miniature import pretraining
+from tests.helpers import grouped
 from tests.helpers.paths import ROOT
 from tests.helpers.project import Project
 from tests.helpers.release import Release
@@ -266,6 +267,16 @@ def test_a_job_at_its_time_limit_gets_more_and_goes_on(counted):
     assert (second["JobState"], second["TimeLimit"]) == ("COMPLETED", "00:09:00")
     counted_to = (folder / "journal.txt").read_text().split()
     assert counted_to == [str(number) for number in range(110)]
+
+
+def test_lineages_of_one_source_are_one_job_that_loads_it_once(cluster, tmp_path):
+    pytest.importorskip("peft")
+    made = grouped.project(tmp_path / "project")
+    done = made.run(*HERE, "--set-resources", "roll_out:mem_mb=1000", *grouped.ONLY)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert len(jobs(made.folder, "rule_roll_out-bold-1-0")) == 1
+    assert len({each["checkpoint"][0] for each in grouped.tables(made)}) == len(grouped.LINEAGES)
+    assert sorted(log.count("loading the weights of") for log in grouped.logs(made)) == [0, 0, 1]
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from agentsafe.experiment.snapshot import begun_config
 from agentsafe.experiment.validate import FETCHED_SUITE, checked, is_local_release
 from agentsafe.preferences.config import Settings as PreferenceSettings
 from agentsafe.rollouts.config import Settings as RolloutSettings
+from agentsafe.runs.group import note_group
 from agentsafe.runs.locks import lock_at_start
 from agentsafe.scores.config import Settings as ScoreSettings
 
@@ -21,6 +22,7 @@ except UserError as error:
     sys.exit(f"error: {error}")  # one line; an exception would bring Snakemake's frames along
 
 started = time.time()
+note_group(sys.argv[1:], is_job=not workflow.is_main_process)
 if workflow.is_main_process and not workflow.output_settings.dryrun:
     lock_at_start()
 for handler in workflow.logger_manager.get_log_handlers():

@@ -260,14 +260,53 @@ def get_growing(amount):
     return lambda wildcards, attempt: attempt * amount
 
 
-def get_memory(names, processes=1, training=None):
+# Jobs of a group share the models that one of them loads (agentsafe.runs.group). A group has lineages
+# of one number of stages, as those are there at about one time and wait for none of each other, and
+# of one shard, as the shards of a lineage are to run side by side.
+
+
+def get_group_to_roll_out(wildcards):
+    """Return the group of a job that rolls out a trained lineage: others of its source."""
+    lineage = Lineage.parse(wildcards.lineage)
+    if not lineage.stages:
+        return None
+    return get_group("roll_out", get_models_to_roll_out(wildcards), lineage.source, wildcards)
+
+
+def get_group_to_label(wildcards):
+    """Return the group of a job that labels: others of its judge."""
+    return get_group("label_rollouts", get_models_to_label(wildcards), wildcards.judge, wildcards)
+
+
+def get_group(rule, names, shared, wildcards):
+    """Return a group's name; None where a job loads no model, or the profile makes no groups."""
+    backends = (config["models"].get(name, {}).get("backend") for name in names if name)
+    members = workflow.group_settings.group_components.get(rule, 1)
+    if members == 1 or all(backend == "openai" for backend in backends):
+        return None
+    stages = len(Lineage.parse(wildcards.lineage).stages)
+    name = f"{rule}-{shared}-{stages}-{wildcards.shard}"
+    workflow.parent_groupids[name] = rule  # by which Snakemake finds the number of its members
+    return name
+
+
+def get_kept_base(wildcards):
+    """Return the source that a job of a group has in memory beside a copy with an adapter."""
+    model = config["models"].get(*get_source(wildcards))
+    copied = model and (model["backend"], model["quantization"]) == ("transformers", "none")
+    return get_source(wildcards) if copied and get_group_to_roll_out(wildcards) else []
+
+
+def get_memory(names, processes=1, training=None, kept=lambda wildcards: []):
     """Return a resource: main memory for the models that each of a job's processes loads.
 
-    `names(wildcards)` lists them; `training` is the config's section if they are trained.
+    `names(wildcards)` lists them, and `kept` those of which there are two copies; `training` is the
+    config's section if they are trained.
     """
 
     def mem_mb(wildcards, attempt):
-        here = [name for name in set(names(wildcards)) if name in config["models"]]
+        here = [*set(names(wildcards)), *kept(wildcards)]
+        here = [name for name in here if name in config["models"]]
         sizes = [config["resources"]["parameters"].get(name) for name in here]
         models = [config["models"][name] for name in here]
         if training is not None:

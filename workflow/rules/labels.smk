@@ -15,6 +15,8 @@ rule label_rollouts:
         f"{RESULTS}/benchmarks/label_rollouts/{{judge}}/{{lineage}}/{{shard}}.tsv"
     wildcard_constraints:
         judge="|".join(name for name in config["judges"] if name not in PEOPLE) or "none",
+    group:
+        get_group_to_label
     conda:
         "../envs/agentsafe.yaml"
     threads: get_threads(get_models_to_label)

@@ -15,11 +15,13 @@ rule roll_out:
         f"{LOGS}/roll_out/{{lineage}}/{{shard}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/roll_out/{{lineage}}/{{shard}}.tsv"
+    group:
+        get_group_to_roll_out
     conda:
         "../envs/agentsafe.yaml"
     threads: get_threads(get_models_to_roll_out)
     resources:
-        mem_mb=get_memory(get_models_to_roll_out),
+        mem_mb=get_memory(get_models_to_roll_out, kept=get_kept_base),
         runtime=get_growing(MINUTES),
         gpu=lambda wildcards: get_gpus(*get_models_to_roll_out(wildcards)),
     params:

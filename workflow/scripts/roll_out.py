@@ -1,6 +1,8 @@
 """Roll out a checkpoint on its shard of the cases, and audit the rollouts."""
 
 import asyncio
+from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -12,32 +14,52 @@ from agentsafe.lineage import Lineage
 from agentsafe.models import checkpoint
 from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.roll_out import cases_of, no_rollouts, roll_out
+from agentsafe.runs import group
 from agentsafe.runs.script import job
 from agentsafe.suites.cases import read_suite
 
+
+def source_of(wildcards):
+    return Lineage.parse(wildcards["lineage"]).source
+
+
 with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
     inputs, params, config = snakemake.input, snakemake.params, snakemake.config
-    lineage, threads = snakemake.wildcards.lineage, snakemake.threads
-    journal = Journal(params.scratch)
-    if checkpoint.untrained(inputs.checkpoint):
-        rollouts, audits = no_rollouts()
-    else:
-        suite = read_suite(inputs.cases, inputs.toolkits)
+    own, threads = dict(snakemake.wildcards.items()), snakemake.threads
+    mates = group.mates("roll_out", own, source_of)
+    suite = read_suite(inputs.cases, inputs.toolkits)
+    settings = msgspec.convert(config["rollouts"], Settings)
+    name = params.emulator["model"]
+    served = name and ServedModel(name, config["models"][name], inputs.emulator, threads)
+    emulator = factories.emulator(params.emulator, suite, served)
+    budget = factories.budget(config, source_of(own), name)
+    loaded = []
+
+    def load(agent):
+        factories.load_models(agent, emulator)
+        loaded.append(agent.checkpoint)
+
+    def roll_out_one(lineage: str, shard: str, journal: Journal):
+        folder = Path(inputs.checkpoint).with_name(lineage)
+        if checkpoint.untrained(folder):
+            return no_rollouts()
         source = model_of(config, lineage)
-        agent = factories.agent(ServedModel(lineage, source, inputs.checkpoint, threads=threads))
-        name = params.emulator["model"]
-        served = name and ServedModel(name, config["models"][name], inputs.emulator, threads)
-        emulator = factories.emulator(params.emulator, suite, served)
-        shard = int(snakemake.wildcards.shard)
-        cases = cases_of(suite, lineage, params.cases)[shard :: params.shards]
-        budget = factories.budget(config, Lineage.parse(lineage).source, name)
-        settings = msgspec.convert(config["rollouts"], Settings)
-        rollouts, audits = asyncio.run(
-            roll_out(agent, suite, cases, emulator, settings, journal=journal, budget=budget)
+        agent = factories.agent(ServedModel(lineage, source, folder, threads, bool(mates)))
+        cases = cases_of(suite, lineage, params.cases)[int(shard) :: params.shards]
+        kept = {"journal": journal, "budget": budget, "load": partial(load, agent)}
+        return asyncio.run(roll_out(agent, suite, cases, emulator, settings, **kept))
+
+    with group.own_journal(params.scratch) as journal:
+        rollouts, audits = roll_out_one(**own, journal=journal)
+        schemas.write_table(audits, snakemake.output.audits, schemas.AUDITS)
+        schemas.write_table(rollouts, snakemake.output.rollouts, schemas.ROLLOUTS)
+        # 'make retry' makes failed rows again, and a group that fails the tables of all its jobs.
+        if not (rollouts["stop_reason"] == "error").any() and group.group() is None:
+            journal.remove()
+    if loaded:
+        journals = Path(params.scratch).parents[1]
+        group.do_work_of(
+            mates,
+            lambda mate: journals / mate["lineage"] / f"{mate['shard']}.jsonl",
+            lambda mate, journal: roll_out_one(**mate, journal=journal),
         )
-    schemas.write_table(audits, snakemake.output.audits, schemas.AUDITS)
-    schemas.write_table(rollouts, snakemake.output.rollouts, schemas.ROLLOUTS)
-    if (rollouts["stop_reason"] == "error").any():
-        journal.close()  # 'make retry' makes the failed rows again
-    else:
-        journal.remove()
