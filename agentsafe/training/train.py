@@ -450,6 +450,8 @@ def _trainer(task: Task, prepared: Prepared, settings: Settings) -> "PairTrainer
         disable_dropout_in_model(model)
         adapter = checkpoint.stage_folder(task.parent)
         model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+        # A folder: to save the trainer's states, PEFT would look for any other name on the hub.
+        model.peft_config["default"].base_model_name_or_path = str(task.base)
     lora = None if full or task.base is not None else lora_config(settings.lora, model)
     if lora and settings.keeps_adapter and checkpoint.base_folder(task.parent) != Path(task.parent):
         before = read_json(Path(task.parent, checkpoint.ADAPTER_CONFIG))
