@@ -6,9 +6,10 @@ from typing import Any
 
 from agentsafe._util.hashing import key_of
 from agentsafe._util.settings import cache_key
+from agentsafe.errors import UserError
 from agentsafe.inference.types import ChatModel
 from agentsafe.lineage import Lineage
-from agentsafe.models.checkpoint import fingerprint, hub_id
+from agentsafe.models.checkpoint import check_whole, fingerprint, hub_id
 from agentsafe.models.config import Model
 
 _served: dict[str, ChatModel] = {}
@@ -34,7 +35,8 @@ def serve(
             once. The chat model of one must not be used once the next is served.
 
     Raises:
-        UserError: the checkpoint, a package, the API key or the server's address is missing.
+        UserError: the checkpoint, a package, the API key or the server's address is missing, or the
+            server has the lineage's source alone.
     """
     if in_turn and model.backend != "openai":
         return _next_in_turn(name, model, folder, threads)
@@ -65,11 +67,17 @@ def _load(
     if model.backend == "openai":
         from agentsafe.inference import lora, openai
 
+        lineage, folder = Lineage.parse(name), Path(folder)
+        if lineage.stages and not model.lora:
+            raise UserError(
+                f"models.{lineage.source}: its server would answer for {name}, which was trained "
+                "from it, as if it were not trained: write lora: true, or another backend"
+            )
         if not model.lora:
             return openai.load(name, model)
-        lineage, folder = Lineage.parse(name), Path(folder)
         adapter = lora.adapter_of(name, folder) if lineage.stages else None
         base = folder.parent / lineage.source if lineage.stages else folder
+        check_whole(base)
         _, commit = hub_id(base) or (None, None)
         return openai.load(lineage.source, model, adapter, commit)
     if model.backend == "vllm":

@@ -101,6 +101,19 @@ def check_adapter(folder: str | Path) -> None:
     read_json(Path(folder) / ADAPTER_CONFIG)
 
 
+def check_whole(folder: str | Path) -> None:
+    """Check that a checkpoint is not itself an adapter, which a server cannot have as its base.
+
+    Raises:
+        UserError: it is one.
+    """
+    if base_folder(folder) != Path(folder):
+        raise UserError(
+            f"{folder}: is an adapter, and the model of a server must be whole weights: write it "
+            "with 'make export LINEAGE=… FORMAT=merged' where it was trained"
+        )
+
+
 def base_folder(folder: str | Path) -> Path:
     """Return where a checkpoint's configs, tokenizer and whole weights are.
 

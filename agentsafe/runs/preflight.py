@@ -26,7 +26,7 @@ from agentsafe.inference import chat_template
 from agentsafe.inference.types import Sampling
 from agentsafe.labels.config import JudgeSettings
 from agentsafe.models import hub, loading
-from agentsafe.models.checkpoint import base_folder, check
+from agentsafe.models.checkpoint import base_folder, check, check_whole
 from agentsafe.models.config import Model
 from agentsafe.models.spending import spent_in, total
 from agentsafe.rollouts.config import EmulatorSettings
@@ -229,6 +229,7 @@ def _check_adapters(config: Mapping, name: str, model: Model) -> _Checked:
     is_folder = Path(model.model).is_dir()
     commit = None if is_folder else hub.download(name, model, ["config.json"]).name
     try:
+        check_whole(model.model)
         told = try_adapters(name, model, commit, rank, folder)
     except UserError as error:
         return _Checked((), (str(error),))

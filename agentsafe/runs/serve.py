@@ -28,7 +28,7 @@ from agentsafe.experiment import grid
 from agentsafe.experiment.validate import checked
 from agentsafe.inference.openai_protocol import is_address
 from agentsafe.inference.vllm_protocol import max_lora_rank
-from agentsafe.models import hub
+from agentsafe.models import checkpoint, hub
 from agentsafe.models.config import Model
 
 _SBATCH = Path("workflow/profiles/slurm/serve.sh")
@@ -127,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     host = urlsplit(url).hostname or "localhost"
     public = asked.sbatch or host not in ("localhost", "127.0.0.1", "::1")
     commit = None
+    checkpoint.check_whole(model.model)
     if not Path(model.model).is_dir():
         commit = hub.download(name, model, ["config.json"]).name
     variables, words = serve_command(config, name, commit, url, public=public)

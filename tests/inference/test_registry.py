@@ -173,3 +173,9 @@ def test_an_identity_follows_the_files_that_a_checkpoint_links_to(folder, tmp_pa
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config))
     assert taken() != before
+
+
+def test_a_lineage_is_not_asked_of_a_server_that_has_its_source_alone(folder):
+    remote = changed(backend="openai", base_url_env="TINY_URL")
+    with pytest.raises(UserError, match=r"^models\.tiny: its server would answer for tiny\+safe"):
+        serve("tiny+safe.rules.b0.1.s0", remote, folder)

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from agentsafe.errors import UserError
+from agentsafe.models.checkpoint import write_base
 from agentsafe.runs.serve import as_shell, main, servable, serve_command
 from tests.helpers.config import llms
 
@@ -138,3 +139,10 @@ def test_an_address_that_is_none_is_not_shown(config_file, monkeypatch):
     with pytest.raises(UserError, match="SMALL_URL is not a server's address") as error:
         main([str(config_file)])
     assert "sk-a-key" not in str(error.value)
+
+
+def test_an_adapter_is_not_served_as_a_base(config_file):
+    config = yaml.safe_load(config_file.read_text())
+    write_base(config["models"]["small"]["model"], "/data/base", at="/data/small", digest="0")
+    with pytest.raises(UserError, match="is an adapter, and the model of a server must be whole"):
+        main([str(config_file)])
