@@ -15,6 +15,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +26,7 @@ import openai
 from agentsafe._util.hashing import key_of
 from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
+from agentsafe.inference.lora_parts import write_parts
 from agentsafe.inference.openai_refusals import read_refusal
 from agentsafe.models import checkpoint
 from agentsafe.models.checkpoint import ADAPTER_CONFIG, fingerprint
@@ -103,6 +105,9 @@ def adapter_of(lineage: str, folder: str | Path) -> Adapter:
 async def prepare(client: openai.AsyncOpenAI, server: Server, adapter: Adapter | None) -> None:
     """Check a server's base, and load an adapter unless it is there.
 
+    An adapter gets its name on the server only after a check that the server applies it, so that
+    no other job finds it before.
+
     Args:
         client: of the server.
         server: that server.
@@ -117,20 +122,88 @@ async def prepare(client: openai.AsyncOpenAI, server: Server, adapter: Adapter |
     check_base(served, server)
     if adapter is None or adapter.name in served:
         return
-    refusal = None
-    try:
-        body = {"lora_name": adapter.name, "lora_path": str(adapter.folder)}
-        await client.post("/load_lora_adapter", body=body, cast_to=str)
-    except openai.APIStatusError as error:
-        refusal = error
+    await _check_effect(client, server, adapter)
+    refusal = await _load(client, adapter)
     if refusal is None or _is_loaded(refusal):
         log.info("%s: %s is loaded on %s", server.key, adapter.name, server.host)
-    elif refusal.status_code in _PASSING:
-        raise refusal
     else:
+        _check_refusal(refusal, server, adapter)
         other = f"does not load {adapter.folder}: status {refusal.status_code}"
-        problem = _known_problem(refusal, adapter)
-        raise server.error(problem or f"{other} ({_message(refusal)})")
+        raise server.error(f"{other} ({_message(refusal)})")
+
+
+async def _check_effect(client: openai.AsyncOpenAI, server: Server, adapter: Adapter) -> None:
+    """Check that a server applies an adapter to each kind of layer that it adapts.
+
+    vLLM refuses an adapter of layers that it has no LoRA for, but it leaves out, with a line in its
+    debug log, those that have other names in its own form of the model, or that its
+    `--lora-target-modules` lacks: the base would answer in the lineage's name.
+    """
+    before, without = await _next_token(client, server.base), []
+    if before is None:
+        log.warning("%s: %s tells no log-probabilities to check by", server.key, server.host)
+        return
+    with TemporaryDirectory(dir=adapter.folder.parent, prefix=".effect-") as made:
+        os.chmod(made, 0o755)
+        for part in write_parts(adapter.folder, Path(made)):
+            tried = Adapter(f"{adapter.name}-{Path(made).name}-{part.kind}", part.folder.resolve())
+            if refusal := await _load(client, tried):
+                _check_refusal(refusal, server, adapter)
+                log.warning("%s: %s unchecked: %s", server.key, part.kind, _message(refusal))
+                continue
+            if await _next_token(client, tried.name) == before:
+                without.append(part.kind)
+            await _unload(client, tried)
+    if without:
+        raise server.error(
+            f"loads {adapter.folder}, but does not apply it to {', '.join(without)}: play it here "
+            f"({server.key}.backend: transformers), or train other layers "
+            "(training.lora.target_modules)"
+        )
+
+
+async def _next_token(client: openai.AsyncOpenAI, model: str) -> list[tuple[str, float]] | None:
+    """Request a text's likeliest next tokens and their log-probabilities; None without an answer.
+
+    A server also refuses to answer with NaN, which weights a thousand times as strong may give.
+    """
+    asked = [{"role": "user", "content": "Hello."}]
+    body = {"model": model, "messages": asked, "max_tokens": 1, "temperature": 0}
+    body |= {"logprobs": True, "top_logprobs": 20}
+    try:
+        answer = json.loads(await client.post("/chat/completions", body=body, cast_to=str))
+        likeliest = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        return [(each["token"], each["logprob"]) for each in likeliest]
+    except openai.APIStatusError as error:
+        if error.status_code in _PASSING:
+            raise
+    except (ValueError, RecursionError, LookupError, TypeError):
+        pass  # not an answer with log-probabilities
+    return None
+
+
+async def _load(client: openai.AsyncOpenAI, adapter: Adapter) -> openai.APIStatusError | None:
+    """Have an adapter loaded; return the refusal if there is one."""
+    body = {"lora_name": adapter.name, "lora_path": str(adapter.folder)}
+    try:
+        await client.post("/load_lora_adapter", body=body, cast_to=str)
+    except openai.APIStatusError as error:
+        return error
+    return None
+
+
+async def _unload(client: openai.AsyncOpenAI, adapter: Adapter) -> None:
+    """Have an adapter unloaded; one that stays costs its name."""
+    with suppress(openai.APIStatusError):
+        await client.post("/unload_lora_adapter", body={"lora_name": adapter.name}, cast_to=str)
+
+
+def _check_refusal(refusal: openai.APIStatusError, server: Server, adapter: Adapter) -> None:
+    """Raise for a refusal that may pass, and for one whose reason is known."""
+    if refusal.status_code in _PASSING:
+        raise refusal
+    if problem := _known_problem(refusal, adapter):
+        raise server.error(problem)
 
 
 def check_base(served: Mapping[str, Mapping[str, Any]], server: Server) -> str | None:
@@ -199,19 +272,10 @@ async def try_server(
         Path(made, ADAPTER_CONFIG).write_text(json.dumps(config), encoding="utf-8")
         os.chmod(made, 0o755)  # else only this user's processes may read it
         adapter = Adapter(Path(made).name, Path(made).resolve())
-        body = {"lora_name": adapter.name, "lora_path": str(adapter.folder)}
-        try:
-            await client.post("/load_lora_adapter", body=body, cast_to=str)
-        except openai.APIStatusError as error:
-            if error.status_code in _PASSING:
-                raise
-            problem = _known_problem(error, adapter)
+        if refusal := await _load(client, adapter):
+            _check_refusal(refusal, server, adapter)
         else:  # a server that reads the weights when they are first needed
-            gone = {"lora_name": adapter.name}
-            await client.post("/unload_lora_adapter", body=gone, cast_to=str)
-            return told
-    if problem is not None:
-        raise server.error(problem)
+            await _unload(client, adapter)
     return told
 
 

@@ -28,6 +28,7 @@ from agentsafe._util.usage import Usage
 from agentsafe.errors import ConversationRefused, RequestFailed, ServerTrouble, UserError
 from agentsafe.inference.openai_protocol import (
     NoAnswer,
+    answered_by,
     completion,
     context_in,
     estimate,
@@ -389,8 +390,18 @@ class ApiChat:
             if found is not None:
                 return await self._refused(client, fields, asked, (*found, 0.0), first=first)
             return _Failure(self._line(str(failure)))
+        self._check_answerer(raw.content)
         self._accepted.add(_settings(fields))
         return answer
+
+    def _check_answerer(self, body: bytes) -> None:
+        """Check that an answer is the adapter's, and not one that the base gave in its place."""
+        named = answered_by(body)
+        if self._adapter is not None and named != self._adapter.name:
+            raise self._server.error(
+                f"answers as {named or 'a model that it does not name'} for {self._adapter.name}: "
+                "let the address be that of vLLM itself, without a proxy that chooses models"
+            )
 
     def _fields(self, messages: Sequence[Message], asked: Sampling) -> dict[str, Any]:
         """Build the fields of a request, which names the adapter if there is one."""

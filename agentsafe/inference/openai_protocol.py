@@ -159,6 +159,12 @@ class _Counted(msgspec.Struct):
     usage: _Usage | None = None
 
 
+class _Named(msgspec.Struct):
+    """The field that tells whose answer a body is."""
+
+    model: str | None = None
+
+
 class _Answer(msgspec.Struct):
     """The fields that are read from an answer's body."""
 
@@ -276,6 +282,14 @@ def completion(body: bytes, fields: Mapping[str, Any], sampling: Sampling) -> Co
         cached_tokens=min(cached_tokens, prompt_tokens),
         reasoning_tokens=min(reasoning_tokens, completion_tokens),
     )
+
+
+def answered_by(body: bytes) -> str | None:
+    """Read the name of the model that gave an answer; None where the server names none."""
+    try:
+        return msgspec.convert(json.loads(body), _Named).model
+    except (ValueError, RecursionError):
+        return None
 
 
 def _share(part: str, whole: str, tokens: int) -> int:

@@ -29,7 +29,7 @@ from agentsafe.runs.jobs import mark_of
 from agentsafe.runs.locks import holder
 
 #: Names of `_util.atomic_write`, and of the folder that preflight shows a server.
-_PARTIAL = re.compile(r"\..+\.\d+\.partial|\.preflight-.+")
+_PARTIAL = re.compile(r"\..+\.\d+\.partial|\.(?:preflight|effect)-.+")
 #: Rows for which a job of rollouts or labels keeps its journal.
 _LOST = {"rollouts": pl.col("stop_reason") == "error", "labels": pl.col("error_kind").is_not_null()}
 

@@ -168,6 +168,10 @@ class ChatServer:
         """Answer a request at any other path; None where there is nothing."""
         return None
 
+    def likeliest(self, body: dict[str, Any]) -> Reply | None:
+        """Answer a request for log-probabilities; None where there are none."""
+        return None
+
     def complete(self, body: dict[str, Any]) -> Completion:
         """Return the model's answer to a request."""
         asked = self.models()[body["model"]].complete(body["messages"], sampling_of(body))
@@ -253,6 +257,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(
                 refusal(404, f"The model '{body['model']}' does not exist", "model_not_found")
             )
+        elif body.get("logprobs"):
+            self._send(chat.likeliest(body) or self._unknown())
         else:
             with chat.in_hand(body, self.headers) as request:
                 fault = request.fault

@@ -3,25 +3,39 @@
 Statuses and messages are those of vLLM 0.30.0. The adapters are PEFT's, on transformers.
 """
 
+import asyncio
 import json
+import math
 from collections.abc import Callable
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from agentsafe.inference.types import ChatModel
+from safetensors import safe_open
+
+from agentsafe.inference.types import Scorer
 from tests.helpers.chat_server import ChatServer, Reply, refusal, running
 
+_LETTERS = "abcdefghij"
 
-def write_adapter(base: Path, folder: Path, *, rank: int = 4, seed: int = 0) -> Path:
-    """Write a LoRA adapter with a random update that changes what the base says."""
+
+def write_adapter(
+    base: Path,
+    folder: Path,
+    *,
+    rank: int = 4,
+    seed: int = 0,
+    layers: str = r".*\.(q_proj|down_proj)",
+) -> Path:
+    """Write a LoRA adapter that changes what the base says, of the layers that PEFT finds so."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
     settings = LoraConfig(
-        r=rank, lora_alpha=8 * rank, target_modules="all-linear", init_lora_weights=False
+        r=rank, lora_alpha=8 * rank, target_modules=layers, init_lora_weights=False
     )
     model = AutoModelForCausalLM.from_pretrained(base)
     get_peft_model(model, settings).save_pretrained(folder)
@@ -38,12 +52,14 @@ class LoraServer(ChatServer):
         aliases: further names of the base.
         root: of the base, as it is listed.
         sees: tells whether the server can read a folder.
+        ignores: a kind of layers that it does not apply adapters to, such as `q_proj`.
         busy: requests to load that it still refuses for now.
         loaded: names of adapters, in the order in which they were loaded.
         unloaded: likewise.
+        parts: names of parts of adapters that were loaded to see their effect.
     """
 
-    def __init__(self, base: Path, play: Callable[[Path | None], ChatModel], key: str | None):
+    def __init__(self, base: Path, play: Callable[[Path | None], Scorer], key: str | None):
         super().__init__(None, str(base), key, lambda identity, attempt: None, lambda body: None)
         self.play = play
         self.base = play(None)
@@ -52,11 +68,13 @@ class LoraServer(ChatServer):
         self.aliases: list[str] = []
         self.root = str(base)
         self.sees: Callable[[str], bool] = lambda path: True
+        self.ignores: str | None = None
         self.busy = 0
         self.loaded: list[str] = []
         self.unloaded: list[str] = []
-        self._adapters: dict[str, tuple[str, ChatModel]] = {}
-        self._played: dict[str, ChatModel] = {}  # by path, so that restarts cost a test nothing
+        self.parts: list[str] = []
+        self._adapters: dict[str, tuple[str, Scorer]] = {}
+        self._played: dict[str, Scorer] = {}  # by content, so that loading again costs nothing
 
     def restart(self) -> None:
         """Forget all adapters, as a server that starts again has."""
@@ -75,6 +93,16 @@ class LoraServer(ChatServer):
             {"id": name, "object": "model", "root": path, "parent": self.name}
             for name, (path, _) in self._adapters.items()
         ]
+
+    def likeliest(self, body: dict[str, Any]) -> Reply:
+        """Answer with log-probabilities of the next token: those of a few letters."""
+        choosing = self.models()[body["model"]].choose(body["messages"], _LETTERS)
+        found = asyncio.run_coroutine_threadsafe(choosing, self.loop).result()
+        top = [
+            {"token": letter, "logprob": math.log(probability)}
+            for letter, probability in zip(_LETTERS, found.probabilities, strict=True)
+        ]
+        return Reply(200, {"choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}]})
 
     def post(self, path: str, body: dict[str, Any]) -> Reply | None:
         if not self.at_runtime:
@@ -103,17 +131,29 @@ class LoraServer(ChatServer):
             return refusal(500, f"Call to add_lora method failed: {failed}")
         if not Path(path, "adapter_model.safetensors").is_file():
             return refusal(500, f"Call to add_lora method failed: {path} doesn't contain tensors")
-        if path not in self._played:
-            self._played[path] = self.play(Path(path))
-        self._adapters[name] = path, self._played[path]
-        self.loaded.append(name)
+        self._adapters[name] = path, self._playing(Path(path))
+        (self.parts if ".effect-" in name else self.loaded).append(name)
         return Reply(200, f"Success: LoRA adapter '{name}' added successfully.")
+
+    def _playing(self, folder: Path) -> Scorer:
+        """Return what plays an adapter: the base where it is of ignored layers alone."""
+        weights = folder / "adapter_model.safetensors"
+        if self.ignores is not None:
+            with safe_open(weights, "np") as file:
+                if all(f".{self.ignores}." in name for name in file.keys()):  # noqa: SIM118
+                    return self.base
+        content = (folder / "adapter_config.json").read_bytes() + weights.read_bytes()
+        digest = sha256(content).hexdigest()
+        if digest not in self._played:
+            self._played[digest] = self.play(folder)
+        return self._played[digest]
 
     def _unload(self, name: str) -> Reply:
         if name not in self._adapters:
             return refusal(404, f"The lora adapter '{name}' cannot be found.")
         del self._adapters[name]
-        self.unloaded.append(name)
+        if name not in self.parts:
+            self.unloaded.append(name)
         return Reply(200, f"Success: LoRA adapter '{name}' removed successfully.")
 
 
@@ -122,7 +162,7 @@ def serve_base(base: Path, *, key: str | None = None):
     """Serve a base and its adapters until the block ends; yields the `LoraServer`."""
     from agentsafe.inference import hf
 
-    def play(adapter: Path | None) -> ChatModel:
+    def play(adapter: Path | None) -> Scorer:
         return hf.load(base, max_batch=16, threads=1, dtype="float32", adapter=adapter)
 
     with running(LoraServer(base, play, key)) as server:

@@ -17,6 +17,7 @@ from agentsafe.inference.types import Sampling
 from agentsafe.models.config import Model
 from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.roll_out import Agent, roll_out
+from tests.helpers.chat_server import Reply, said
 from tests.helpers.lora_server import serve_base, write_adapter
 from tests.helpers.paths import ROOT
 from tests.helpers.scripted import Echo, small_suite
@@ -54,8 +55,9 @@ def server(running, monkeypatch):
     running.restart()
     running.max_rank, running.at_runtime, running.busy = 16, True, 0
     running.aliases, running.root, running.sees = [], running.name, lambda path: True
+    running.ignores, running.rule = None, lambda body: None
     running.listed = {"max_model_len": 2048}
-    for recorded in (running.requests, running.loaded, running.unloaded):
+    for recorded in (running.requests, running.loaded, running.unloaded, running.parts):
         recorded.clear()
     monkeypatch.setenv("LORA_URL", running.url)
     monkeypatch.setenv("LORA_KEY", KEY)
@@ -170,6 +172,7 @@ def test_a_server_that_starts_is_waited_for(server, made):
         ({"max_rank": 2}, "loads adapters up to rank 2, and this run makes them of rank 4"),
         ({"max_rank": None}, "serves no adapters: start it with --enable-lora"),
         ({"at_runtime": False}, "start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING"),
+        ({"ignores": "q_proj"}, "but does not apply it to q_proj: play it here"),
         ({"aliases": ["BASE@" + "f" * 40]}, f"at {'f' * 40}, and this run has it at {COMMIT}"),
         ({"root": f"/hub/snapshots/{'e' * 40}"}, f"at {'e' * 40}, and this run has it at {COMMIT}"),
     ],
@@ -180,7 +183,15 @@ def test_a_server_that_cannot_play_a_lineage_is_one_line(server, made, state, li
     server.aliases = [each.replace("BASE", server.name) for each in server.aliases]
     found = refused(client(server, made / LINEAGE, commit=COMMIT))
     assert found.startswith("models.tiny: 127.0.0.1:") and line in found
-    assert server.requests == []  # nothing was played by another model
+    assert server.requests == server.loaded == []  # nothing was played by another model
+    assert [path.name for path in made.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(("model", "line"), [("tiny", "tiny"), (None, "a model that it does not")])
+def test_an_answer_that_is_not_the_adapters_ends_the_job(server, made, model, line):
+    """A proxy in front of vLLM may send what it does not know to the base."""
+    server.rule = lambda body: Reply(200, said("Hello").body | {"model": model})
+    assert f"answers as {line}" in refused(client(server, made / LINEAGE))
 
 
 def test_a_server_of_another_base_is_one_line(server, made):
@@ -208,6 +219,17 @@ def test_a_wrong_key_is_one_line_that_does_not_show_it(server, made, monkeypatch
     monkeypatch.setenv("LORA_KEY", "sk-wrong")
     line = refused(client(server, made / LINEAGE))
     assert "refuses the key (status 401): check api_key_env" in line and "sk-wrong" not in line
+
+
+def test_a_server_that_stays_down_is_rows_of_that_kind(server, made):
+    server.busy = 10_000
+    suite, settings = small_suite(2), Settings(samples=1, prompt="compact", temperature=0.0)
+    agent = Agent(LINEAGE, client(server, made / LINEAGE, retries=1))
+    rollouts, _ = asyncio.run(roll_out(agent, suite, suite.cases, Echo(), settings))
+    assert rollouts["stop_reason"].to_list() == ["error"] * 2
+    assert rollouts["error_kind"].to_list() == ["server"] * 2
+    assert all("base and adapter are not ready" in error for error in rollouts["error"])
+    assert server.requests == []
 
 
 def test_whole_weights_cannot_be_played_by_the_server_of_the_base(made):

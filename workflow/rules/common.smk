@@ -63,7 +63,7 @@ SUITE_FILES = {"cases": f"{RESULTS}/cases.json", "toolkits": f"{RESULTS}/toolkit
 BACKEND_MODULES = {
     "transformers": {"agentsafe.inference.hf"},
     "vllm": {"agentsafe.inference.vllm"},
-    "openai": {"agentsafe.inference.openai", "agentsafe.inference.lora"},
+    "openai": {f"agentsafe.inference.{name}" for name in ("openai", "lora", "lora_parts")},
 }
 
 
