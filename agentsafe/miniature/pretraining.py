@@ -2,7 +2,7 @@
 
 Tiny models fail to copy an id from an observation into a call. A warm-up on repeated random
 sequences teaches copying in seconds; after it, training on demonstrations of all policies takes
-one minute instead of ten. Muon (Jordan et al., 2024) trains the matrices and AdamW the rest.
+one minute instead of ten. Muon trains the matrices and AdamW the rest.
 """
 
 import logging
@@ -112,8 +112,9 @@ def _learn_to_act(
     ]
     batches = _batches(rows, random.Random(seed))
     for step in range(steps):
-        ids, is_agent, attention = _pad([rows[row] for row in next(batches)], padding)
-        hidden = model.model(input_ids=ids, attention_mask=attention).last_hidden_state
+        ids, is_agent = _pad([rows[row] for row in next(batches)], padding)
+        # Without an attention mask: padding is on the right, where no token of a row attends.
+        hidden = model.model(input_ids=ids).last_hidden_state
         loss = cross_entropy(model.lm_head(hidden[:, :-1][is_agent]), ids[:, 1:][is_agent])
         _step(model, loss, optimizers)
         for schedule in schedules:
@@ -127,12 +128,14 @@ def _learn_to_act(
 def _optimizers(model: "Qwen3ForCausalLM", rate: float) -> list["torch.optim.Optimizer"]:
     import torch
 
+    from agentsafe.miniature.muon import Muon
+
     matrices: list[torch.Tensor] = []
     rest: list[torch.Tensor] = []
     for name, weight in model.named_parameters():
         (matrices if weight.ndim == 2 and "embed" not in name else rest).append(weight)
     return [
-        torch.optim.Muon(matrices, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=rate),
         torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
@@ -171,17 +174,11 @@ def _pad(rows: Sequence[Row], padding: int) -> tuple["torch.Tensor", ...]:
     """Pad rows to a batch.
 
     Returns:
-        Token ids (rows, n), whether the next token is the agent's (rows, n - 1), and the attention
-        mask (rows, n).
+        Token ids (rows, n), and whether the next token is the agent's (rows, n - 1).
     """
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
     ids = [torch.tensor(row) for row, _ in rows]
     is_agent = pad_sequence([torch.tensor(mask) for _, mask in rows], batch_first=True)
-    attention = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
-    return (
-        pad_sequence(ids, batch_first=True, padding_value=padding),
-        is_agent[:, 1:].bool(),
-        attention,
-    )
+    return pad_sequence(ids, batch_first=True, padding_value=padding), is_agent[:, 1:].bool()

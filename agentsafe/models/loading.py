@@ -8,7 +8,9 @@ that comes with a checkpoint runs only with `trust_remote_code`.
 import copy
 import importlib.util
 import logging
+import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -306,19 +308,20 @@ def half_precision() -> bool:
 
 
 def quieten_imports() -> None:
-    """Turn off what torchao warns of when transformers imports it; call this before that."""
+    """Turn off the bars of datasets, and what torchao warns of; call this before their import."""
     # It names its kernels for other GPUs, and torch its enums.
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
 def quieten() -> None:
     """Turn off progress bars and warnings of transformers, datasets and torchao."""
     quieten_imports()
 
-    import datasets
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    if datasets := sys.modules.get("datasets"):
+        datasets.disable_progress_bars()

@@ -1,5 +1,6 @@
 """Run a script's one call as a job: with a log, a progress file and errors for people."""
 
+import gc
 import logging
 import os
 import signal
@@ -18,10 +19,16 @@ from agentsafe.models.loading import quieten_imports
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
+_COLLECT_AFTER = 100_000  # new objects
+
 
 @contextmanager
 def job(
-    log_file: str | Path, threads: int = 1, gpu: bool = False, online: bool = False
+    log_file: str | Path,
+    threads: int = 1,
+    gpu: bool = False,
+    online: bool = False,
+    torchao: bool = False,
 ) -> Iterator[None]:
     """Log to `log_file` while the block runs; end the process with one line if a user can fix it.
 
@@ -37,8 +44,17 @@ def job(
         gpu: permits GPUs. The miniature's models are too small for one: many jobs on one card are
             slower, and its numbers are those of a CPU.
         online: permits requests to the hub; otherwise every checkpoint is a folder.
+        torchao: whether a job without a GPU imports torchao. transformers imports it wherever it
+            is installed, for a tenth of the time that a job of seconds takes.
     """
     set_environment(threads, gpu, online)
+    hidden = not (gpu or torchao or "torchao" in sys.modules)
+    if hidden:
+        sys.modules["torchao"] = None  # type: ignore[assignment]  # as if it were not installed
+    if not gpu:
+        # torch and transformers are half a million objects, through which Python's collector would
+        # walk again and again while they are imported. A GPU's memory may wait for the collector.
+        gc.set_threshold(_COLLECT_AFTER)
     before = signal.signal(signal.SIGTERM, _stop)
     logging.basicConfig(
         filename=log_file,
@@ -65,6 +81,8 @@ def job(
         logging.error("%s", line, exc_info=None if kind == "user" else error)
         sys.exit(f"error: {line}")
     finally:
+        if hidden:
+            sys.modules.pop("torchao", None)
         os.environ.pop(progress.VARIABLE, None)
         signal.signal(signal.SIGTERM, before)
 

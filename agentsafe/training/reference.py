@@ -25,7 +25,7 @@ from agentsafe.preferences.dataset import check_prompts
 from agentsafe.schemas import REFERENCE, ROLLOUT
 from agentsafe.training import served
 from agentsafe.training.config import Settings
-from agentsafe.training.tokenize import PLAYED, ChatEncoder, Trajectory, played, trajectory
+from agentsafe.training.tokenize import PLAYED, ChatEncoder, Trajectory, played, tokenised
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +79,12 @@ def reference(
     load = scoring(parent_folder, quantization=settings.quantization, threads=threads)
     with load as model, progress:
         # Case by case: neither all tokens nor all sums are held at once.
-        for _, of_case in table.group_by("case_id", maintain_order=True):
+        for (case,), of_case in table.group_by("case_id", maintain_order=True):
             tokens = {}
-            for row, checkpoint, case, sample, *values in of_case.iter_rows():
-                each = trajectory(encoder, prompts[case], played(*values))
+            episodes = ((case, played(*values)) for values in of_case.select(PLAYED).iter_rows())
+            names = of_case.select("row", "checkpoint", "sample").iter_rows()
+            made_of = tokenised(encoder, prompts, episodes)
+            for (row, checkpoint, sample), each in zip(names, made_of, strict=True):
                 status = "ok" if any(each.mask[1:]) else "empty"
                 if each.longest > max_length:
                     status = "long"
@@ -180,6 +182,8 @@ def counted_logps(
 ) -> dict[int, np.ndarray]:
     """Compute the log-probabilities of the counted tokens of trajectories, all of one case.
 
+    Equal trajectories are forwarded once.
+
     Args:
         model: with TRL's fused output layer; in a block of `prefix_sharing` the prefix of all
             trajectories goes through it once.
@@ -201,10 +205,14 @@ def counted_logps(
     found: dict[int, np.ndarray] = {}
     if not tokens:
         return found
+    same: dict[tuple, list[int]] = {}
+    for key, each in tokens.items():
+        same.setdefault((each.starts, *each.ids, *each.mask), []).append(key)
+    distinct = {keys[0]: tokens[keys[0]] for keys in same.values()}
     half = loading.half_precision()
     cast = torch.autocast(model.device.type, torch.bfloat16, enabled=half)
     with torch.no_grad(), counted_tokens_only(), cast:
-        together = [[*tokens]] if shares_prefixes(model) else _by_length(tokens, max_tokens)
+        together = [[*distinct]] if shares_prefixes(model) else _by_length(distinct, max_tokens)
         for keys in together:
             rows = [tokens[key] for key in keys]
             per_token = (
@@ -215,7 +223,7 @@ def counted_logps(
             for key, each, values in zip(keys, rows, per_token.double().cpu().numpy(), strict=True):
                 mask = np.array(each.mask[1:], dtype=bool)
                 found[key] = values[: len(mask)][mask]
-    return found
+    return {key: found[keys[0]] for keys in same.values() for key in keys}
 
 
 def _by_length(tokens: Mapping[int, Trajectory], max_tokens: int) -> Iterator[list[int]]:

@@ -14,7 +14,7 @@ DPOTrainer does by default.
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -169,6 +169,12 @@ class Played:
     thoughts: Sequence[str] = ()
     cut: bool = False
 
+    @property
+    def key(self) -> Hashable:
+        """What rollouts have in common that are equal."""
+        turns = tuple((turn["role"], turn["content"]) for turn in self.messages)
+        return turns, tuple(self.thoughts), self.cut
+
 
 #: The columns of `schemas.ROLLOUTS` that `played` reads, in order.
 PLAYED = ("messages", "asides", "stop_reason")
@@ -188,7 +194,7 @@ def trajectories(
     rollouts: pl.DataFrame,
     prompts: Mapping[str, Messages],
 ) -> dict[int, Trajectory]:
-    """Tokenise every rollout of some pairs, each once.
+    """Tokenise every rollout of some pairs; equal ones of a case are one trajectory.
 
     Args:
         encoder: of the parent.
@@ -204,10 +210,33 @@ def trajectories(
     """
     wanted = sorted({row for keys in examples(rows) for row in keys})
     table = rollouts.select("case_id", *PLAYED)[wanted]
-    return {
-        row: trajectory(encoder, prompts[case], played(*values))
-        for row, (case, *values) in zip(wanted, table.iter_rows(), strict=True)
-    }
+    made = tokenised(
+        encoder, prompts, ((case, played(*values)) for case, *values in table.iter_rows())
+    )
+    return dict(zip(wanted, made, strict=True))
+
+
+def tokenised(
+    encoder: ChatEncoder, prompts: Mapping[str, Messages], rollouts: Iterable[tuple[str, Played]]
+) -> list[Trajectory]:
+    """Tokenise rollouts, given with their case ids, each text once.
+
+    Checkpoints that know few words, and those at temperature 0, often play the same episode.
+
+    Returns:
+        A trajectory for each rollout; those of equal ones are the same object.
+
+    Raises:
+        UserError: as `trajectory`.
+    """
+    known: dict[Hashable, Trajectory] = {}
+    made = []
+    for case, rollout in rollouts:
+        key = case, rollout.key
+        if key not in known:
+            known[key] = trajectory(encoder, prompts[case], rollout)
+        made.append(known[key])
+    return made
 
 
 def examples(rows: pl.DataFrame) -> list[tuple[int, ...]]:

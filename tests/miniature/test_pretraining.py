@@ -58,9 +58,9 @@ def loss_of(model, rows, padding):
     import torch
     from torch.nn.functional import cross_entropy
 
-    ids, written, attention = pretraining._pad(rows, padding)
+    ids, written = pretraining._pad(rows, padding)
     with torch.no_grad():
-        logits = model(input_ids=ids, attention_mask=attention).logits
+        logits = model(input_ids=ids).logits
     return cross_entropy(logits[:, :-1][written], ids[:, 1:][written]).item()
 
 
@@ -74,6 +74,24 @@ def test_the_base_learns(base):
     trained = loss_of(loading.load_model(base), rows, tokenizer.pad_token_id)
     assert new == pytest.approx(6.5, abs=0.3)  # ln of some 650 words
     assert trained < new / 2
+
+
+def test_padding_changes_nothing_of_a_row(base):
+    import torch
+
+    tokenizer = loading.load_tokenizer(base)
+    rows = pretraining._rows(tokenizer, demonstrations(8, 5, uniform_mixture()))
+    assert len({len(ids) for ids, _ in rows}) > 1
+    ids, is_agent = pretraining._pad(rows, tokenizer.pad_token_id)
+    model = loading.load_model(base)
+    with torch.no_grad():
+        together = model(input_ids=ids).logits
+        for row, (alone, mask) in enumerate(rows):
+            expected = model(input_ids=torch.tensor([alone])).logits[0]
+            torch.testing.assert_close(together[row, : len(alone)], expected)
+            assert is_agent[row].tolist() == [*map(bool, mask[1:])] + [False] * (
+                ids.shape[1] - len(alone)
+            )
 
 
 def test_a_seed_is_a_base(base, tmp_path):

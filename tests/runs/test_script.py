@@ -1,6 +1,7 @@
 """Test what a job leaves when it ends well, and the one line that it fails with."""
 
 import errno
+import importlib.util
 import os
 import signal
 import subprocess
@@ -61,7 +62,7 @@ def test_libraries_that_a_job_imports_say_nothing(tmp_path):
     pytest.importorskip("torchao")
     lines = [
         "from agentsafe.runs.script import job",
-        f"with job({str(tmp_path / 'log')!r}):",
+        f"with job({str(tmp_path / 'log')!r}, torchao=True):",
         "    import torchao",
         "    from trl import DPOTrainer",
         "    from transformers import Qwen3ForCausalLM",
@@ -70,6 +71,15 @@ def test_libraries_that_a_job_imports_say_nothing(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "log").read_text() == ""
+
+
+@pytest.mark.parametrize("needs", [{}, {"gpu": True}, {"torchao": True}], ids=str)
+def test_only_a_job_that_may_need_torchao_finds_it(tmp_path, monkeypatch, needs):
+    pytest.importorskip("torchao")
+    monkeypatch.delitem(sys.modules, "torchao", raising=False)
+    with job(tmp_path / "log", **needs):
+        assert bool(importlib.util.find_spec("torchao")) == bool(needs)
+    assert importlib.util.find_spec("torchao")
 
 
 def test_a_job_that_ends_well_has_no_error_and_none_of_the_time_before(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from agentsafe.errors import UserError
 from agentsafe.models import checkpoint, loading
 from agentsafe.schemas import REFERENCE
+from agentsafe.training import prefix_sharing, tokenize
 from agentsafe.training.config import Settings
 from agentsafe.training.reference import by_row, digest, reference
 from agentsafe.training.tokenize import ChatEncoder, Played, Trajectory, trajectory
@@ -90,6 +91,35 @@ def test_a_rollout_of_several_sequences_has_the_sum_over_its_turns(
         each = trajectory(encoder, PROMPTS[case], Played(messages))
         assert len(each.starts) == sum(message["role"] == "assistant" for message in messages)
         assert table["logps"][row] == pytest.approx(plain(folder, each), abs=1e-3)
+
+
+def test_equal_rollouts_are_tokenised_and_forwarded_once(parent, rollouts, monkeypatch):
+    several = pl.concat(
+        [rollouts, rollouts.with_columns(checkpoint=pl.lit("other")), rollouts]
+    ).with_columns(sample=pl.int_range(pl.len(), dtype=rollouts.schema["sample"]))
+    written, forwarded = [], []
+    trajectory, group = tokenize.trajectory, prefix_sharing.log_probs_of_group
+
+    def counted(*given):
+        written.append(given)
+        return trajectory(*given)
+
+    def grouped(model, rows, *more):
+        forwarded.extend(row for row in rows if row.roles)  # not those of its own check
+        return group(model, rows, *more)
+
+    monkeypatch.setattr(tokenize, "trajectory", counted)
+    monkeypatch.setattr(prefix_sharing, "log_probs_of_group", grouped)
+    table = reference(parent, several, PROMPTS, **OPTIONS)
+    episodes = rollouts.select("case_id", "messages").iter_rows()
+    distinct = len({(case, str(messages)) for case, messages in episodes})
+    assert len(written) == len(forwarded) == distinct <= len(rollouts)
+    assert len(table) == 3 * len(rollouts)
+    columns = table.select("case_id", "status", "tokens", "counted", "digest", "logps")
+    first = columns.head(len(rollouts))
+    assert first["logps"].null_count() == 0
+    assert columns.equals(pl.concat([first] * 3))
+    assert first.equals(reference(parent, rollouts, PROMPTS, **OPTIONS).select(first.columns))
 
 
 def test_what_cannot_train_is_a_row_with_a_status(parent, rollouts):

@@ -9,11 +9,13 @@ from agentsafe.models.config import Model
 from agentsafe.runs.script import job
 from agentsafe.scores.config import Bootstrap
 from agentsafe.training.config import Settings
+from agentsafe.training.optimizers import OPTIMIZERS
 from agentsafe.training.train import Task, launch
 
-with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
-    given, options, made = snakemake.input, snakemake.params, snakemake.output
-    training, scores = snakemake.config["training"], snakemake.config["scores"]
+given, options, made = snakemake.input, snakemake.params, snakemake.output
+training, scores = snakemake.config["training"], snakemake.config["scores"]
+torchao = OPTIMIZERS[options.settings["optimizer"]].package == "torchao"
+with job(snakemake.log[0], snakemake.threads, gpu=options.gpu, torchao=torchao):
     served = msgspec.convert(model_of(snakemake.config, snakemake.wildcards.lineage), Model)
     task = Task(
         lineage=snakemake.wildcards.lineage,
