@@ -5,13 +5,14 @@
 Makes a random source and adapters of it, and rolls each out on the miniature's cases by the
 workflow's own script, a process for each and one after another, as on one GPU. Jobs of their own
 load the source each; in a group the first one does (`agentsafe.runs.group`). Both must give the
-same rollouts. The times are without Snakemake's processes: two for a job of its own on SLURM, and
-one for a job of a group.
+same rollouts. CPU seconds are beside those of the clock, which other work on the machine stretches.
+The times are without Snakemake's processes: two for a job of its own on SLURM, one for a job of a
+group.
 """
 
 import argparse
 import json
-import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -59,8 +60,7 @@ def main() -> None:
         group = timed_jobs(folder / "group", lineages, asked.cases)
         tables = [rollouts(folder / each, lineages) for each in ("alone", "group")]
         assert tables[0].equals(tables[1])
-        played = played_seconds(folder / "alone", lineages)
-    report(alone, group, len(tables[0]), played)
+    report(alone, group, len(tables[0]))
 
 
 def write_checkpoints(folder: Path, count: int, hidden: int, layers: int) -> list[str]:
@@ -95,8 +95,8 @@ def write_checkpoints(folder: Path, count: int, hidden: int, layers: int) -> lis
     return lineages
 
 
-def timed_jobs(folder: Path, lineages: list[str], cases: int) -> list[float]:
-    """Run the job of each lineage after the one before; return the seconds of each."""
+def timed_jobs(folder: Path, lineages: list[str], cases: int) -> list[tuple[float, float]]:
+    """Run the job of each lineage after the one before; return seconds and CPU seconds of each."""
     config = check(
         {
             "run": "benchmark",
@@ -108,10 +108,16 @@ def timed_jobs(folder: Path, lineages: list[str], cases: int) -> list[float]:
     for lineage in lineages:
         command = [sys.executable, "-c", JOB, str(SCRIPT)]
         job = json.dumps(described(folder, lineage, config))
-        began = time.perf_counter()
+        began, computed = time.perf_counter(), cpu_seconds()
         subprocess.run(command, input=job, text=True, check=True, stderr=subprocess.DEVNULL)
-        found.append(time.perf_counter() - began)
+        found.append((time.perf_counter() - began, cpu_seconds() - computed))
     return found
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of all ended child processes."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def described(folder: Path, lineage: str, config: dict) -> dict:
@@ -142,31 +148,21 @@ def rollouts(folder: Path, lineages: list[str]) -> pl.DataFrame:
     return pl.concat([pl.read_parquet(path) for path in paths]).drop("seconds")
 
 
-def played_seconds(folder: Path, lineages: list[str]) -> float:
-    """Return the mean seconds that jobs of their own play, by their logs."""
-    found = [
-        float(re.findall(r"episodes in ([\d.]+) s", (folder / f"logs/{each}.log").read_text())[-1])
-        for each in lineages
-    ]
-    return sum(found) / len(found)
-
-
-def report(alone: list[float], group: list[float], episodes: int, played: float) -> None:
-    """Print the table and what a job's time is made of."""
-    print("| jobs | seconds | of the first | of each other | episodes/s |")
-    print("| --- | ---: | ---: | ---: | ---: |")
-    for name, seconds in (("of their own", alone), ("of one group", group)):
+def report(alone: list[tuple], group: list[tuple], episodes: int) -> None:
+    """Print the table and the ratios."""
+    print("| jobs | seconds | of the first | of each other | episodes/s | CPU seconds |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    sums = []
+    for name, found in (("of their own", alone), ("of one group", group)):
+        seconds, computed = ([each[n] for each in found] for n in range(2))
         others = sum(seconds[1:]) / (len(seconds) - 1)
+        sums.append((sum(seconds), sum(computed)))
         print(
             f"| {len(seconds)} {name} | {sum(seconds):.1f} | {seconds[0]:.1f} | {others:.2f} | "
-            f"{episodes / sum(seconds):.2f} |"
+            f"{episodes / sum(seconds):.2f} | {sum(computed):.1f} |"
         )
-    start = sum(group[1:]) / (len(group) - 1)
-    load = sum(alone) / len(alone) - start - played
-    print(
-        f"\nRatio: {sum(alone) / sum(group):.1f}. A job of its own: {start:.1f} s to start, "
-        f"{load:.1f} s to import torch and load, {played:.1f} s to play."
-    )
+    clock, computed = (alone / group for alone, group in zip(*sums, strict=True))
+    print(f"\nRatio: {clock:.1f} by the clock, {computed:.1f} in CPU seconds.")
 
 
 if __name__ == "__main__":
