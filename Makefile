@@ -85,7 +85,7 @@ prune: $(INSTALLED) ## delete what killed jobs of CONFIG left; DRY=1 only lists,
 	@$(IN_ENVIRONMENT)/python -m agentsafe.runs.prune "$(CONFIG)" $(if $(DRY),--dry) $(if $(OLD),--old)
 
 preflight: $(INSTALLED) ## ask every model of CONFIG, measure prompts, estimate tokens; then go or not
-	@$(SNAKEMAKE) preflight --cores all --quiet all $(ARGS)
+	@$(SNAKEMAKE) --quiet all --cores all preflight $(ARGS)
 
 # Not from the environment: where RUN happens to be set, nothing starts.
 MODEL =
@@ -104,7 +104,7 @@ doctor: $(INSTALLED) ## say what this machine can run, and try a small model on 
 	@$(IN_ENVIRONMENT)/python -m agentsafe.runs.doctor $(if $(NETWORK),--network) $(if $(INT4),--int4)
 
 to-label: $(INSTALLED) ## write a sample of CONFIG's rollouts for people to label, as a page and a CSV
-	@$(SNAKEMAKE) export_rollouts --cores all --quiet all $(ARGS)
+	@$(SNAKEMAKE) --quiet all --cores all export_rollouts $(ARGS)
 
 export: $(INSTALLED) ## write LINEAGE of CONFIG's run into a folder TO that stands alone, FORMAT=merged or adapter
 	@$(IN_ENVIRONMENT)/python -m agentsafe.runs.export "$(CONFIG)" "$(LINEAGE)" "$(FORMAT)" "$(TO)"

@@ -235,7 +235,7 @@ class Resources:
         Text | None,
         Meta(
             description="File that `make calibrate` wrote on a machine with the GPU of the jobs; "
-            "null takes `results/<run>/calibration.json` if it is there."
+            "null takes `results/<run>/speed.json` if it is there."
         ),
     ] = None
 

@@ -4,7 +4,7 @@
 
 Run it once on a machine with the GPU of the jobs. It measures the models that train, emulate and
 judge (others are scaled from them; name some to measure those), and writes
-`results/<run>/calibration.json`, or the file that CALIBRATION or `resources.calibration` names.
+`results/<run>/speed.json`, or the file that CALIBRATION or `resources.calibration` names.
 `make preflight` reads it, on any machine. A model on a server of one's own is measured by the
 server's answers.
 """
@@ -221,7 +221,14 @@ def _trained(config: Mapping[str, Any], name: str, settings: Settings) -> Traini
     """Measure how fast a model trains."""
     threads = _prepare(config)
     folder, lengths = _folder(config, name), typical_lengths(config)
-    return measure.training(folder, settings, lengths, seconds=_SECONDS, threads=threads)
+    return measure.training(
+        folder,
+        settings,
+        lengths,
+        rollouts=len(grid.sources(config)) * config["rollouts"]["samples"],
+        seconds=_SECONDS,
+        threads=threads,
+    )
 
 
 def _training_settings(config: Mapping[str, Any], name: str) -> Settings | None:

@@ -19,7 +19,7 @@ from agentsafe._util.text import one_line
 from agentsafe.errors import UserError
 
 #: The file of a run, in its folder of results.
-FILE = "calibration.json"
+FILE = "speed.json"
 #: The environment variable with the path of another one.
 VARIABLE = "CALIBRATION"
 

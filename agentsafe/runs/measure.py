@@ -9,8 +9,9 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ REPETITIONS = 3
 _PILOT = 32
 _FEW = 8  # tokens of the first answers
 _LEAST = 8  # tokens of a prompt or an episode
-_ROLLOUTS = 4  # of one case, whose log-probabilities are computed together
 _BETA = 0.1
 _WORDS = ("agent", "reads", "file", "and", "asks", "before", "paying", "for", "new", "paper")
 
@@ -122,6 +122,7 @@ def training(
     settings: Settings,
     lengths: Lengths,
     *,
+    rollouts: int,
     seconds: float,
     threads: int | None = None,
 ) -> Training:
@@ -131,20 +132,22 @@ def training(
         folder: of the checkpoint.
         settings: of a run; its loss is DPO's own, and its batches are not accumulated.
         lengths: tokens of a rollout; fewer where a step would take more than `seconds`.
+        rollouts: of one case, whose log-probabilities are computed together.
         seconds: that a step may take, roughly.
         threads: of torch on the CPU; by default those of the process.
     """
-    found = _score(folder, settings, lengths, seconds, threads)
+    with _scoring(folder, settings, threads) as scorer:
+        found = _score(scorer, settings, lengths, rollouts, seconds)
     took, losses = _steps(folder, settings, found.tokens, found.reference)
-    lengths, rollouts = found.lengths, settings.batch_size + 1
-    of_step = lengths.of_pairs(settings.batch_size, settings.batching, rollouts)
+    lengths, pairs = found.lengths, settings.batch_size
+    of_step = lengths.of_pairs(pairs, settings.batching, pairs + 1)
     return Training(
         batching=settings.batching,
-        pairs=settings.batch_size,
+        pairs=pairs,
         prompt_tokens=int(lengths.prompt),
         episode_tokens=int(lengths.episode),
         trained=Rate.of([of_step] * REPETITIONS, took[1:]),
-        scored=Rate.of([lengths.of_rollouts(_ROLLOUTS)] * REPETITIONS, found.seconds),
+        scored=Rate.of([lengths.of_rollouts(rollouts)] * REPETITIONS, found.seconds),
         first_loss=losses[0],
     )
 
@@ -163,39 +166,54 @@ class _Scored:
     reference: dict[int, float]
 
 
-def _score(
-    folder: str | Path, settings: Settings, lengths: Lengths, seconds: float, threads: int | None
-) -> _Scored:
-    """Measure how fast log-probabilities are computed, and choose lengths for a step by it."""
+@dataclass(frozen=True)
+class _Scorer:
+    """Computes log-probabilities of rollouts of random tokens, of one case each."""
+
+    score: Callable[[Mapping[int, Trajectory]], dict[int, float]]
+    vocabulary: int
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
+
+    def case(self, lengths: Lengths, count: int) -> dict[int, Trajectory]:
+        """Make the rollouts of a case."""
+        return _case(self.rng, lengths, count, self.vocabulary)
+
+    def seconds(self, lengths: Lengths, count: int) -> float:
+        """Return the seconds that the rollouts of a new case take."""
+        tokens = self.case(lengths, count)
+        started = time.perf_counter()
+        self.score(tokens)
+        return time.perf_counter() - started
+
+
+@contextmanager
+def _scoring(folder: str | Path, settings: Settings, threads: int | None) -> Iterator[_Scorer]:
+    """Load a checkpoint to compute log-probabilities, as the rule `reference` does."""
     from agentsafe.training.reference import logps, scoring
 
-    rng = random.Random(0)
+    limit = settings.batch_tokens or 2 * settings.max_length
     with scoring(folder, quantization=settings.quantization, threads=threads) as model:
         vocabulary = model.get_input_embeddings().weight.shape[0]
+        yield _Scorer(lambda tokens: logps(model, tokens, limit), vocabulary)
 
-        def score(tokens: dict[int, Trajectory]) -> dict[int, float]:
-            most = sum(len(each.ids) for each in tokens.values())
-            return logps(model, tokens, settings.batch_tokens or most)
 
-        def timed(lengths: Lengths) -> float:
-            tokens = _case(rng, lengths, _ROLLOUTS, vocabulary)
-            started = time.perf_counter()
-            score(tokens)
-            return time.perf_counter() - started
-
-        small = Lengths(_PILOT, _PILOT)
-        timed(small)  # warms up
-        rate = small.of_rollouts(_ROLLOUTS) / timed(small)
-        rollouts = settings.batch_size + 1
-        of_step = lengths.of_pairs(settings.batch_size, settings.batching, rollouts)
-        share = min(1.0, seconds * rate / (3 * of_step))  # a step is three times as much work
-        prompt, episode = (
-            max(round(share * each), _LEAST) for each in (lengths.prompt, lengths.episode)
-        )
-        lengths = Lengths(prompt, episode)
-        took = [timed(lengths) for _ in range(REPETITIONS)]
-        tokens = _case(rng, lengths, rollouts, vocabulary)
-        return _Scored(took, lengths, tokens, score(tokens))
+def _score(
+    scorer: _Scorer, settings: Settings, lengths: Lengths, rollouts: int, seconds: float
+) -> _Scored:
+    """Measure how fast log-probabilities are computed, and choose lengths for a step by it."""
+    small = Lengths(_PILOT, _PILOT)
+    scorer.seconds(small, rollouts)  # warms up
+    rate = small.of_rollouts(rollouts) / scorer.seconds(small, rollouts)
+    pairs = settings.batch_size
+    # A step is three times as much work.
+    of_step = 3 * lengths.of_pairs(pairs, settings.batching, pairs + 1)
+    share = min(1.0, seconds * rate / max(of_step, lengths.of_rollouts(rollouts)))
+    lengths = Lengths(
+        *(max(round(share * each), _LEAST) for each in (lengths.prompt, lengths.episode))
+    )
+    took = [scorer.seconds(lengths, rollouts) for _ in range(REPETITIONS)]
+    tokens = scorer.case(lengths, pairs + 1)
+    return _Scored(took, lengths, tokens, scorer.score(tokens))
 
 
 def _case(

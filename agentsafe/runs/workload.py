@@ -175,6 +175,12 @@ def _added(found: Iterable[Work]) -> list[Work]:
     return list(sums.values())
 
 
+def _distinct(rollouts: int, pairs: float) -> float:
+    """Return how many of a case's rollouts are in one of some pairs, as a mean over draws."""
+    drawn = rollouts * (1 - max(1 - 2 / max(rollouts, 2), 0.0) ** pairs)
+    return min(drawn, 2 * pairs)  # less than one pair of a case: most cases have none
+
+
 class _Counter:
     """Counts the work of a run, stage by stage."""
 
@@ -327,7 +333,8 @@ class _Counter:
             objective, processes = lineage.stages[-1].objective, self.config["training"]["gpus"]
             lengths = self.lengths(lineage.source)
             rollouts, examples = self.examples(objective)
-            held = min(rollouts, examples if objective == SFT else 2 * examples)
+            # The rollouts of a case that are in a pair, if pairs are drawn at random.
+            held = examples if objective == SFT else _distinct(rollouts, examples)
             tested = self.cases - self.cases // 2
             measured = 2 + (0 if settings.keep == "last" else _MEASUREMENTS)
             trained, steps = self._trained(settings, objective, lengths)

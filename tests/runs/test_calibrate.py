@@ -83,7 +83,9 @@ def test_a_training_begins_at_the_loss_of_a_policy_that_is_its_reference(
     folder = write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
     settings = Settings(batching=batching, batch_size=2)
     asked = Lengths(60, 20)
-    found = measure.training(folder, settings, asked, seconds=1e9 if quick else 1e-6, threads=1)
+    found = measure.training(
+        folder, settings, asked, rollouts=3, seconds=1e9 if quick else 1e-6, threads=1
+    )
     assert found.first_loss == pytest.approx(math.log(2), abs=1e-4)
     assert (found.prompt_tokens, found.episode_tokens) == ((60, 20) if quick else (8, 8))
     assert found.trained.n == found.scored.n == measure.REPETITIONS
@@ -176,14 +178,14 @@ def test_a_server_is_measured_by_its_answers_and_other_models_stay(tmp_path, mon
         "training": {"sources": ["trained"]},
     }
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(written))
-    path = tmp_path / "results/x/calibration.json"
+    path = tmp_path / "results/x/speed.json"
     other = Measured("other", "vllm", "auto", "none", 1e9, 1e9)
     calibration.write(path, replace(some(other=other), device=processor()))
     with serve(Counting("yes")) as server:
         monkeypatch.setenv("CALIBRATE_URL", server.url)
         main(["mine.yaml", "served"])
     said = capsys.readouterr().out
-    assert "Written to results/x/calibration.json; 'make preflight' reads it." in said
+    assert "Written to results/x/speed.json; 'make preflight' reads it." in said
     found = calibration.read(path)
     served = found.models["served"]
     assert served.backend == "openai" and served.load == 0 and served.training is None

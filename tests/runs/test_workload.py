@@ -115,13 +115,27 @@ def test_a_training_takes_whole_steps_and_measures_the_test_cases_twice():
     assert (first.jobs, first.loads) == (1, 2)
     # 5 cases of 0.265 pairs are one step of 8 pairs
     assert first.trained == pytest.approx(8 * 2 * (1000 + RECORD), rel=1e-4)
-    # half a pair of a case has 0.53 rollouts
+    # a quarter of a pair of a case has 0.53 rollouts
     assert first.scored == pytest.approx(2 * 5 * (1000 + 0.53 * RECORD), rel=1e-3)
     asked = config()
     asked["training"] |= {"max_steps": 3, "batching": "prefix", "gpus": 2}
     shared, _ = of(asked, TRAINING)
     assert shared.trained == pytest.approx(3 * 8 * (1000 + 2 * RECORD), rel=1e-4)
     assert shared.loads == 3
+
+
+def test_pairs_of_one_case_share_rollouts():
+    asked = check(
+        {
+            "run": "x",
+            "preferences": {"max_pairs_per_case": 6},
+            "training": {"recipes": [["safe"]]},
+        }
+    )
+    training = next(work for work in works(asked, {}) if work.stage == TRAINING)
+    per_case = training.scored / training.jobs / (2 * 72) - 45.5
+    # 6 random pairs of 12 rollouts have 12 * (1 - (10 / 12) ** 6) = 7.98 of them
+    assert per_case / 65 == pytest.approx(7.98, abs=0.01)
 
 
 @pytest.mark.parametrize(

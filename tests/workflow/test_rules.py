@@ -60,3 +60,10 @@ def test_input_functions_are_named_get():
     tree = ast.parse(Path(ROOT / "workflow/rules/inputs.smk").read_text())
     names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     assert [name for name in names if not name.startswith(("get_", "is_"))] == []
+
+
+def test_no_target_of_the_makefile_is_read_as_a_file_of_the_config():
+    """Snakemake's `--configfile` and `--quiet` take every word up to the next option."""
+    recipes = re.findall(r"\$\(SNAKEMAKE\) (.*)", (ROOT / "Makefile").read_text())
+    assert len(recipes) >= 5 and all(each.startswith("-") for each in recipes)
+    assert not any(re.search(r"--quiet \w+ \w", each) for each in recipes)
