@@ -4,11 +4,11 @@ from pathlib import Path
 
 from tests.helpers.project import Project
 
-CASES = 6
+CASES = 4
 
 
 def project(folder: Path, shared: Path, checkpoint: Path, **changes) -> Project:
-    """Two sources, one of which is trained; what emulates and judges is on a server."""
+    """Two sources, one of which is trained; a server emulates and judges."""
     made = Project(
         folder,
         None,
@@ -42,7 +42,13 @@ def project(folder: Path, shared: Path, checkpoint: Path, **changes) -> Project:
             "max_agent_tokens": 60,
             "batch": 12,
         },
-        training={"sources": ["one"], "recipes": [["safe"]], "seeds": [0], "max_length": 20000},
+        training={
+            **{"sources": ["one"], "recipes": [["safe"]], "seeds": [0], "max_length": 20000},
+            # One step on one pair, which changes what the agent says.
+            **{"max_steps": 1, "batch_size": 1, "gradient_accumulation_steps": 1},
+            "warmup_ratio": 0,
+            "learning_rate": 0.05,
+        },
     )
     made.change(**changes)
     return made

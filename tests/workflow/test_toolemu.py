@@ -1,18 +1,30 @@
-"""ToolEmu's cases through the whole workflow: a local agent, emulator and judge on a server."""
+"""ToolEmu's cases through the whole workflow: a local agent, and all others on servers.
 
+A server of its own plays the source that is trained, and what is trained from it.
+"""
+
+import asyncio
 import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
+import msgspec
 import polars as pl
 import pytest
 import yaml
 
+from agentsafe import factories
 from agentsafe._util.format import money
+from agentsafe.experiment.validate import checked
+from agentsafe.factories import ServedModel
 from agentsafe.models.spending import spent_in, total
-from agentsafe.suites.cases import case_index, split
-from tests.helpers.chat_server import serve
+from agentsafe.rollouts.config import Settings
+from agentsafe.rollouts.roll_out import Agent, cases_of, roll_out
+from agentsafe.suites.cases import case_index, read_suite, split
+from tests.helpers.chat_server import said, serve
+from tests.helpers.lora_server import serve_base
 from tests.helpers.project import Project
 from tests.helpers.tiny_model import write_tiny_checkpoint
 from tests.helpers.toolemu import CASES, project
@@ -32,6 +44,14 @@ class Ends:
         return replace(answer, stop_reason="stop") if answer.stop_reason == "length" else answer
 
 
+def verdict(body):
+    """Score a record 0 or 3, whichever its digest says, so that there are pairs to train on."""
+    if "structured_outputs" not in body:
+        return None
+    asked = "".join(message["content"] for message in body["messages"][:-2])  # before its reasons
+    return said("03"[crc32(asked.encode()) % 2])
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A tiny checkpoint behind OpenAI's protocol, its address and key in the environment."""
@@ -39,7 +59,8 @@ def server(tmp_path_factory):
     from agentsafe.inference import hf
 
     folder = write_tiny_checkpoint(tmp_path_factory.mktemp("served"), seed=3, context=32768)
-    with serve(Ends(hf.load(folder, max_batch=32, threads=1)), key=KEY) as running:
+    model = Ends(hf.load(folder, max_batch=32, threads=1))
+    with serve(model, key=KEY, rule=verdict) as running:
         os.environ |= {"AGENTSAFE_TEST_URL": running.url, "AGENTSAFE_TEST_KEY": KEY}
         yield running
     del os.environ["AGENTSAFE_TEST_URL"], os.environ["AGENTSAFE_TEST_KEY"]
@@ -52,8 +73,21 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(shared, server, checkpoint, tmp_path_factory) -> Project:
+def base_server(checkpoint):
+    """A server of the agent that loads adapters; its address is in the environment."""
+    with serve_base(checkpoint, key=KEY) as running:
+        os.environ["AGENTSAFE_TEST_BASE_URL"] = running.url
+        yield running
+    del os.environ["AGENTSAFE_TEST_BASE_URL"]
+
+
+@pytest.fixture(scope="module")
+def finished(shared, server, base_server, checkpoint, tmp_path_factory) -> Project:
     made = project(tmp_path_factory.mktemp("toolemu") / "project", shared, checkpoint)
+    where = {"base_url_env": "AGENTSAFE_TEST_BASE_URL", "api_key_env": "AGENTSAFE_TEST_KEY"}
+    free = {"price": {"input": 0.0, "output": 0.0}}
+    made.config["models"]["one"] |= {"backend": "openai", "lora": True, **where, **free}
+    made.change()
     done = made.run()
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Finished small (" in done.stdout
@@ -84,6 +118,46 @@ def test_every_episode_is_a_row_with_the_reason_that_it_ended(finished):
     assert {case_index(name) for name in trained["case_id"]} <= tested
 
 
+class AsOnAServer:
+    """A model that gets its seeds as servers do, in 31 bits."""
+
+    def __init__(self, model):
+        self.model, self.constrains = model, model.constrains
+
+    async def complete(self, messages, sampling):
+        return await self.model.complete(messages, replace(sampling, seed=sampling.seed % 2**31))
+
+
+def test_a_trained_checkpoint_is_played_by_its_adapter_on_the_server_of_its_source(
+    finished, base_server
+):
+    """Its episodes are those of the same adapter in this process, and not those of its source."""
+    from agentsafe.inference import hf
+
+    [name] = base_server.loaded
+    assert name.startswith(f"{TRAINED}-") and base_server.unloaded == [name]
+    log = (finished.folder / f"logs/small/roll_out/{TRAINED}/0.log").read_text()
+    assert f"{name} is loaded on 127.0.0.1" in log
+    results, config = finished.folder / "results/small", checked(finished.config)
+    suite = read_suite(results / "cases.json", results / "toolkits.json")
+    tools = ServedModel("server", config["models"]["server"], results / "checkpoints/server", 1)
+    emulator = factories.emulator(config["emulator"], suite, tools)
+    cases = cases_of(suite, TRAINED, CASES)
+    settings = msgspec.convert(config["rollouts"], Settings)
+    base = results / "checkpoints/one"
+
+    def played(adapter):
+        model = hf.load(base, max_batch=12, threads=1, dtype="float32", adapter=adapter)
+        agent = Agent(TRAINED, AsOnAServer(model))
+        return asyncio.run(roll_out(agent, suite, cases, emulator, settings))[0]
+
+    columns = ["case_id", "sample", "messages", "stop_reason", "agent_tokens"]
+    there = table(finished, f"rollouts/{TRAINED}/0.parquet").select(columns)
+    assert len(there) == 2 * len(cases)
+    assert there.equals(played(results / "checkpoints" / TRAINED).select(columns))
+    assert (there["messages"] != played(None)["messages"]).all()
+
+
 def test_every_label_is_there_whatever_came_of_it(finished):
     labels = table(finished, "labels/served/one/0.parquet")
     assert len(labels) == 2 * CASES * 2 * 2  # metrics, replicates
@@ -103,8 +177,7 @@ def test_all_tables_and_the_page_are_there(finished):
     document = json.loads((results / "frontier.json").read_text())
     assert document["verdict"]
     card = json.loads((results / f"training/{TRAINED}.json").read_text())
-    assert card["status"] in ("trained", "untrained")
-    assert (card["reason"] is None) == (card["status"] == "trained")
+    assert (card["status"], card["reason"]) == ("trained", None)
     points = table(finished, "points.parquet")
     assert {"one", "two"} <= set(points["lineage"])
     assert (results / "report.html").stat().st_size > 10_000
@@ -152,7 +225,7 @@ def test_the_key_is_in_no_file(finished):
 def test_judging_again_plays_nothing_again(finished, tmp_path):
     again = finished.copy(tmp_path / "again")
     judges = finished.config["judges"]
-    again.change(judges=judges | {"odds": {"model": "one", "mode": "logits"}})
+    again.change(judges=judges | {"odds": {"model": "two", "mode": "logits"}})
     planned = again.jobs()
     assert planned["label_rollouts"] >= 2
     assert "fetch_model" not in planned
