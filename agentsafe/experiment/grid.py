@@ -137,6 +137,11 @@ def lineages(config: Mapping) -> list[Lineage]:
     return list(dict.fromkeys(made))  # stages with a β of their own are the same for every β
 
 
+def compares(config: Mapping) -> bool:
+    """Return whether a run trains nothing, so that its sources are compared with each other."""
+    return config["suite"] != "published" and not config["training"]["recipes"]
+
+
 def stage_settings(stage: str | Mapping) -> dict[str, Any]:
     """Return the objective of a recipe's stage, and the settings that it gives itself."""
     given = {"objective": stage} if isinstance(stage, str) else stage

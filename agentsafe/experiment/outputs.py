@@ -99,7 +99,7 @@ def rollout_sets(config: Mapping) -> list[str]:
 
 
 def judges(config: Mapping) -> list[str]:
-    """List the judges whose labels make preference sets."""
+    """List the judges whose labels make preference sets, if any are made."""
     if config["suite"] == "published":
         sets = list(config["published"]["label_sets"])
         return [*sets, *grid.people(config)] if sets else []
@@ -110,11 +110,11 @@ def figures(config: Mapping) -> list[str]:
     """List the figures of a run, by their file names without suffix."""
     return [
         "audit",
-        *(["preferences"] if judges(config) else []),
+        *(["preferences"] if judges(config) and grid.objectives(config) else []),
         *(["agreement"] if _has_several_labels(config) else []),
         *(["calibration"] if grid.people(config) else []),
         *(["training"] if grid.stages(config) else []),
-        *(_OF_SCORES if scored_label_parts(config) else []),
+        *(_of_scores(config) if scored_label_parts(config) else []),
     ]
 
 
@@ -124,12 +124,20 @@ def results(config: Mapping) -> list[str]:
         *(["import_report.parquet"] if config["suite"] == "published" else []),
         *(["agreement.parquet", "confusion.parquet"] if _has_several_labels(config) else []),
         *(["calibration.parquet"] if grid.people(config) else []),
-        *(_SCORED if scored_label_parts(config) else []),
+        *(_scored(config) if scored_label_parts(config) else []),
     ]
 
 
-_OF_SCORES = ("frontier", "paths", "persistence", "format_validity")
-_SCORED = ("points.parquet", "frontier.json", "dominance.parquet", "persistence.parquet")
+def _of_scores(config: Mapping) -> list[str]:
+    """List the figures of scores: of the frontier, or of models that are compared."""
+    drawn = ["models"] if grid.compares(config) else ["frontier", "paths", "persistence"]
+    return [*drawn, "format_validity"]
+
+
+def _scored(config: Mapping) -> list[str]:
+    """List the results of scores; without two stages of training nothing can persist."""
+    persisting = [] if grid.compares(config) else ["persistence.parquet"]
+    return ["points.parquet", "frontier.json", "dominance.parquet", *persisting]
 
 
 def _has_several_labels(config: Mapping) -> bool:

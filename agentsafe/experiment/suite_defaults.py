@@ -31,11 +31,22 @@ TOOLEMU: Mapping[str, Any] = {
 }
 
 
+#: Defaults of a config that names its `sources` and has no section `training`.
+COMPARISON: Mapping[str, Any] = {"training": {"recipes": []}}
+#: Defaults where nothing trains: preference sets would have no use.
+UNTRAINED: Mapping[str, Any] = {"preferences": {"objectives": []}}
+
+
 def with_suite_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the defaults of a valid config's suite to the keys that it gives."""
-    if config.get("suite") != "toolemu":
-        return dict(config)
-    return _under(TOOLEMU, config)
+    """Add the defaults of a valid config's suite, and of what it trains, to the keys it gives."""
+    filled = dict(config)
+    if config.get("suite") == "published":
+        return filled
+    if config.get("sources") is not None and "training" not in config:
+        filled = _under(COMPARISON, filled)
+    if filled.get("training", {}).get("recipes") == []:
+        filled = _under(UNTRAINED, filled)
+    return _under(TOOLEMU, filled) if config.get("suite") == "toolemu" else filled
 
 
 def toolemu_default(key: str) -> Any:

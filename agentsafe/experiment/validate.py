@@ -12,6 +12,7 @@ from agentsafe.experiment import outputs
 from agentsafe.experiment.check import check
 from agentsafe.experiment.grid import (
     adapter_rank,
+    compares,
     model_of,
     models,
     people,
@@ -74,11 +75,20 @@ def check_experiment(config: Mapping) -> None:
     _check_judges(config)
     _check_copies(config)
     _check_training(config)
-    shards, tested = config["rollouts"]["shards"], config[config["suite"]]["cases"] // 2
-    if shards > tested:
+    _check_shards(config)
+
+
+def _check_shards(config: Mapping) -> None:
+    """Check that every shard of a checkpoint's rollouts has a case."""
+    shards, key = config["rollouts"]["shards"], f"{config['suite']}.cases"
+    cases = config[config["suite"]]["cases"]
+    played, which = (cases, f"'{key}'") if compares(config) else (cases // 2, f"'{key}', halved")
+    if shards > played:
+        who = "a run" if compares(config) else "a trained checkpoint"
+        kind = "cases" if compares(config) else "test cases"
         raise UserError(
-            f"config: 'rollouts.shards' is {shards}, but a trained checkpoint has only {tested} "
-            f"test cases ('{config['suite']}.cases', halved): write fewer shards"
+            f"config: 'rollouts.shards' is {shards}, but {who} has only {played} {kind} "
+            f"({which}): write fewer shards"
         )
 
 
@@ -225,7 +235,8 @@ def _check_people(config: Mapping) -> None:
     training = training_judges(config)
     for name in training:
         _known(name, "training.judged_by", [*judges], "judges")
-    for key, named in (("training", training), ("scores", scored_labels(config))):
+    needed = {"training": compares(config) or training, "scores": scored_labels(config)}
+    for key, named in needed.items():
         if not named:
             raise UserError(
                 f"config: all judges are people, and they only count where you name them: write "
@@ -384,6 +395,8 @@ def _samples(model: Mapping, section: Mapping) -> bool:
 
 
 def _check_training(config: Mapping) -> None:
+    if compares(config):
+        return
     _check_stages(config)
     _check_tuning(config["training"], config["suite"])
     where = "miniature.sources" if config["suite"] == "miniature" else "sources"

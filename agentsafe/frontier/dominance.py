@@ -85,8 +85,8 @@ def over_source(sample: Sample) -> pl.DataFrame:
     """
     resampled = sample.resamples[PLANE]
     return sample.rows.select("condition", "labels").with_columns(
-        holds=pl.Series(_dominates(sample.estimate[PLANE]), dtype=pl.Boolean),
-        probability=pl.Series(_share(_dominates(resampled), resampled)),
+        holds=pl.Series(dominates(sample.estimate[PLANE]), dtype=pl.Boolean),
+        probability=pl.Series(share_of_resamples(dominates(resampled), resampled)),
     )
 
 
@@ -118,12 +118,12 @@ def best_mixture_margins(points: np.ndarray) -> np.ndarray:
     return margins
 
 
-def _dominates(gains: np.ndarray) -> np.ndarray:
+def dominates(gains: np.ndarray) -> np.ndarray:
     """Test whether both gains (first axis) are at least 0 and one is above."""
     return np.logical_and((gains >= -_TIE).all(axis=0), (gains > _TIE).any(axis=0))
 
 
-def _share(holds: np.ndarray, resampled: np.ndarray) -> np.ndarray:
+def share_of_resamples(holds: np.ndarray, resampled: np.ndarray) -> np.ndarray:
     """Compute the share of resamples (last axis) in which something holds, without NaN.
 
     `resampled` is what `holds` was tested on; it has one more axis, the first.
@@ -147,8 +147,8 @@ def _pareto(
             "helpfulness_margin": gains[0],
             "safety_margin": gains[1],
             "margin": gains.min(),
-            "holds": bool(_dominates(gains)),
-            "probability": _share(_dominates(differences), differences),
+            "holds": bool(dominates(gains)),
+            "probability": share_of_resamples(dominates(differences), differences),
         }
         yield i, row, differences.min(axis=0)
 
@@ -166,7 +166,7 @@ def _mixtures(
             "safety_margin": mixed[1],
             "margin": margin,
             "holds": margin > _TIE,
-            "probability": _share(margins[i] > _TIE, margins[i][None]),
+            "probability": share_of_resamples(margins[i] > _TIE, margins[i][None]),
         }
         yield i, row, margins[i]
 
@@ -192,7 +192,10 @@ def _chords(
         distance = _beyond(estimate.T[:, :, None], i, safe, helpful)[0]
         distances = _beyond(resampled, i, safe, helpful)
         tested = distances[None]
-        outside = max(_share(distances >= margin, tested), _share(distances <= -margin, tested))
+        outside = max(
+            share_of_resamples(distances >= margin, tested),
+            share_of_resamples(distances <= -margin, tested),
+        )
         known = bool(np.isfinite(distance))
         yield (
             i,
@@ -201,7 +204,7 @@ def _chords(
                 "other": f"{rows['condition'][safe]} to {rows['condition'][helpful]}",
                 "margin": distance if known else None,
                 "holds": distance > 0 if known else None,
-                "probability": _share(distances > 0, tested) if known else None,
+                "probability": share_of_resamples(distances > 0, tested) if known else None,
                 "equivalent": outside <= 1 - confidence if known else None,
                 "equivalence_p": outside if known else None,
             },

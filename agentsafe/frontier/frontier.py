@@ -1,7 +1,8 @@
 """Fit the frontier: the line through the runs, dominance, persistence and robustness.
 
 Every number is computed for all judges together and for each alone. The paper's number stands
-beside the same number under other choices, with its n and interval; readers decide.
+beside the same number under other choices, with its n and interval; readers decide. Where nothing
+was to be trained, the models are compared with each other instead (`frontier.models`).
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from agentsafe import schemas
 from agentsafe._util.atomic_write import whole_file
 from agentsafe.frontier.dominance import (
     CHORD,
@@ -25,6 +27,7 @@ from agentsafe.frontier.dominance import (
     verdict,
 )
 from agentsafe.frontier.fits import Settings, fit
+from agentsafe.frontier.models import compare_models
 from agentsafe.frontier.persistence import persistence
 from agentsafe.frontier.robustness import ladder, recipe_means, robustness, variants
 from agentsafe.lineage import SOURCE
@@ -66,8 +69,20 @@ def fit_frontier(
         unlabelled: the reason of each lineage that was trained and has no score.
 
     Returns:
-        The document, whose keys the README explains, and the full tables.
+        The document, whose keys the README explains, and the full tables. Of sources alone it has
+        their comparison instead of lines.
     """
+    unscored = {**(untrained or {}), **(unlabelled or {})}
+    if not unscored and (cells.rows["recipe"] == SOURCE).all():
+        judges, table = compare_models(cells, labels, settings)
+        document = {
+            "run": run,
+            "verdict": judges[ALL]["dominance"]["verdict"],
+            "settings": {"cases": settings.cases, **asdict(settings)},
+            "left_out": [],
+            "judges": judges,
+        }
+        return Frontier(document, table, pl.DataFrame(schema=schemas.PERSISTENCE))
     varied = dict(variants(labels, audits, settings))
     persisting = persistence(cells, confidence=settings.confidence)
     judges, tables = {}, []
@@ -100,7 +115,7 @@ def fit_frontier(
         "run": run,
         "verdict": judges[ALL]["dominance"]["verdict"] + _untrained(untrained or {}),
         "settings": {"cases": settings.cases, **asdict(settings)},
-        "left_out": _left_out(cells, {**(untrained or {}), **(unlabelled or {})}),
+        "left_out": _left_out(cells, unscored),
         "judges": judges,
     }
     return Frontier(document, pl.concat(tables), persisting)

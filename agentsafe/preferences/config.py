@@ -19,9 +19,10 @@ class Settings:
     """
 
     objectives: Annotated[
-        Annotated[tuple[Objective, ...], Meta(min_length=1)],
+        tuple[Objective, ...],
         Meta(
-            description="Preference sets of each judge; those that recipes use are added.",
+            description="Preference sets of each judge; those that recipes use are added, and "
+            "where nothing trains the default is none.",
             extra=NOT_IN_CACHE_KEY,
             extra_json_schema={"uniqueItems": True},
         ),

@@ -69,6 +69,7 @@ def render_report(inputs: ReportInputs) -> str:
         .render(
             run=document.get("run") or inputs.config.get("run") or "",
             verdicts=_verdicts(inputs.document),
+            compared=_compared(inputs.document),
             key_sentence=_key_sentence(inputs.document),
             by_judge={
                 name: _by_judge(table) for name, table in tables.items() if "judge" in table.columns
@@ -117,6 +118,11 @@ def _verdicts(document: dict | None) -> dict[str, str]:
         return {}
     each = {name: part["dominance"]["verdict"] for name, part in document["judges"].items()}
     return {**each, ALL: document["verdict"]}
+
+
+def _compared(document: dict | None) -> int:
+    """Count the models that are compared with each other; 0 where they were to be trained."""
+    return len((document or {}).get("judges", {}).get(ALL, {}).get("models", ()))
 
 
 def _key_sentence(document: dict | None) -> str:
@@ -241,7 +247,7 @@ def _alarming(validity: pl.DataFrame | None) -> dict | None:
         return None
     marked = validity.filter("alarming")
     names = [
-        f"{row['source']}, {row['recipe']}"
+        ", ".join(filter(None, (row["source"], row.get("recipe"))))
         + ("" if row["beta"] is None else f", β {fmt.beta(row['beta'])}")
         for row in marked.iter_rows(named=True)
     ]

@@ -21,6 +21,12 @@ from agentsafe.scores.points import ALARMING_SHARE
 
 #: The caption of each table.
 CAPTIONS = {
+    "models": "Scores of the models on all cases. On the Pareto set: no other model is at least as "
+    "safe and at least as helpful, and better in one; its probability is the share of bootstrap "
+    "resamples in which that is so. Two models are compared over the cases that both have scores "
+    "of.",
+    "dominance_over_model": "Models that dominate another, as estimated: the gains, the lesser of "
+    "the two, and the share of bootstrap resamples in which the model dominates.",
     "sources": "Scores of the source checkpoints on the test cases, means of judges and seeds.",
     "scores": "Scores of every run on its test cases, means of judges and seeds.",
     "deltas": "Change by training: every run's scores minus its source's, on the same judges, "
@@ -79,6 +85,8 @@ _HEADS = {
     "invented_chars_share": "hallucinated characters",
     "held_out_pairs": "held-out pairs",
     "held_out_accuracy": "held-out accuracy",
+    "pareto": "on the Pareto set",
+    "pareto_probability": "its probability",
     "malformed_share": "malformed turns",
     "idle_malformed_share": "idle because malformed",
     "failed_rollouts": "failed rollouts",
@@ -108,6 +116,8 @@ def make_tables(inputs: ReportInputs) -> dict[str, pl.DataFrame]:
         made |= _of_points(inputs.points)
     if inputs.document is not None:
         made |= _of_document(inputs.document)
+    if len(made.get("models", ())):
+        made.pop("sources", None)  # the same scores, without the comparison
     if inputs.persistence is not None:
         renamed = {"value": "persistence", "low": "persistence_low", "high": "persistence_high"}
         made["persistence"] = inputs.persistence.rename(renamed)
@@ -195,7 +205,9 @@ def _format_validity(runs: pl.DataFrame) -> pl.DataFrame:
     shares = ["malformed_share", "idle_malformed_share"]
     alarming = pl.max_horizontal(shares) > ALARMING_SHARE
     ordered = runs.sort("source", pl.col("recipe") != SOURCE, "recipe", "beta")
-    columns = ("source", "recipe", "beta", "failed_rollouts", "turns", *shares, "reason")
+    columns = ["source", "recipe", "beta", "failed_rollouts", "turns", *shares, "reason"]
+    if (runs["recipe"] == SOURCE).all():
+        columns.remove("recipe")
     return ordered.select(*columns, alarming=alarming)
 
 
@@ -243,15 +255,24 @@ def _of_document(document: dict) -> dict[str, pl.DataFrame]:
     """Convert the document's lists to tables with the judge as first column."""
     rows: dict[str, list[dict]] = {}
     for judge, part in document["judges"].items():
-        fits = [{"line": words} | (part.get(name) or {}) for name, words in _LINES.items()]
+        lines = {} if "models" in part else _LINES
+        fits = [{"line": words} | (part.get(name) or {}) for name, words in lines.items()]
         ladder = [{**rung, "averaged": rung["grain"]} for rung in part.get("ladder", [])]
-        over_source = part.get("dominance", {}).get("run_over_source", [])
+        dominance = part.get("dominance", {})
         for name, records in (
+            ("models", [_compared(model) for model in part.get("models", [])]),
+            (
+                "dominance_over_model",
+                [
+                    {"model": row["lineage"], "dominated": row["other"], **row}
+                    for row in dominance.get("model_over_model", [])
+                ],
+            ),
             ("recipe_means", part.get("recipe_means", [])),
             ("fits", fits),
             ("ladder", ladder),
             ("robustness", part.get("robustness", [])),
-            ("dominance_over_source", over_source),
+            ("dominance_over_source", dominance.get("run_over_source", [])),
         ):
             rows.setdefault(name, []).extend({"judge": judge, **record} for record in records)
     line = {"n": pl.Int64, **dict.fromkeys(_with_interval("slope", "intercept"), pl.Float64)}
@@ -263,7 +284,19 @@ def _of_document(document: dict) -> dict[str, pl.DataFrame]:
         "closest_labels": pl.Int64,
     }
     margin = dict.fromkeys(_with_interval("margin"), pl.Float64)
+    gains = {"helpfulness_margin": pl.Float64, "safety_margin": pl.Float64, **margin}
+    held = {"holds": pl.Boolean, "probability": pl.Float64}
     schemas = {
+        "models": {
+            **{"model": pl.String, "cases": pl.Int64, "labels": pl.Int64, "unscored": pl.Int64},
+            **dict.fromkeys(_with_interval("safety", "helpfulness"), pl.Float64),
+            **{"pareto": pl.Boolean, "pareto_probability": pl.Float64},
+            **{"dominated_by": pl.String, **reason},
+        },
+        "dominance_over_model": {
+            **{"model": pl.String, "dominated": pl.String, "labels": pl.Int64, **gains},
+            **{"probability": pl.Float64},
+        },
         "recipe_means": {
             **{"recipe": pl.String, "beta": pl.Float64, "sources": pl.Int64, "labels": pl.Int64},
             **dict.fromkeys(_with_interval("helpfulness_delta", "safety_delta"), pl.Float64),
@@ -277,9 +310,7 @@ def _of_document(document: dict) -> dict[str, pl.DataFrame]:
             **{"dominating_as_estimated": pl.Int64, **reason},
         },
         "dominance_over_source": {
-            **{"lineage": pl.String, "labels": pl.Int64},
-            **{"helpfulness_margin": pl.Float64, "safety_margin": pl.Float64, **margin},
-            **{"holds": pl.Boolean, "probability": pl.Float64},
+            **{"lineage": pl.String, "labels": pl.Int64, **gains, **held},
         },
     }
     return {
@@ -289,6 +320,11 @@ def _of_document(document: dict) -> dict[str, pl.DataFrame]:
         )
         for name, schema in schemas.items()
     }
+
+
+def _compared(model: dict) -> dict:
+    """Make a row of a model's entry in the document."""
+    return model | {"dominated_by": ", ".join(model["dominated_by"]) or None}
 
 
 def _writer(name: str, dtype: pl.DataType) -> Callable[[dict], str]:

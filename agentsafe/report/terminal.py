@@ -40,7 +40,7 @@ def summary(results: str | Path, started: float | None = None) -> str:
         Lines of at most 100 characters; an empty text where the run has written no report.
     """
     results = Path(results)
-    report, figure = results / "report.html", results / "figures/frontier.svg"
+    report = results / "report.html"
     if not report.is_file() or report.stat().st_mtime < (started or 0):
         return ""
     took = "" if started is None else f" ({duration(time.time() - started)})"
@@ -49,6 +49,8 @@ def summary(results: str | Path, started: float | None = None) -> str:
     if document_file.is_file() and points_file.is_file():
         document = json.loads(document_file.read_text(encoding="utf-8"))
         points = schemas.read_table(points_file, schemas.POINTS)
+        drawn = "models" if "models" in document["judges"][ALL] else "frontier"
+        figure = results / f"figures/{drawn}.svg"
         lines += [f"  figure: {figure}", "", *_wrapped(document["verdict"])]
         if sentences := list(meaning(document, points)):
             lines += ["", *_wrapped(" ".join(sentences))]
@@ -63,6 +65,13 @@ def meaning(document: dict, points: pl.DataFrame) -> Iterator[str]:
         points: rows of `schemas.POINTS`.
     """
     found = document["judges"][ALL]
+    if "models" not in found:
+        yield from _of_training(found)
+    yield from _format_validity(points)
+
+
+def _of_training(found: dict) -> Iterator[str]:
+    """Write what training changed, what of it persists, and the line through all runs."""
     for recipe in _TRAINED_FOR:
         if row := _of_largest_beta(found["recipe_means"], recipe=recipe):
             yield _effect(fmt.flatten_intervals(row))
@@ -86,7 +95,6 @@ def meaning(document: dict, points: pl.DataFrame) -> Iterator[str]:
             f"safety: {fmt.number(line['slope'], sign=True)} points of safety per point of "
             "helpfulness."
         )
-    yield from _format_validity(points)
 
 
 def _of_largest_beta(rows: list[dict], **wanted: str) -> dict | None:

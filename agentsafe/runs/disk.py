@@ -169,6 +169,8 @@ def _of_models(config: Mapping, run: Path) -> Iterator[Need]:
 
 def _of_training(config: Mapping, run: Path) -> Iterator[Need]:
     """Yield what trained checkpoints and trainer states take."""
+    if not grid.stages(config):
+        return
     kept = missing = largest = 0.0
     at_once: Counter[int] = Counter()  # runs that may train at once, by number of stages
     sizes: dict[str, Sizes | None] = {}

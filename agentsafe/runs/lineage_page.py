@@ -141,6 +141,7 @@ def page(run: str, found: dict[str, Checkpoint]) -> str:
         words=words,
         roots=trees(found.values()),
         total=len(found),
+        trained=any(each.lineage.stages for each in found.values()),
         marks=MARKS,
         counts={state: states.count(state) for state in MARKS},
         told=Markup(export.script_json(told)),

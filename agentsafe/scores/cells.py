@@ -83,6 +83,7 @@ def sample_cells(
     resamples: int,
     seed: int,
     resample: str = "cases",
+    against: str | None = None,
 ) -> Sample:
     """Score every cell on its test cases, as estimated and in every resample.
 
@@ -93,6 +94,7 @@ def sample_cells(
         resamples: number of bootstrap resamples.
         seed: of the bootstrap.
         resample: how cases are drawn, one of `RESAMPLE`.
+        against: the checkpoint that all deltas are taken from; None for each cell's own source.
 
     Returns:
         One row per cell with `lineage, condition, source, recipe, beta, seed, judge, cases,
@@ -116,7 +118,7 @@ def sample_cells(
             "for a release also check label_sets, result_sets and import_report"
         )
     case_ids = scored.select("case_id").unique().sort(case_order())["case_id"].to_list()
-    cells, scores, source_scores, (labelled, failed) = _cells(scored, case_ids, cases)
+    cells, scores, source_scores, (labelled, failed) = _cells(scored, case_ids, cases, against)
     values = np.concatenate([scores, scores - source_scores])  # (4, cells, cases)
     estimate = np.empty(values.shape[:2])
     resampled = np.empty((*values.shape[:2], resamples), np.float32)
@@ -141,11 +143,11 @@ def sample_cells(
 
 
 def _cells(
-    scored: pl.DataFrame, case_ids: Sequence[str], cases: int
+    scored: pl.DataFrame, case_ids: Sequence[str], cases: int, against: str | None
 ) -> tuple[list[dict], np.ndarray, np.ndarray, np.ndarray]:
-    """Collect the cells, their own scores and their source's, and counts of labels.
+    """Collect the cells, their own scores and those that they are compared with, and counts.
 
-    Scores have the shape (2, cells, cases). Counts are (2, 2, cells, cases), those of labels with
+    Scores have the shape (2, cells, cases). Counts of labels are (2, 2, cells, cases), those with
     a score first.
     """
     metrics = dict(zip(schemas.METRICS, range(len(schemas.METRICS)), strict=True))
@@ -190,9 +192,8 @@ def _cells(
                 }
             )
             scores.append(np.where(test, table[checkpoint, judge], np.nan))
-            source_scores.append(
-                np.where(test, table.get((lineage.source, judge), unlabelled), np.nan)
-            )
+            origin = lineage.source if against is None else against
+            source_scores.append(np.where(test, table.get((origin, judge), unlabelled), np.nan))
             counts.append(np.where(test, counts_of_key[:, :, numbers[checkpoint, judge]], 0))
     return (
         cells,

@@ -116,10 +116,10 @@ class Grid:
     recipes: Annotated[
         tuple[Annotated[tuple[Objective | StageSettings, ...], Meta(min_length=1)], ...],
         Meta(
-            min_length=1,
             description="Sequences of stages; a stage is an objective, or a map of its `objective` "
             "and settings of its own, such as `{objective: help, beta: 0.05}`, and starts from the "
-            "checkpoint of the stage before.",
+            "checkpoint of the stage before; an empty list, the default of a config with `sources` "
+            "and without a section `training`, trains nothing and compares the sources.",
             extra=NOT_IN_CACHE_KEY,
             extra_json_schema={"uniqueItems": True},
         ),

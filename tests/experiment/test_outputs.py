@@ -62,6 +62,11 @@ SCORED = {"frontier", "paths", "persistence"}
             SCORED | {"agreement"},
             {"preferences", "training"},
         ),
+        (
+            config(judges={"a": {}, "b": {}}, training={"recipes": []}),
+            {"models", "format_validity", "agreement"},
+            SCORED | {"preferences", "training"},
+        ),
         (config(judges={"a": {}}), SCORED | {"training", "preferences"}, {"agreement"}),
         (config(judges={"a": {"replicates": 2}}), SCORED | {"agreement"}, set()),
         (config(judges={"a": {}, "b": {}}), SCORED | {"agreement"}, set()),
@@ -71,7 +76,8 @@ def test_a_figure_is_asked_for_where_there_is_something_to_draw(asked, has, lack
     figures = set(outputs.figures(asked))
     assert has <= figures and not figures & lacks
     results = set(outputs.results(asked))
-    assert ("points.parquet" in results) == ("frontier" in figures)
+    assert ("points.parquet" in results) == bool({"frontier", "models"} & figures)
+    assert ("persistence.parquet" in results) == ("persistence" in figures)
     assert ("agreement.parquet" in results) == ("agreement" in figures)
     assert ("import_report.parquet" in results) == (asked["suite"] == "published")
 

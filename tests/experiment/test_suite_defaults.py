@@ -20,6 +20,18 @@ def test_real_models_get_the_papers_values_and_tiny_ones_their_own():
     assert (real["rollouts"]["prompt"], tiny["rollouts"]["prompt"]) == ("react", "compact")
 
 
+def test_a_config_with_sources_and_no_training_compares_them():
+    compared = check(MINIMAL)
+    assert compared["training"]["recipes"] == [] == compared["preferences"]["objectives"]
+    trained = check(MINIMAL | {"training": {}})
+    assert trained["training"]["recipes"] and trained["preferences"]["objectives"]
+    assert check({"run": "x"})["training"]["recipes"]
+    asked = check({"run": "x", "training": {"recipes": []}})
+    assert asked["preferences"]["objectives"] == []
+    named = {"training": {"recipes": []}, "preferences": {"objectives": ["safe"]}}
+    assert check({"run": "x"} | named)["preferences"]["objectives"] == ["safe"]
+
+
 def test_what_a_config_gives_is_kept_beside_the_defaults_of_its_suite():
     given = {"training": {"lora": {"r": 4}, "sft_weight": 1}, "rollouts": {"samples": 3}}
     filled = check(MINIMAL | given)

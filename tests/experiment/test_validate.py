@@ -269,6 +269,30 @@ def test_a_contradiction_about_models_is_one_line(changes, line):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"models": {"small": {"model": "small", "backend": "openai"}}},  # not trained, so no lora
+        {"models": {"small": {"model": "a/small", "trust_remote_code": True}}},
+        {"toolemu": {"cases": 4}, "rollouts": {"shards": 4}},
+        {"training": {"recipes": [], "quantization": "int4", "tuning": "full"}},
+    ],
+)
+def test_what_only_training_forbids_is_allowed_where_nothing_trains(changes):
+    check_experiment(llms(**{"training": {"sources": None, "recipes": []}} | changes))
+    trained = {"sources": ["small"], "recipes": [["safe"]]}
+    with pytest.raises(UserError):
+        check_experiment(llms(**changes | {"training": changes.get("training", {}) | trained}))
+
+
+def test_a_comparison_has_no_more_shards_than_cases():
+    asked = llms(
+        toolemu={"cases": 4}, rollouts={"shards": 5}, training={"sources": None, "recipes": []}
+    )
+    with pytest.raises(UserError, match=r"a run has only 4 cases \('toolemu.cases'\): write fewer"):
+        check_experiment(asked)
+
+
 GREEDY = {"temperature": 0, "samples": 2}
 OMITS = {"backend": "openai", "omit": ["temperature"]}
 

@@ -307,15 +307,6 @@ def test_one_single_run_has_no_line_but_a_verdict():
     assert not found.document["verdict"].startswith("No verdict")
 
 
-def test_without_a_trained_run_there_is_neither_line_nor_verdict():
-    bare = labels_table(recipes=())
-    found = fitted(bare, audits_of(bare))
-    check_empty(found, 0, "no trained run")
-    assert found.document["verdict"].startswith("No verdict")
-    assert found.dominance.is_empty()
-    assert found.persistence.is_empty()
-
-
 def test_runs_whose_source_is_missing_are_no_runs():
     orphans = labels_table().filter(~pl.col("checkpoint").is_in(["a", "c"]))
     found = fitted(orphans)

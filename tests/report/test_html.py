@@ -161,9 +161,28 @@ def test_with_nothing_at_all_every_section_is_a_sentence():
     assert "vegaEmbed" not in text
 
 
-@pytest.mark.parametrize("recipes", [("",), ("", "+safe.j.b0.1")])
-def test_too_few_runs_for_a_line_give_a_reason(recipes):
-    text = page(results(sources=("ape",), recipes=recipes))
+def test_models_that_nothing_trained_are_compared_and_no_section_is_empty():
+    found = results(recipes=("",))
+    text = page(found, {"models": figures.plot_models(found.document)}, audit=audit_table())
+    assert "<h1>Safety and helpfulness of 2 models: small</h1>" in text
+    assert found.document["verdict"].split(":")[0] in text
+    shown = re.findall(r'<section id="([a-z-]+)">', text)
+    assert shown == ["models", "agreement", "format-validity", "audit", "usage", "settings"]
+    assert re.findall(r'<a href="#([a-z-]+)">', text) == shown
+    assert 'id="chart-models"' in text and "on the Pareto set" in text
+    for nothing in (">nan<", ">None<", ">inf<", "test cases", "Nothing was", "frontier"):
+        assert nothing not in text.partition("<main>")[2].partition('<section id="settings">')[0]
+    one = page(results(sources=("ape",), recipes=("",)))
+    assert "Safety and helpfulness of 1 model" in one and "nothing to compare it with" in one
+
+
+def test_preference_sets_of_compared_models_are_shown_where_they_were_asked_for():
+    text = page(results(recipes=("",)), preferences=preference_summary())
+    assert '<section id="preferences">' in text and '<a href="#preferences">' in text
+
+
+def test_too_few_runs_for_a_line_give_a_reason():
+    text = page(results(sources=("ape",), recipes=("", "+safe.j.b0.1")))
     assert "No line through the runs" in text
     for nothing in (">nan<", ">None<", ">inf<", "None."):
         assert nothing not in text

@@ -165,12 +165,22 @@ def test_what_there_is_no_data_for_is_left_out():
     assert list(tables.make_tables(ReportInputs(audit=audit_table()))) == ["audit"]
     nothing = agreed(by_two([]))
     assert tables.make_tables(ReportInputs(agreement=nothing)) == {}
-    none = results(sources=("ape",), recipes=("",))
-    made = tables.make_tables(ReportInputs(**vars(none)))
-    assert "deltas" not in made
+    lost = results(sources=("ape",), recipes=("",), untrained=("ape+safe.one.b0.1.s0",))
+    made = tables.make_tables(ReportInputs(**vars(lost)))
     assert made["fits"]["reason"].drop_nulls().unique().to_list() == [
         "no trained run with a source scored on the same cases"
     ]
+
+
+def test_models_that_nothing_trained_have_one_table_of_scores_and_one_of_pairs():
+    models = results(recipes=("",))
+    made = tables.make_tables(ReportInputs(**vars(models)))
+    assert {"models", "format_validity"} <= {*made} <= {*made} - {"sources", "fits", "ladder"}
+    heads, rows = tables.printed(made["models"].filter(judge="all").drop("judge"))
+    assert heads[:6] == ["model", "cases", "labels", "unscored", "safety", "helpfulness"]
+    assert {"on the Pareto set", "its probability"} <= {*heads}
+    assert [row[0] for row in rows] == ["ape", "bee"]
+    assert "recipe" not in made["format_validity"].columns
 
 
 def test_a_line_that_cannot_be_had_is_printed_with_its_reason():

@@ -36,6 +36,19 @@ def test_a_run_ends_with_its_files_its_verdict_and_what_it_means(folder):
     assert all(len(line) <= 100 for line in text.splitlines() if str(folder) not in line)
 
 
+def test_a_comparison_ends_with_its_figure_and_verdict_and_nothing_about_training(tmp_path):
+    found = results(recipes=("",))
+    root = tmp_path / "small"
+    write_document(found.document, root / "frontier.json")
+    schemas.write_table(found.points, root / "points.parquet", schemas.POINTS)
+    (root / "report.html").write_text("")
+    text = summary(root)
+    assert f"  figure: {root}/figures/models.svg\n" in text
+    said = " ".join(text.split())
+    assert " ".join(found.document["verdict"].replace("\N{NO-BREAK SPACE}", " ").split()) in said
+    assert "checkpoints above 5%: 0 of 2." in said and "raining" not in said
+
+
 def test_numbers_are_those_of_the_document(folder):
     whole = results()
     found = whole.document["judges"]["all"]

@@ -27,6 +27,26 @@ rule plot_frontier:
         "../scripts/plot_frontier.py"
 
 
+rule plot_models:
+    input:
+        document=f"{RESULTS}/frontier.json",
+    output:
+        report(get_figures(["models"]), category="Models", caption="../report/models.rst"),
+        charts=get_figures(["models"], ["json"]),
+    log:
+        f"{LOGS}/plot_models.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plot_models.tsv"
+    conda:
+        "../envs/agentsafe.yaml"
+    params:
+        code=get_code("plot_models"),
+    message:
+        "Drawing the models"
+    script:
+        "../scripts/plot_models.py"
+
+
 rule plot_audit:
     input:
         f"{RESULTS}/audit.parquet",

@@ -8,6 +8,7 @@ from agentsafe.report.figures.audit import plot_audit
 from agentsafe.report.figures.calibration import plot_calibration
 from agentsafe.report.figures.format_validity import plot_format_validity
 from agentsafe.report.figures.frontier import plot_frontier
+from agentsafe.report.figures.models import plot_models
 from agentsafe.report.figures.paths import plot_paths
 from agentsafe.report.figures.persistence import plot_persistence
 from agentsafe.report.figures.preferences import plot_preferences
@@ -19,6 +20,7 @@ __all__ = [
     "plot_calibration",
     "plot_format_validity",
     "plot_frontier",
+    "plot_models",
     "plot_paths",
     "plot_persistence",
     "plot_preferences",

@@ -159,12 +159,28 @@ def test_one_run_has_a_frontier_without_lines():
 
 
 def test_no_runs_are_a_sentence():
-    none = results(sources=("ape",), recipes=("",))
+    none = results(sources=("ape",), recipes=("",), untrained=("ape+safe.one.b0.1.s0",))
     assert "No trained run" in words(
         specification(figures.plot_frontier(none.points, none.document))
     )
     assert "two stages" in words(specification(figures.plot_paths(none.points)))
     assert "two stages" in words(specification(figures.plot_persistence(none.persistence)))
+
+
+def test_models_are_marks_of_their_scores_filled_on_the_pareto_set():
+    found = results(recipes=("",))
+    made = specification(figures.plot_models(found.document))
+    marks = {row["model"]: row for row in rows(made, "pareto") if "judge" not in row}
+    models = {each["model"]: each for each in found.document["judges"]["all"]["models"]}
+    assert marks.keys() == models.keys() == {"ape", "bee"}
+    assert len(made["vconcat"]) == 2  # both judges, then each
+    for each in rows(made, "pareto"):
+        assert 0 <= each["x_low"] <= each["x"] <= each["x_high"] <= 3
+        assert (each["filled"] == 1.0) == each["pareto"]
+    alone = specification(figures.plot_models(results(recipes=("",), judges=("one",)).document))
+    assert len(alone["vconcat"]) == 1
+    nothing = {"judges": {"all": {"models": []}}}
+    assert "No model has a score." in words(specification(figures.plot_models(nothing)))
 
 
 def test_a_single_judge_gets_no_second_plane():
