@@ -6,7 +6,7 @@ the tables of `config/README.md` and of the docs, are generated from these class
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta
 
@@ -17,8 +17,9 @@ from agentsafe.labels.config import ToLabel
 from agentsafe.models.config import Model
 from agentsafe.preferences.config import Settings as Preferences
 from agentsafe.rollouts.config import EmulatorSettings as Emulator
-from agentsafe.rollouts.config import Settings as Rollouts
+from agentsafe.rollouts.config import Section as Rollouts
 from agentsafe.scores.config import Settings as Scores
+from agentsafe.training.config import Lora
 from agentsafe.training.config import Section as Training
 
 _Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -74,6 +75,30 @@ def _sources() -> Mapping[str, _Mixture]:
 
 
 @dataclass(frozen=True)
+class WarmUp:
+    """A language model as a source of the miniature, after supervised steps on demonstrations."""
+
+    model: Annotated[Name, Meta(description="The name in `models` of what is warmed up.")]
+    policies: Annotated[
+        _Mixture,
+        Meta(description="The scripted policies that play the demonstrations, with weights."),
+    ] = field(default_factory=lambda: dict.fromkeys(get_args(Policy), 1.0))
+    steps: Annotated[
+        int, Meta(ge=1, le=100_000, description="Optimizer steps, each on new demonstrations.")
+    ] = 100
+    batch_size: Annotated[Count, Meta(description="Demonstrations in a step.")] = 8
+    learning_rate: Annotated[float, Meta(gt=0, le=1, description="Peak learning rate.")] = 0.0002
+    tuning: Annotated[
+        Literal["lora", "full"],
+        Meta(description="Train an adapter (`lora`) or all weights (`full`)."),
+    ] = "lora"
+    lora: Annotated[Lora, Meta(description="The adapter.")] = field(
+        default_factory=lambda: Lora(r=16, alpha=32)
+    )
+    seed: Annotated[Seed, Meta(description="Seed of the demonstrations and of the adapter.")] = 0
+
+
+@dataclass(frozen=True)
 class Miniature:
     """The miniature's world and its source checkpoints."""
 
@@ -100,6 +125,14 @@ class Miniature:
             description="Source checkpoints, each a mixture of scripted policies with weights.",
         ),
     ] = field(default_factory=_sources)
+    warm_ups: Annotated[
+        Mapping[Name, WarmUp],
+        Meta(
+            description="Further source checkpoints, language models that are trained on scripted "
+            "demonstrations first, so that they speak the format; none has the instruction of a "
+            "case of the run."
+        ),
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -255,9 +288,9 @@ class Experiment:
     suite: Annotated[
         Literal["miniature", "toolemu", "published"],
         Meta(
-            description="Cases and models: `miniature` makes a world and tiny checkpoints, "
-            "`toolemu` runs language models on the cases of files, `published` reads the paper's "
-            "released rollouts."
+            description="The world: `miniature` is small, made by rules and needs no emulator or "
+            "judge, `toolemu` has the cases of files, `published` reads the paper's released "
+            "rollouts."
         ),
     ] = "miniature"
     miniature: Annotated[
@@ -273,8 +306,9 @@ class Experiment:
     sources: Annotated[
         Annotated[tuple[Name, ...], Meta(min_length=1)] | None,
         Meta(
-            description="Names from `models` whose rollouts make the pairs; null in the "
-            "miniature, which makes its own sources.",
+            description="Names from `models` and, in the miniature, from `miniature.sources` and "
+            "`miniature.warm_ups`, whose rollouts make the pairs; null takes all of the latter "
+            "two.",
             extra_json_schema={"uniqueItems": True},
         ),
     ] = None

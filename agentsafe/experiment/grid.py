@@ -17,16 +17,46 @@ from agentsafe.training.config import OF_PAIRS, Section, Settings
 
 def sources(config: Mapping) -> list[str]:
     """Return the names of the source checkpoints, whose rollouts make the pairs."""
-    if config["suite"] == "miniature":
-        return list(config["miniature"]["sources"])
+    if config["sources"] is None and config["suite"] == "miniature":
+        return [*config["miniature"]["sources"], *config["miniature"]["warm_ups"]]
     return list(config["sources"] or [])
+
+
+def own_sources(config: Mapping) -> list[str]:
+    """Return the names of the sources that are the miniature's own tiny checkpoints."""
+    return [name for name in sources(config) if entry_of(config, name) is None]
+
+
+def warm_ups(config: Mapping) -> list[str]:
+    """Return the names of the sources that are warmed up."""
+    return [name for name in sources(config) if name in _warm_ups(config)]
+
+
+def _warm_ups(config: Mapping) -> Mapping:
+    return config["miniature"]["warm_ups"] if config["suite"] == "miniature" else {}
+
+
+def entry_of(config: Mapping, checkpoint: str | None) -> str | None:
+    """Return the name in `models` of how a checkpoint is served; None for one without an entry.
+
+    Args:
+        config: the checked config.
+        checkpoint: a lineage's name, or that of a model that emulates or judges; None where rules
+            do that.
+    """
+    if checkpoint is None:
+        return None
+    source = Lineage.parse(checkpoint).source
+    warmed = _warm_ups(config).get(source)
+    name = source if warmed is None else warmed["model"]
+    return name if name in config["models"] else None
 
 
 def models(config: Mapping) -> list[str]:
     """Return the names of the entries of `models` that act, emulate or judge."""
     if config["suite"] == "published":
         return []
-    acting = sources(config) if config["suite"] == "toolemu" else []
+    acting = [entry_of(config, name) for name in sources(config)]
     judging = [judge["model"] for judge in config["judges"].values()]
     return [
         name for name in dict.fromkeys([*acting, config["emulator"]["model"], *judging]) if name
@@ -34,27 +64,45 @@ def models(config: Mapping) -> list[str]:
 
 
 def model_of(config: Mapping, checkpoint: str) -> dict[str, Any]:
-    """Return how a checkpoint is served: the entry of its source in `models`.
+    """Return how a checkpoint is served: the entry of its source, or of that one's model.
 
     Args:
         config: the checked config.
         checkpoint: a lineage's name, or a model's that emulates or judges.
     """
+    if entry := entry_of(config, checkpoint):
+        return dict(config["models"][entry])
     source = Lineage.parse(checkpoint).source
-    if source in config["models"]:
-        return dict(config["models"][source])
     return {"model": source, "dtype": "float32", "concurrency": config["rollouts"]["batch"]}
 
 
+def prompt_of(config: Mapping, checkpoint: str) -> str:
+    """Return the template of a checkpoint's prompt: the config's, or that of the world and model.
+
+    The miniature's own checkpoints know the shortest one alone, and language models need to be told
+    the format in words.
+    """
+    if config["rollouts"]["prompt"] is not None:
+        return config["rollouts"]["prompt"]
+    if config["suite"] == "toolemu":
+        return "react"
+    return "brief" if entry_of(config, checkpoint) else "compact"
+
+
 def prompts(config: Mapping) -> dict[str, str | None]:
-    """Hash each template that the config names, by key; None for one that no model gets.
+    """Hash each template of the config, by key; None for one that no model gets.
+
+    The key of an agent's prompt is `sources.NAME`, by the source that the agent began as.
 
     Raises:
         UserError: a template does not exist, or it lacks a block.
     """
     emulator = config["emulator"]
+    of_agents: dict[str, str | None] = {
+        f"sources.{name}": Template(prompt_of(config, name), "rollouts.prompt").digest
+        for name in sources(config)
+    }
     templates: list[tuple[str, Any, tuple[str, ...]]] = [
-        ("rollouts.prompt", config["rollouts"]["prompt"], ()),
         ("to_label.prompt", config["to_label"]["prompt"], ("system",)),
     ]
     templates.append(("emulator.prompt", emulator["model"] and emulator["prompt"], EMULATOR_BLOCKS))
@@ -62,7 +110,8 @@ def prompts(config: Mapping) -> dict[str, str | None]:
         templates.append(
             (f"judges.{name}.prompt", judge["model"] and judge["prompt"], JUDGE_BLOCKS)
         )
-    return {key: name and Template(name, key, blocks).digest for key, name, blocks in templates}
+    others = {key: name and Template(name, key, blocks).digest for key, name, blocks in templates}
+    return of_agents | others
 
 
 def people(config: Mapping) -> list[str]:

@@ -113,7 +113,7 @@ def figures(config: Mapping) -> list[str]:
         *(["preferences"] if judges(config) and grid.objectives(config) else []),
         *(["agreement"] if _has_several_labels(config) else []),
         *(["calibration"] if grid.people(config) else []),
-        *(["training"] if grid.stages(config) else []),
+        *(["training"] if grid.stages(config) or grid.warm_ups(config) else []),
         *(_of_scores(config) if scored_label_parts(config) else []),
     ]
 

@@ -15,6 +15,7 @@ from agentsafe.experiment.grid import (
     compares,
     model_of,
     models,
+    own_sources,
     people,
     scored_labels,
     sources,
@@ -22,6 +23,7 @@ from agentsafe.experiment.grid import (
     stages,
     training_judges,
     training_settings,
+    warm_ups,
 )
 from agentsafe.inference.chat_template import TODAY
 from agentsafe.inference.vllm_protocol import RANKS, max_lora_rank
@@ -139,16 +141,17 @@ def _check_names(config: Mapping) -> None:
         for name, judge in config["judges"].items()
         if not judge["labels"]
     ]
+    own = list(config["miniature"]["sources"])
     if config["suite"] == "miniature":
-        if config["sources"] is not None:
-            raise UserError(
-                "config: 'sources' is given, but under 'suite: miniature' sources are made: name "
-                "them in 'miniature.sources', or write 'suite: toolemu'"
-            )
-        if twice := sorted({*config["models"]} & {*sources(config)}):
-            raise UserError(
-                f"config: {twice[0]!r} is in 'models' and in 'miniature.sources': rename one"
-            )
+        _check_warm_ups(config)
+        made = {**dict.fromkeys(own, "sources"), **dict.fromkeys(warm_ups(config), "warm_ups")}
+        for name in sources(config):
+            if name in made and name in config["models"]:
+                raise UserError(
+                    f"config: {name!r} is in 'models' and in 'miniature.{made[name]}': rename one"
+                )
+            known = [*config["models"], *made]
+            _known(name, "sources", known, "models', 'miniature.sources' or 'miniature.warm_ups")
     else:
         for key, name in (("sources", config["sources"]), *named):
             if name is None:
@@ -156,10 +159,38 @@ def _check_names(config: Mapping) -> None:
                     f"config: '{key}' is missing: under 'suite: toolemu' it takes names from "
                     "'models', since the miniature's rules only know the miniature's cases"
                 )
+        for name in config["sources"]:
+            if name in own and name not in config["models"]:
+                raise UserError(
+                    f"config: 'sources' holds {name!r}, a checkpoint of the miniature, which only "
+                    "knows the words of its own world: name models, or write 'suite: miniature'"
+                )
         named += [("sources", name) for name in config["sources"]]
     for key, name in named:
         if name is not None:
             _known(name, key, list(config["models"]), "models")
+
+
+def _check_warm_ups(config: Mapping) -> None:
+    """Check that what is warmed up can be trained here, and that its name is its own."""
+    for name in warm_ups(config):
+        key, warm_up = f"miniature.warm_ups.{name}", config["miniature"]["warm_ups"][name]
+        _known(warm_up["model"], f"{key}.model", list(config["models"]), "models")
+        if name in config["miniature"]["sources"]:
+            raise UserError(
+                f"config: {name!r} is in 'miniature.sources' and in '{key}': rename one"
+            )
+        model = config["models"][warm_up["model"]]
+        for reason, wrong in (
+            ("whose weights are on a server (backend openai)", model["backend"] == "openai"),
+            ("which needs 'trust_remote_code'", model["trust_remote_code"]),
+            ("which has an adapter of its own", model["adapter"] is not None),
+        ):
+            if wrong:
+                raise UserError(
+                    f"config: '{key}.model' is {warm_up['model']!r}, {reason}: name a model that "
+                    "can be trained here"
+                )
 
 
 def _known(name: str, key: str, known: list[str], where: str) -> None:
@@ -398,9 +429,13 @@ def _check_training(config: Mapping) -> None:
     if compares(config):
         return
     _check_stages(config)
-    _check_tuning(config["training"], config["suite"])
-    where = "miniature.sources" if config["suite"] == "miniature" else "sources"
-    for name in config["training"]["sources"] or sources(config):
+    trained = config["training"]["sources"] or sources(config)
+    _check_tuning(config["training"])
+    _check_own_trained(
+        config["training"], [name for name in trained if name in own_sources(config)]
+    )
+    where = "miniature.sources" if config["sources"] is None else "sources"
+    for name in trained:
         _known(name, "training.sources", sources(config), where)
         _check_adapters(config, name)
         if model_of(config, name).get("trust_remote_code"):
@@ -412,6 +447,17 @@ def _check_training(config: Mapping) -> None:
             raise UserError(
                 f"config: 'training.sources' would train {name!r}, which has an adapter of its "
                 "own: merge it first (PEFT's merge_and_unload), and name the merged folder"
+            )
+
+
+def _check_own_trained(training: Mapping, names: list[str]) -> None:
+    """Check that nothing is asked for that the miniature's own checkpoints are too small for."""
+    for key, default in (("quantization", "none"), ("weights_dtype", "float32"), ("gpus", 1)):
+        if names and training[key] != default:
+            raise UserError(
+                f"config: 'training.{key}' is {training[key]}, but {names[0]!r}, a checkpoint of "
+                "the miniature, is trained on a CPU: leave it out, or name other sources in "
+                "'training.sources'"
             )
 
 
@@ -496,7 +542,7 @@ def _check_stages(config: Mapping) -> None:
             )
 
 
-def _check_tuning(training: Mapping, suite: str) -> None:
+def _check_tuning(training: Mapping) -> None:
     """Check that tuning, quantization, reference and GPUs of a DPO run fit each other."""
     full, quantized = training["tuning"] == "full", training["quantization"] != "none"
     if full and quantized:
@@ -528,12 +574,6 @@ def _check_tuning(training: Mapping, suite: str) -> None:
         )
     gpus, batch = training["gpus"], training["batch_size"]
     accumulation = training["gradient_accumulation_steps"]
-    for key, default in (("quantization", "none"), ("weights_dtype", "float32"), ("gpus", 1)):
-        if suite == "miniature" and training[key] != default:
-            raise UserError(
-                f"config: 'training.{key}' is {training[key]}, but the miniature is trained on a "
-                "CPU: leave it out"
-            )
     if per_process(batch, accumulation, gpus) is None:
         raise UserError(
             f"config: 'training.gradient_accumulation_steps' is {accumulation}, which {gpus} GPUs "

@@ -43,7 +43,7 @@ def compare_models(
     gains = {name: settings.sample(labels, against=name) for name in names}
     judges, tables = {}, []
     for judge in [ALL, *cells.rows["judge"].unique().sort()]:
-        of_judge = pl.lit(True) if judge == ALL else pl.col("judge") == judge
+        of_judge = pl.col("judge").is_not_null() if judge == ALL else pl.col("judge") == judge
         over = {
             name: _known(average(sample.filter(of_judge), ("condition",)))
             for name, sample in gains.items()
@@ -126,7 +126,7 @@ def _dominated(others: Sample, name: str) -> tuple[list[str], float | None]:
     by = others.rows["condition"].filter(pl.Series(dominates(others.estimate[PLANE]))).to_list()
     resampled = others.resamples[PLANE]
     known = ~np.isnan(resampled).any(axis=(0, 1))
-    free = ~dominates(resampled).any(axis=0)
+    free = ~np.any(dominates(resampled), axis=0)
     return by, float(free[known].mean()) if known.any() else None
 
 

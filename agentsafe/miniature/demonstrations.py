@@ -7,17 +7,25 @@ demonstrations, with other items.
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 
+import polars as pl
+
+from agentsafe import schemas
 from agentsafe.inference.types import Message
 from agentsafe.miniature.cases import HAZARDS, make_case
 from agentsafe.miniature.policies import POLICIES, demonstrate
 from agentsafe.miniature.toolkits import PLACES, TOOLKITS
 from agentsafe.rollouts.react import conversation, prompts
-from agentsafe.suites.cases import Case, checked_suite
+from agentsafe.suites.cases import Case, Suite, checked_suite, split, write_suite
 
 #: The only prompt template that the checkpoints are trained on; it fits a tiny model's context.
 PROMPT = "compact"
+#: The checkpoint of the rollouts that policies played.
+SCRIPTED = "scripted"
+#: Demonstrations that measure a warm-up.
+HELD_OUT = 24
 #: Added to a seed, so that demonstrations and a suite of the same seed use separate random streams.
 _STREAM = 1_000_003
 
@@ -41,12 +49,69 @@ def demonstrations(count: int, seed: int, mixture: Mapping[str, float]) -> list[
     ]
 
 
+def write_warm_up(
+    folder: str | Path,
+    counts: tuple[int, int],
+    seed: int,
+    mixture: Mapping[str, float],
+    suite: Suite,
+) -> None:
+    """Write demonstrations in sentences as a stage of `sft` reads its rollouts.
+
+    Args:
+        folder: for `cases.json`, `toolkits.json`, `rollouts.parquet` (`schemas.ROLLOUTS`, of the
+            checkpoint `scripted`) and `pairs.parquet` (`schemas.PAIRS`, without rejected sides).
+        counts: demonstrations that train, in the training half of split seed 0, and others, in the
+            test half, to measure on; the latter are fewer.
+        seed: of the cases and the choice of policies.
+        mixture: weights above 0 by policy name.
+        suite: of the run; no demonstration has the instruction of one of its cases.
+    """
+    training, held_out = counts
+    said = {case.instruction for case in suite.cases}
+    drawn = draw_cases_and_policies(2 * training, seed, mixture, said)
+    trains, tests = map(sorted, split(len(drawn), 0))
+    kept = [drawn[number] for number in sorted([*trains, *tests[:held_out]])]
+    keys = [{"checkpoint": SCRIPTED, "case_id": case.case_id, "sample": 0} for case, _ in kept]
+    played = [demonstrate(case, policy, in_sentences=True) for case, policy in kept]
+    rollouts = [
+        key
+        | {"messages": messages, "stop_reason": "final_answer"}
+        | {"steps": sum(message["role"] == "observation" for message in messages)}
+        for key, messages in zip(keys, played, strict=True)
+    ]
+    pairs = [
+        {"case_id": key["case_id"], "chosen_checkpoint": SCRIPTED, "chosen_sample": 0}
+        for key in keys
+    ]
+    folder = Path(folder)
+    cases = checked_suite([case for case, _ in drawn], TOOLKITS)
+    write_suite(cases, folder / "cases.json", folder / "toolkits.json")
+    for name, rows, schema in (
+        ("rollouts", rollouts, schemas.ROLLOUTS),
+        ("pairs", pairs, schemas.PAIRS),
+    ):
+        table = pl.DataFrame(rows, schema=schema)
+        schemas.write_table(table, folder / f"{name}.parquet", schema)
+
+
 def draw_cases_and_policies(
-    count: int, seed: int, mixture: Mapping[str, float]
+    count: int, seed: int, mixture: Mapping[str, float], avoid: Collection[str] = ()
 ) -> list[tuple[Case, str]]:
-    """Draw new cases and a policy for each; the arguments are those of `demonstrations`."""
+    """Draw new cases and a policy for each.
+
+    Args:
+        count: number of cases.
+        seed: of the cases and the choice of policies.
+        mixture: weights above 0 by policy name.
+        avoid: instructions that no case may have.
+    """
     draw = random.Random(_STREAM + seed)
-    cases = [_case(number, draw) for number in range(count)]
+    cases: list[Case] = []
+    while len(cases) < count:
+        case = _case(len(cases), draw)
+        if case.instruction not in avoid:
+            cases.append(case)
     names = sorted(mixture)  # so that the order of a config's keys changes nothing
     policies = draw.choices(names, [mixture[name] for name in names], k=count)
     return list(zip(cases, policies, strict=True))

@@ -11,6 +11,7 @@ from typing import Any
 
 from agentsafe.inference.types import Message
 from agentsafe.miniature.cases import TOO_LITTLE, TOO_MUCH
+from agentsafe.miniature.sentences import SENTENCES
 from agentsafe.miniature.toolkits import ASK, PLACE_OF, Place
 from agentsafe.miniature.world import MiniatureWorld
 from agentsafe.rollouts.react import Action, FinalAnswer, render_turn
@@ -152,8 +153,13 @@ POLICIES: dict[str, Callable[[Task], Turns]] = {
 }
 
 
-def demonstrate(case: Case, policy: str) -> list[Message]:
+def demonstrate(case: Case, policy: str, *, in_sentences: bool = False) -> list[Message]:
     """Run a policy in a fresh world of a case.
+
+    Args:
+        case: of the miniature.
+        policy: a key of `POLICIES`.
+        in_sentences: write thoughts and answers as `sentences.SENTENCES` has them.
 
     Returns:
         The rollout's messages, `assistant` and `observation` alternating.
@@ -161,8 +167,26 @@ def demonstrate(case: Case, policy: str) -> list[Message]:
     Raises:
         KeyError: there is no such policy.
     """
-    world = MiniatureWorld(case)
-    return list(_messages(POLICIES[policy](_task(case)), world))
+    world, task = MiniatureWorld(case), _task(case)
+    turns = POLICIES[policy](task)
+    return list(_messages(_spoken(turns, task) if in_sentences else turns, world))
+
+
+def _spoken(turns: Turns, task: Task) -> Turns:
+    """Write the texts of a policy's turns as sentences."""
+
+    def sentence(text: str) -> str:
+        return SENTENCES[text].format(item=task.place.item, name=task.name)
+
+    observed: Any = None
+    while True:
+        try:
+            thought, step = turns.send(observed)
+        except StopIteration:
+            return
+        if isinstance(step, FinalAnswer):
+            step = FinalAnswer(sentence(step.text))
+        observed = yield sentence(thought), step
 
 
 def _messages(turns: Turns, world: MiniatureWorld) -> Iterator[Message]:

@@ -68,12 +68,7 @@ class Settings:
         ),
     ] = 0.1
     prompt: Annotated[
-        Text,
-        Meta(
-            description="Template of the agent's prompt: `compact`, `react` or the path of your "
-            "own.",
-            extra=IN_TABLE_KEY,
-        ),
+        Text, Meta(description="Template of the agent's prompt.", extra=IN_TABLE_KEY)
     ] = "compact"
     shards: Annotated[
         int,
@@ -85,6 +80,20 @@ class Settings:
         ),
     ] = 1
     seed: Annotated[Seed, Meta(description="Seed of the sampling.")] = 0
+
+
+@dataclass(frozen=True)
+class Section(Settings):
+    """The config's section `rollouts`, where the template may follow from world and model."""
+
+    prompt: Annotated[
+        Text | None,
+        Meta(
+            description="Template of the agent's prompt: `compact`, `brief`, `react` or the path "
+            "of your own; null takes `react` with `suite: toolemu` and, in the miniature, `brief` "
+            "for language models and `compact` for its own checkpoints."
+        ),
+    ] = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)

@@ -69,12 +69,13 @@ def chosen(config: Mapping[str, Any], named: Sequence[str]) -> list[str]:
     Raises:
         UserError: a name is unknown, or there is no model on one's own devices.
     """
-    sources = grid.sources(config) if config["suite"] != "published" else []
+    sources = grid.own_sources(config) if config["suite"] != "published" else []
     known = dict.fromkeys([*sources, *grid.models(config)])
     for name in named:
         if name not in known:
             raise UserError(f"MODEL: {name} is no model of this run: write {', '.join(known)}")
-    trained = [lineage.source for lineage in grid.lineages(config)]
+    made = [lineage.source for lineage in grid.lineages(config)]
+    trained = [grid.entry_of(config, source) or source for source in made]
     judges = [judge["model"] for judge in config["judges"].values()]
     most = [*trained, config["emulator"]["model"], *judges] if trained else list(known)
     found: dict[tuple, str] = {}
@@ -133,7 +134,7 @@ def _process() -> Iterator[Callable[..., Any]]:
 
 def _prepare(config: Mapping[str, Any]) -> int:
     """Set the environment of a job with a model, before torch is imported; return its threads."""
-    tiny = config["suite"] == "miniature"
+    tiny = not grid.models(config)
     threads = 1 if tiny else min(_THREADS, os.cpu_count() or 1)
     set_environment(threads, gpu=not tiny, online=True)
     warnings.simplefilter("ignore", FutureWarning)  # of transformers' own options, in TRL
@@ -234,7 +235,8 @@ def _trained(config: Mapping[str, Any], name: str, settings: Settings) -> Traini
 def _training_settings(config: Mapping[str, Any], name: str) -> Settings | None:
     """Return how a model is trained on pairs; None if it is not."""
     for lineage in grid.stages(config):
-        if lineage.source == name and lineage.stages[-1].beta is not None:
+        entry = grid.entry_of(config, lineage.source) or lineage.source
+        if entry == name and lineage.stages[-1].beta is not None:
             values = grid.training_settings(config, lineage) | grid.training_conduct(config)
             return msgspec.convert(values, Settings)
     return None

@@ -161,8 +161,8 @@ def _of_models(config: Mapping, run: Path) -> Iterator[Need]:
             fetched[model.model, model.revision] = model
     sizes = [found for model in fetched.values() if (found := hub.sizes(model))]
     yield Need(CACHE, sum(whole for whole, _ in sizes), sum(lacking for _, lacking in sizes))
-    if config["suite"] == "miniature":
-        folders = [run / "base", *(run / "checkpoints" / name for name in grid.sources(config))]
+    if own := grid.own_sources(config):
+        folders = [run / "base", *(run / "checkpoints" / name for name in own)]
         missing = [folder for folder in folders if not folder.exists()]
         yield Need(SOURCES, _MINIATURE * len(folders), _MINIATURE * len(missing))
 
@@ -217,16 +217,18 @@ class Sizes:
 
 def _sizes(config: Mapping, lineage: Lineage) -> Sizes | None:
     """Return the sizes of a source's trained checkpoints; None where its config cannot be had."""
-    if config["suite"] == "miniature":
+    name = grid.entry_of(config, lineage.source)
+    if name is None:
         return Sizes(_MINIATURE, 0, 0, _SAVED * _MINIATURE)
     values = grid.training_settings(config, lineage) | grid.training_conduct(config)
     settings = msgspec.convert(values, Settings)
-    model = msgspec.convert(config["models"][lineage.source], Model)
+    model = msgspec.convert(config["models"][name], Model)
+    warm_up = config["miniature"]["warm_ups"].get(lineage.source)
     try:
         is_local = Path(model.model).is_dir()
-        only = ["config.json"]
-        folder = Path(model.model) if is_local else hub.download(lineage.source, model, only)
-        return sizes_of(loading.load_config(folder), settings, _rank(folder))
+        folder = Path(model.model) if is_local else hub.download(name, model, ["config.json"])
+        rank = warm_up["lora"]["r"] if warm_up else 0
+        return sizes_of(loading.load_config(folder), settings, rank or _rank(folder))
     except UserError:  # the checks of the model say why
         return None
 

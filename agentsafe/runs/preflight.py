@@ -244,9 +244,10 @@ def _roles(config: Mapping, name: str, suite: Suite) -> Iterator[Role]:
     from agentsafe.labels.judges.llm import SCORES, LLMJudge
     from agentsafe.rollouts.emulators.llm import LLMEmulator
 
-    rollouts = msgspec.convert(config["rollouts"], RolloutSettings)
-    if name in grid.sources(config):
-        told = list(prompts(suite, suite.cases, rollouts.prompt).values())
+    if name in (grid.entry_of(config, source) for source in grid.sources(config)):
+        prompt = grid.prompt_of(config, name)
+        rollouts = msgspec.convert(config["rollouts"] | {"prompt": prompt}, RolloutSettings)
+        told = list(prompts(suite, suite.cases, prompt).values())
         sampling = Sampling(
             rollouts.temperature,
             min(rollouts.max_turn_tokens, rollouts.max_agent_tokens),
@@ -369,7 +370,7 @@ def _pairs_that_fit(
 def _training_settings(config: Mapping, name: str) -> TrainingSettings | None:
     """Return how a model is trained first; None if it is not."""
     for lineage in grid.stages(config):
-        if lineage.source == name:
+        if grid.entry_of(config, lineage.source) == name:
             settings = grid.training_settings(config, lineage) | grid.training_conduct(config)
             return msgspec.convert(settings, TrainingSettings)
     return None
@@ -477,7 +478,7 @@ def expect(config: Mapping[str, Any], lengths: pl.DataFrame, spent: float) -> It
     lines = expected.lines
     other = bill.other_way(config)
     others = other and (other[0], Expected.of(other[1], typical, calibration).lines)
-    tiny = config["suite"] == "miniature"
+    tiny = not grid.models(config)
     device, like = ("CPU", "those of its default run") if tiny else ("GPU", "the release's")
     made = bill.table(lines, given["gpu_hour"], device=device, others=others)
     yield f"Jobs, tokens and {device}s of the run, if its models write as {like}:\n{_shown(made)}"

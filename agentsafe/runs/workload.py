@@ -16,6 +16,7 @@ import msgspec
 
 from agentsafe.experiment import grid
 from agentsafe.lineage import SFT, Lineage
+from agentsafe.miniature.demonstrations import HELD_OUT
 from agentsafe.training.config import Settings
 
 #: Means of the paper's released source rollouts (gpt5m, n = 3,888), in characters. Of an episode:
@@ -151,7 +152,8 @@ def works(config: Mapping[str, Any], typical: Mapping[tuple[str, str], float]) -
         typical: tokens of a first prompt by model and role, as `preflight` measures them.
     """
     counter = _Counter(config, typical)
-    found = [*counter.rollouts(), *counter.labels(), *counter.references(), *counter.trainings()]
+    found = [*counter.warm_ups(), *counter.rollouts(), *counter.labels()]
+    found += [*counter.references(), *counter.trainings()]
     served: dict[tuple, str] = {}  # several entries may name one model, which one server has
     for name in dict.fromkeys(each.model for each in found):
         entry = config["models"].get(name, _MINE)
@@ -195,6 +197,10 @@ class _Counter:
         #: The phase in which trained checkpoints play; sources play in phase 0.
         self.played = 2 + 2 * depth
 
+    def entry(self, source: str) -> str:
+        """Return the name of what a source is made of: its entry in `models`, where it has one."""
+        return grid.entry_of(self.config, source) or source
+
     def model(self, name: str) -> Mapping[str, Any]:
         return self.config["models"].get(name, _MINE)
 
@@ -213,7 +219,8 @@ class _Counter:
         return self.tokens(role, *([f"{role}_reasoning"] if thinks else []))
 
     def prompt(self, name: str, role: str) -> float:
-        return _MINIATURE["prompt"] if self.mini else self.typical.get((name, role), 0)
+        own = self.mini and name not in self.config["models"]
+        return _MINIATURE["prompt"] if own else self.typical.get((name, role), 0)
 
     def episodes(self, lineage: Lineage) -> int:
         """Count a checkpoint's episodes: sources act on all cases, trained ones on half."""
@@ -225,7 +232,7 @@ class _Counter:
         steps = (_MINIATURE if self.mini else RELEASED)["steps"]
         emulator = self.config["emulator"]["model"]
         for lineage in [*map(Lineage, self.sources), *self.lineages]:
-            name, episodes = lineage.source, self.episodes(lineage)
+            name, episodes = self.entry(lineage.source), self.episodes(lineage)
             phase = self.played if lineage.stages else 0
             prompt = self.prompt(name, "agent")
             all_prompts = (steps + 1) * (prompt + record / 2)
@@ -303,7 +310,8 @@ class _Counter:
 
     def lengths(self, source: str) -> Lengths:
         """Return the tokens of a rollout as a source's training reads it."""
-        return Lengths(self.prompt(source, "agent"), self.tokens("agent", "observation"))
+        prompt = self.prompt(self.entry(source), "agent")
+        return Lengths(prompt, self.tokens("agent", "observation"))
 
     def references(self) -> Iterator[Work]:
         if grid.reference_settings(self.config) is None:
@@ -319,11 +327,25 @@ class _Counter:
             tokens = lengths.of_rollouts(count) + (passes - 1) * lengths.prompt
             yield Work(
                 REFERENCE,
-                parent.source,
+                self.entry(parent.source),
                 2 + 2 * len(parent.stages),
                 jobs=1,
                 loads=1,
                 scored=self.cases * tokens,
+            )
+
+    def warm_ups(self) -> Iterator[Work]:
+        for source in grid.warm_ups(self.config):
+            settings, lengths = self.config["miniature"]["warm_ups"][source], self.lengths(source)
+            examples = settings["steps"] * settings["batch_size"]
+            yield Work(
+                TRAINING,
+                self.entry(source),
+                -1,  # before the source plays
+                jobs=1,
+                loads=2,
+                trained=examples * (lengths.prompt + lengths.episode),
+                scored=HELD_OUT * (lengths.prompt + lengths.episode),
             )
 
     def trainings(self) -> Iterator[Work]:
@@ -342,7 +364,7 @@ class _Counter:
                 measured = 1 + max(steps // settings.eval_steps, 1)
             yield Work(
                 TRAINING,
-                lineage.source,
+                self.entry(lineage.source),
                 1 + 2 * len(lineage.stages),
                 jobs=1,
                 loads=processes + 1,  # the written checkpoint is loaded once more, to measure it

@@ -302,7 +302,10 @@ def test_every_section_with_chance_has_its_seed():
         ({"run": "x", "published": {"label_sets": ["q32", "q32"]}}, "but it holds 'q32' twice"),
         ({"run": "x", "published": {"label_sets": "q32"}}, "not 'q32': write [q32]"),
         ({"run": "x", "published": {"label_sets": "q32,gpt5m"}}, "write [q32, gpt5m]"),
-        ({"run": "x", "preferences": {"objectives": []}}, "at least one of safe, help, both,"),
+        (
+            {"run": "x", "to_label": {"metrics": []}},
+            "at least one of safety, helpfulness, helpfulness_safe",
+        ),
         ({"run": "x", "scores": {"resamples": "1e4"}}, "<= 1000000, not '1e4': write 10000"),
         ({"run": "x", "scores": {"resamples": 1e4}}, "not 10000.0: write 10000"),
         ({"run": "x", "scores": {"resamples": "1e9"}}, "not '1e9'"),

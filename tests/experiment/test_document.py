@@ -31,7 +31,8 @@ def test_every_key_has_its_table(name):
 def test_a_key_has_a_row_with_its_values_its_default_and_its_meaning():
     row = "| `resamples` | a whole number >= 100 and <= 1000000 | `10000` | Bootstrap resamples of "
     assert row in table("scores")
-    assert "| `lora.r` | a whole number >= 1 | `8`; with `suite: toolemu` `16` | Rank. |" in table(
-        "training"
+    assert (
+        "| `lora.r` | a whole number >= 1 | `8`; where language models train `16` | Rank. |"
+        in table("training")
     )
     assert "| `model` | text that is not empty | required | Hub id" in table("models")

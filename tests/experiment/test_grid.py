@@ -113,12 +113,34 @@ def test_models_serve_whatever_is_asked_of_them():
     assert grid.labels(asked)["two"] == ["small", "large", trained]
     digests = grid.prompts(asked)
     assert digests.keys() == {
-        *("rollouts.prompt", "to_label.prompt", "emulator.prompt"),
+        *("sources.small", "sources.large", "to_label.prompt", "emulator.prompt"),
         *("judges.one.prompt", "judges.two.prompt"),
     }
     asked["emulator"]["prompt"] = "emulater"
     with pytest.raises(UserError, match=r"emulator\.prompt: there is no template 'emulater'"):
         grid.prompts(asked)
+
+
+def test_a_world_takes_models_warm_ups_and_its_own_checkpoints_side_by_side():
+    asked = check(
+        {
+            "run": "x",
+            "models": {"small": {"model": "a/small"}, "far": {"model": "f", "backend": "openai"}},
+            "miniature": {"warm_ups": {"calm": {"model": "small"}}},
+            "sources": ["far", "calm", "bold"],
+            "training": {"sources": ["calm"], "recipes": [["safe"]], "seeds": [0]},
+        }
+    )
+    check_experiment(asked)
+    assert grid.sources(asked) == ["far", "calm", "bold"]
+    assert grid.models(asked) == ["far", "small"]
+    assert grid.own_sources(asked) == ["bold"] and grid.warm_ups(asked) == ["calm"]
+    trained = "calm+safe.rules.b0.1.s0"
+    entries = [grid.entry_of(asked, name) for name in ("far", "calm", trained, "bold", None)]
+    assert entries == ["far", "small", "small", None, None]
+    assert grid.model_of(asked, trained) == asked["models"]["small"]
+    assert grid.model_of(asked, "bold")["model"] == "bold"
+    assert not grid.compares(asked)
 
 
 def test_the_papers_config_trains_180_runs_of_25_sources():

@@ -73,7 +73,34 @@ OWN_SERVER = {"model": "a/small", "backend": "openai", "base_url_env": "SMALL_UR
         ),
         ({"preferences": {"consistency": "majority"}}, "is 'majority', but"),
         ({"preferences": {"consistency": "all_but_one"}}, "is 'all_but_one', but"),
-        ({"sources": ["a"]}, "config: 'sources' is given, but under 'suite: miniature' sources"),
+        (
+            {"sources": ["bald"]},
+            "config: 'sources' holds 'bald', which is not in 'models', 'miniature.sources' or "
+            "'miniature.warm_ups': did you mean 'bold'?",
+        ),
+        (
+            {"miniature": {"warm_ups": {"calm": {"model": "smol"}}}},
+            "config: 'miniature.warm_ups.calm.model' holds 'smol', which is not in 'models'",
+        ),
+        (
+            {
+                "models": {"m": {"model": "a/m"}},
+                "miniature": {"warm_ups": {"bold": {"model": "m"}}},
+            },
+            "config: 'bold' is in 'miniature.sources' and in 'miniature.warm_ups.bold': rename one",
+        ),
+        (
+            {
+                "models": {"m": {"model": "m", "backend": "openai"}},
+                "miniature": {"warm_ups": {"calm": {"model": "m"}}},
+            },
+            "config: 'miniature.warm_ups.calm.model' is 'm', whose weights are on a server",
+        ),
+        (
+            {"models": {"m": {"model": "a/m"}}, "sources": ["m"], "suite": "toolemu"}
+            | {"sources": ["bold"], "emulator": {"model": "m"}, "judges": {"j": {"model": "m"}}},
+            "config: 'sources' holds 'bold', a checkpoint of the miniature, which only knows the",
+        ),
         (
             {"models": {"bold": {"model": "x"}}},
             "config: 'bold' is in 'models' and in 'miniature.sources': rename one",
@@ -89,7 +116,10 @@ OWN_SERVER = {"model": "a/small", "backend": "openai", "base_url_env": "SMALL_UR
             {"judges": {"rules": {"metrics": ["safety", "helpfulness", "helpfulness_safe"]}}},
             "which the miniature's rules do not score",
         ),
-        ({"training": {"gpus": 2}}, "'training.gpus' is 2, but the miniature is trained on a CPU"),
+        (
+            {"training": {"gpus": 2}},
+            "'training.gpus' is 2, but 'bold', a checkpoint of the miniature, is trained on a CPU",
+        ),
         (
             {
                 "training": {
@@ -98,11 +128,11 @@ OWN_SERVER = {"model": "a/small", "backend": "openai", "base_url_env": "SMALL_UR
                     "optimizer": "adamw_torch_8bit",
                 }
             },
-            "'training.weights_dtype' is bfloat16, but the miniature is trained on a CPU",
+            "'training.weights_dtype' is bfloat16, but 'bold', a checkpoint of the miniature, is",
         ),
         (
             {"training": {"quantization": "int4"}},
-            "'training.quantization' is int4, but the miniature is trained on a CPU",
+            "'training.quantization' is int4, but 'bold', a checkpoint of the miniature, is",
         ),
         (
             {"suite": "published", "published": {"label_sets": [], "result_sets": []}},

@@ -20,5 +20,5 @@ def llms(**changes) -> dict:
         "rollouts": {},
     }
     for section, change in changes.items():
-        asked[section] = asked[section] | change if isinstance(change, dict) else change
+        asked[section] = asked.get(section, {}) | change if isinstance(change, dict) else change
     return check(asked)

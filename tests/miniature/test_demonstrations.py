@@ -4,15 +4,18 @@ from collections import Counter
 
 import pytest
 
+from agentsafe import schemas
 from agentsafe.miniature.cases import make_suite
 from agentsafe.miniature.demonstrations import (
     PROMPT,
     demonstrations,
     draw_cases_and_policies,
     uniform_mixture,
+    write_warm_up,
 )
 from agentsafe.miniature.policies import POLICIES, demonstrate
 from agentsafe.rollouts.react import Action, FinalAnswer, parse, prompts
+from agentsafe.suites.cases import case_index, read_suite, split
 
 BASE, SOURCES = 0, 1  # seeds of the demonstrations in a miniature of seed 0
 
@@ -53,6 +56,21 @@ def test_a_mixture_is_played_by_its_weights():
 def test_everybody_is_all_policies_alike():
     assert uniform_mixture().keys() == POLICIES.keys()
     assert set(uniform_mixture().values()) == {1.0}
+
+
+def test_a_warm_up_never_has_the_instruction_of_a_case_of_the_run(tmp_path):
+    suite = make_suite(144, 0)
+    write_warm_up(tmp_path, (400, 20), 0, uniform_mixture(), suite)
+    shown = read_suite(tmp_path / "cases.json", tmp_path / "toolkits.json").cases
+    assert len(shown) == 800
+    assert not {case.instruction for case in shown} & {case.instruction for case in suite.cases}
+    pairs = schemas.read_table(tmp_path / "pairs.parquet", schemas.PAIRS)
+    rollouts = schemas.read_table(tmp_path / "rollouts.parquet", schemas.ROLLOUTS)
+    numbers = {case_index(name) for name in pairs["case_id"]}
+    trains, tests = split(800, 0)
+    assert trains <= numbers and len(numbers & tests) == 20
+    assert pairs["case_id"].to_list() == rollouts["case_id"].to_list()
+    assert pairs["rejected_checkpoint"].null_count() == len(pairs) == 420
 
 
 @pytest.mark.parametrize("policy", POLICIES)

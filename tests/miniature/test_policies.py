@@ -10,6 +10,7 @@ from agentsafe.experiment.config import Policy
 from agentsafe.miniature.cases import make_case, make_suite
 from agentsafe.miniature.judge import helpfulness, replay, safety
 from agentsafe.miniature.policies import POLICIES, demonstrate
+from agentsafe.miniature.sentences import SENTENCES
 from agentsafe.miniature.toolkits import PLACES
 from agentsafe.rollouts.react import Action, FinalAnswer, actions, parse, render_turn
 
@@ -40,6 +41,25 @@ def scores(cases, policy):
 @pytest.fixture(scope="module", params=range(3))
 def cases(request):
     return make_suite(144, request.param).cases
+
+
+def test_in_sentences_a_policy_does_the_same_in_other_words(cases):
+    for case in cases[:40]:
+        for policy in POLICIES:
+            short = demonstrate(case, policy)
+            spoken = demonstrate(case, policy, in_sentences=True)
+            assert actions(spoken) == actions(short)
+            assert [m for m in spoken if m["role"] == "observation"] == [
+                m for m in short if m["role"] == "observation"
+            ]
+            for turn in (m["content"] for m in spoken if m["role"] == "assistant"):
+                assert isinstance(parse(turn).step, Action | FinalAnswer)
+                assert len(turn.split()) >= 9, turn
+
+
+def test_every_sentence_is_used_and_is_one():
+    assert all(text[0].isupper() and text[-1] in ".?" for text in SENTENCES.values())
+    assert len(set(SENTENCES.values())) == len(SENTENCES)
 
 
 def test_every_case_can_be_solved_safely_and_in_full(cases):

@@ -34,6 +34,7 @@ def config(**models):
             "sources": ["one"],
             "emulator": {"model": "one"},
             "judges": {"a": {"model": "judge"}},
+            "training": {},
         }
     )
 

@@ -53,10 +53,9 @@ SOURCES = grid.sources(config)
 SCORED = [str(lineage) for lineage in grid.lineages(config)]
 STAGES = [str(lineage) for lineage in grid.stages(config)]
 MODELS = grid.models(config)
+WARM_UPS = grid.warm_ups(config)
 PROMPTS = grid.prompts(config)
-ON_GPU = SUITE == "toolemu"  # the miniature's models are too small for one
-THREADS = 4 if ON_GPU else 1  # the last digits of results depend on it
-MINUTES = 480 if ON_GPU else 60  # of a job with a model in its process, at its first attempt
+MINUTES = 480 if MODELS else 60  # of a job with a model in its process, at its first attempt
 SUITE_FILES = {"cases": f"{RESULTS}/cases.json", "toolkits": f"{RESULTS}/toolkits.json"}
 
 # The modules that only models of a backend run.

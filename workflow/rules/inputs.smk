@@ -52,6 +52,12 @@ def get_training(suffix, lineages=STAGES):
     return expand(f"{RESULTS}/training/{{lineage}}.{suffix}", lineage=lineages)
 
 
+def get_all_training(suffix):
+    """Return the same of all training, that of warm-ups first."""
+    warm_ups = expand(f"{RESULTS}/warm_ups/{{source}}.{suffix}", source=WARM_UPS)
+    return [*warm_ups, *get_training(suffix)]
+
+
 def get_found(name):
     """Return a file with what the run found; none where this run does not make it."""
     return [f"{RESULTS}/{name}"] if name in FOUND else []
@@ -154,10 +160,34 @@ def get_model(wildcards):
     return grid.model_of(config, wildcards.lineage)
 
 
+def get_prompt(wildcards):
+    """Return the template of a lineage's prompt."""
+    return grid.prompt_of(config, wildcards.lineage)
+
+
+def get_prompt_digest(wildcards):
+    """Return the hash of the template of a lineage's prompt."""
+    return PROMPTS[f"sources.{Lineage.parse(wildcards.lineage).source}"]
+
+
+def get_rollout_settings(wildcards):
+    """Return the settings that the rollouts of a lineage depend on."""
+    return cache_key(RolloutSettings, config["rollouts"]) | {"prompt": get_prompt(wildcards)}
+
+
 def get_template_options(wildcards):
     """Return the variables of a lineage's chat template; None where there are none."""
-    model = get_model(wildcards)
-    return (model and msgspec.convert(model, Model).chat_options) or None
+    return get_chat_options(wildcards.lineage)
+
+
+def get_chat_options(checkpoint):
+    """Return the variables of a checkpoint's chat template; None where there are none."""
+    return msgspec.convert(grid.model_of(config, checkpoint), Model).chat_options or None
+
+
+def get_warm_up(wildcards):
+    """Return how a source is warmed up."""
+    return MINIATURE["warm_ups"][wildcards.source]
 
 
 def get_cache_key(model):
@@ -190,6 +220,8 @@ def get_base_name(wildcards):
     parent = Lineage.parse(wildcards.lineage).parent
     if parent.stages:
         return str(parent)
+    if parent.source in grid.warm_ups(config):
+        return parent.source
     name = config["models"].get(parent.source, {}).get("model", parent.source)
     return parent.source if Path(name).is_dir() else name
 
@@ -292,7 +324,7 @@ def get_group(rule, names, shared, wildcards):
 
 def get_kept_base(wildcards):
     """Return the source that a job of a group has in memory beside a copy with an adapter."""
-    model = config["models"].get(*get_source(wildcards))
+    model = config["models"].get(grid.entry_of(config, wildcards.lineage))
     copied = model and (model["backend"], model["quantization"]) == ("transformers", "none")
     return get_source(wildcards) if copied and get_group_to_roll_out(wildcards) else []
 
@@ -305,8 +337,7 @@ def get_memory(names, processes=1, training=None, kept=lambda wildcards: []):
     """
 
     def mem_mb(wildcards, attempt):
-        here = [*set(names(wildcards)), *kept(wildcards)]
-        here = [name for name in here if name in config["models"]]
+        here = [*get_entries(names(wildcards)), *get_entries(kept(wildcards))]
         sizes = [config["resources"]["parameters"].get(name) for name in here]
         models = [config["models"][name] for name in here]
         if training is not None:
@@ -316,25 +347,48 @@ def get_memory(names, processes=1, training=None, kept=lambda wildcards: []):
     return mem_mb
 
 
+def get_entries(names):
+    """Return the entries in `models` of checkpoints by name, once each."""
+    found = filter(None, (grid.entry_of(config, name) for name in names))
+    return {name: config["models"][name] for name in found}
+
+
+def is_on_gpu(*names):
+    """Return whether a job with these models may use GPUs: the miniature's own are too small."""
+    return bool(get_entries(names))
+
+
+def get_own_threads(*names):
+    """Return the threads of a job that has these models in its process.
+
+    The last digits of results depend on it.
+    """
+    return 4 if is_on_gpu(*names) else 1
+
+
 def get_threads(names):
-    """Return the threads of a job with these models: one where servers have all of them."""
+    """Return a job's threads: as `get_own_threads`, but for models that servers have."""
 
     def threads(wildcards):
-        here = [config["models"].get(name, {}).get("backend") for name in names(wildcards)]
-        return 1 if here and all(backend == "openai" for backend in here) else THREADS
+        models = get_entries(names(wildcards))
+        return get_own_threads(*(each for each in models if models[each]["backend"] != "openai"))
 
     return threads
 
 
-def get_gpus(*models):
+def get_gpus(*names):
     """Return how many GPUs a job with these models in its process needs."""
-    here = (config["models"].get(name, {}).get("backend") for name in models)
-    return int(ON_GPU and any(backend in ("transformers", "vllm") for backend in here))
+    return int(any(model["backend"] != "openai" for model in get_entries(names).values()))
 
 
 def get_source(wildcards):
     """Return the model that a lineage began as."""
     return [Lineage.parse(wildcards.lineage).source]
+
+
+def get_source_itself(wildcards):
+    """Return the source that a job makes."""
+    return [wildcards.source]
 
 
 def get_models_to_roll_out(wildcards):

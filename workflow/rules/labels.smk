@@ -29,7 +29,7 @@ rule label_rollouts:
         judge=get_judge,
         model=lambda wildcards: get_cache_key(config["models"].get(get_judge(wildcards)["model"])),
         prompt=lambda wildcards: PROMPTS[f"judges.{wildcards.judge}.prompt"],
-        gpu=ON_GPU,
+        gpu=lambda wildcards: is_on_gpu(*get_models_to_label(wildcards)),
         scratch=f"{RESULTS}/journals/labels/{{judge}}/{{lineage}}/{{shard}}.jsonl",
     message:
         "Judging the rollouts of {wildcards.lineage} by {wildcards.judge}"

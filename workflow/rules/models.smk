@@ -51,6 +51,41 @@ rule specialise:
         "../scripts/specialise.py"
 
 
+# A language model on the world's demonstrations: a stage of sft whose rollouts are scripted.
+rule warm_up:
+    input:
+        **SUITE_FILES,
+        base=lambda wildcards: get_checkpoint(get_warm_up(wildcards)["model"]),
+    output:
+        checkpoint=directory(f"{RESULTS}/checkpoints/{{source}}"),
+        log=f"{RESULTS}/warm_ups/{{source}}.parquet",
+        card=f"{RESULTS}/warm_ups/{{source}}.json",
+    log:
+        f"{LOGS}/warm_up/{{source}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/warm_up/{{source}}.tsv"
+    wildcard_constraints:
+        source="|".join(map(re.escape, WARM_UPS)) or "none",
+    conda:
+        "../envs/agentsafe.yaml"
+    threads: lambda wildcards: get_own_threads(*get_source_itself(wildcards))
+    resources:
+        mem_mb=get_memory(get_source_itself, training=config["training"]),
+        runtime=get_growing(MINUTES),
+        gpu=1,
+    params:
+        code=get_code("warm_up"),
+        settings=get_warm_up,
+        prompt=lambda wildcards: grid.prompt_of(config, wildcards.source),
+        prompt_digest=lambda wildcards: PROMPTS[f"sources.{wildcards.source}"],
+        template_options=lambda wildcards: get_chat_options(wildcards.source),
+        scratch=f"{RESULTS}/trainer/{{source}}",
+    message:
+        "Warming up the source {wildcards.source}"
+    script:
+        "../scripts/warm_up.py"
+
+
 rule fetch_model:
     output:
         directory(f"{RESULTS}/checkpoints/{{model}}"),

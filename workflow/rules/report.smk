@@ -113,7 +113,7 @@ rule plot_preferences:
 
 rule plot_training:
     input:
-        get_training("parquet"),
+        get_all_training("parquet"),
     output:
         report(get_figures(["training"]), category="Training", caption="../report/training.rst"),
         charts=get_figures(["training"], ["json"]),
@@ -180,8 +180,8 @@ rule write_tables:
         audit=f"{RESULTS}/audit.parquet",
         agreement=get_found("agreement.parquet"),
         calibration=get_found("calibration.parquet"),
-        cards=get_training("json"),
-        training=get_training("parquet"),
+        cards=get_all_training("json"),
+        training=get_all_training("parquet"),
     output:
         directory(f"{RESULTS}/tables"),
     log:
@@ -209,8 +209,8 @@ rule write_report:
         document=get_found("frontier.json"),
         dominance=get_found("dominance.parquet"),
         persistence=get_found("persistence.parquet"),
-        cards=get_training("json"),
-        training=get_training("parquet"),
+        cards=get_all_training("json"),
+        training=get_all_training("parquet"),
         charts=get_figures(FIGURES, ["json"]),
         rollouts=get_tables("rollouts", outputs.rollout_parts(config)),
         labels=get_tables("labels", outputs.label_parts(config)),

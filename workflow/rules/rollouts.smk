@@ -26,15 +26,15 @@ rule roll_out:
         gpu=lambda wildcards: get_gpus(*get_models_to_roll_out(wildcards)),
     params:
         code=get_code("roll_out", get_unused_to_roll_out),
-        settings=cache_key(RolloutSettings, config["rollouts"]),
-        prompt=PROMPTS["rollouts.prompt"],
+        settings=get_rollout_settings,
+        prompt=get_prompt_digest,
         model=lambda wildcards: get_cache_key(get_model(wildcards)),
         emulator=EMULATOR,
         tools=get_cache_key(config["models"].get(EMULATOR["model"])),
         emulator_prompt=PROMPTS["emulator.prompt"],
         cases=CASES,
         shards=config["rollouts"]["shards"],
-        gpu=ON_GPU,
+        gpu=lambda wildcards: is_on_gpu(*get_models_to_roll_out(wildcards)),
         scratch=f"{RESULTS}/journals/rollouts/{{lineage}}/{{shard}}.jsonl",
     message:
         "Rolling out {wildcards.lineage} (shard {wildcards.shard} of {params.shards})"

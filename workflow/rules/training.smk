@@ -16,18 +16,18 @@ rule reference:
         f"{RESULTS}/benchmarks/reference/{{lineage}}.tsv"
     conda:
         "../envs/agentsafe.yaml"
-    threads: THREADS
+    threads: lambda wildcards: get_own_threads(*get_source(wildcards))
     resources:
         mem_mb=get_memory(get_source, training=config["training"]),
         runtime=get_growing(MINUTES),
-        gpu=int(ON_GPU),
+        gpu=lambda wildcards: int(is_on_gpu(*get_source(wildcards))),
     params:
         code=get_code("reference"),
         settings=grid.reference_settings(config),
-        prompt=config["rollouts"]["prompt"],
-        prompt_digest=PROMPTS["rollouts.prompt"],
+        prompt=get_prompt,
+        prompt_digest=get_prompt_digest,
         template_options=get_template_options,
-        gpu=ON_GPU,
+        gpu=lambda wildcards: is_on_gpu(*get_source(wildcards)),
     message:
         "Computing log-probabilities of the source rollouts under {wildcards.lineage}"
     script:
@@ -55,21 +55,21 @@ rule train:
         lineage=r"[^/+]+\+[^/]+",
     conda:
         "../envs/agentsafe.yaml"
-    threads: THREADS
+    threads: lambda wildcards: get_own_threads(*get_source(wildcards))
     resources:
         mem_mb=get_memory(
             get_source, processes=config["training"]["gpus"], training=config["training"]
         ),
         runtime=get_growing(MINUTES),
-        gpu=config["training"]["gpus"] if ON_GPU else 0,
+        gpu=lambda wildcards: (config["training"]["gpus"] * is_on_gpu(*get_source(wildcards))),
     params:
         code=get_code("train"),
         settings=get_training_settings,
         cases=CASES,
-        prompt=config["rollouts"]["prompt"],
-        prompt_digest=PROMPTS["rollouts.prompt"],
+        prompt=get_prompt,
+        prompt_digest=get_prompt_digest,
         template_options=get_template_options,
-        gpu=ON_GPU,
+        gpu=lambda wildcards: is_on_gpu(*get_source(wildcards)),
         scratch=f"{RESULTS}/trainer/{{lineage}}",
         trackers=f"{RESULTS}/trackers",
         base_model=get_base_name,

@@ -8,7 +8,7 @@ import msgspec
 
 from agentsafe import factories, schemas
 from agentsafe._util.journal import Journal
-from agentsafe.experiment.grid import model_of
+from agentsafe.experiment.grid import entry_of, model_of, prompt_of
 from agentsafe.factories import ServedModel
 from agentsafe.lineage import Lineage
 from agentsafe.models import checkpoint
@@ -28,11 +28,12 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
     own, threads = dict(snakemake.wildcards.items()), snakemake.threads
     mates = group.mates("roll_out", own, source_of)
     suite = read_suite(inputs.cases, inputs.toolkits)
-    settings = msgspec.convert(config["rollouts"], Settings)
+    prompt = {"prompt": prompt_of(config, own["lineage"])}  # the same for all of a source
+    settings = msgspec.convert(config["rollouts"] | prompt, Settings)
     name = params.emulator["model"]
     served = name and ServedModel(name, config["models"][name], inputs.emulator, threads)
     emulator = factories.emulator(params.emulator, suite, served)
-    budget = factories.budget(config, source_of(own), name)
+    budget = factories.budget(config, entry_of(config, own["lineage"]), name)
     loaded = []
 
     def load(agent):
