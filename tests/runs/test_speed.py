@@ -135,11 +135,11 @@ def test_nothing_is_known_without_a_table_and_a_calibration():
 def test_what_was_measured_counts_for_the_model_itself():
     found = speed(config(), CALIBRATION)
     assert found.basis == found.trained_basis == "measured"
-    assert close(found.prefill, 900 / 1.25, 1100 * 1.25)
-    assert close(found.generated, 90 / 1.25, 110 * 1.25)
-    assert close(found.trained, 290 / 1.25, 310 * 1.25)
-    assert close(found.scored, 780 / 1.25, 820 * 1.25)
-    assert close(found.load, 4 / 1.25, 5) and close(found.start, 8, 12.5)
+    assert close(found.prefill, 900 / 1.5, 1100 * 1.5)
+    assert close(found.generated, 90 / 1.5, 110 * 1.5)
+    assert close(found.trained, 290 / 1.5, 310 * 1.5)
+    assert close(found.scored, 780 / 1.5, 820 * 1.5)
+    assert close(found.load, 4 / 1.5, 6) and close(found.start, 10 / 1.5, 15)
 
 
 def test_another_model_is_in_proportion_to_its_size():
