@@ -6,7 +6,7 @@ other job has done so. The job that uses it last unloads it; where that cannot b
 file system without locks, the adapter stays registered, and the server drops the weights of the
 least recently used ones itself.
 
-Written against the source of vLLM 0.30.0, of which the project's tests run a small imitation.
+Run against vLLM 0.30.0 on a CPU; the project's tests run a small imitation of it.
 """
 
 import fcntl

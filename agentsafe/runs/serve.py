@@ -6,7 +6,7 @@ The server plays the model, and all checkpoints that the run trains from it, as 
 one revision, without the sampling defaults of the model's own files, and without parsers, which
 would take thoughts and tool calls out of the text.
 
-Written against the source of vLLM 0.30.0, which the project's tests do not run.
+vLLM 0.30.0 takes such a command; the project's tests do not run it.
 """
 
 import argparse

@@ -118,19 +118,18 @@ class LoraServer(ChatServer):
             self.busy -= 1
             return refusal(503, "The server is starting")
         if name in self._adapters:
-            return refusal(400, f"The lora adapter '{name}' has already been loaded.")
+            again = "If you want to load the adapter in place, set 'load_inplace' to True."
+            return refusal(400, f"The lora adapter '{name}' has already been loaded. {again}")
         if self.max_rank is None:
-            failed = "Call to add_lora method failed: LoRA is not enabled. Use --enable-lora."
-            return refusal(500, failed)
+            return _failed("LoRA is not enabled. Use --enable-lora to enable LoRA.")
         config = Path(path, "adapter_config.json")
         if not self.sees(path) or not config.is_file():
             return refusal(404, f"Loading lora {name} failed: No adapter found for {path}")
         rank = json.loads(config.read_text())["r"]
         if rank > self.max_rank:
-            failed = f"LoRA rank {rank} is greater than max_lora_rank {self.max_rank}."
-            return refusal(500, f"Call to add_lora method failed: {failed}")
+            return _failed(f"LoRA rank {rank} is greater than max_lora_rank {self.max_rank}.")
         if not Path(path, "adapter_model.safetensors").is_file():
-            return refusal(500, f"Call to add_lora method failed: {path} doesn't contain tensors")
+            return _failed("<path> doesn't contain tensors")
         self._adapters[name] = path, self._playing(Path(path))
         (self.parts if ".effect-" in name else self.loaded).append(name)
         return Reply(200, f"Success: LoRA adapter '{name}' added successfully.")
@@ -155,6 +154,12 @@ class LoraServer(ChatServer):
         if name not in self.parts:
             self.unloaded.append(name)
         return Reply(200, f"Success: LoRA adapter '{name}' removed successfully.")
+
+
+def _failed(why: str) -> Reply:
+    """Answer as where a worker of vLLM's engine fails."""
+    seen = f"Worker failed with error '{why}', please check the stack trace above"
+    return refusal(500, f"Call to add_lora method failed: {seen} for the root cause")
 
 
 @contextmanager

@@ -244,8 +244,8 @@ def test_the_preflight_says_go_and_what_it_costs(finished):
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Ready." in done.stderr
     assert (
-        "Estimated cost of the models with a price, without thinking on servers, and without "
-        "caches: " in done.stderr
+        "Estimated cost of models with a price, without thinking on servers, and without caches: "
+        in done.stderr
     )
     assert "GPU hours are not known: run 'make calibrate'" in done.stderr
     for name in ("one: ", "server: tiny (openai)", "judge served", "emulator"):
