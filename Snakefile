@@ -31,6 +31,11 @@ else:
     include: "workflow/rules/training.smk"
 
 
+if config["donors"]:
+
+    include: "workflow/rules/donors.smk"
+
+
 include: "workflow/rules/rollouts.smk"
 include: "workflow/rules/labels.smk"
 include: "workflow/rules/preferences.smk"

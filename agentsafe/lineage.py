@@ -4,6 +4,8 @@
 judge gpt5m's `safe` pairs with β 0.1, then on its `help` pairs, with split seed 0. Settings that
 a recipe gives to one stage follow its β: `help.gpt5m.b0.1.lr1e-05.e2`. Results are compared
 between *conditions*, which are lineages without judge and seed: `qwen2.5-7b+safe.b0.1+help.b0.1`.
+A checkpoint whose rollouts a donor gave has the donor's name before its own, `gpt5m:gpt-4.1`, so
+that it is none of the run's own.
 """
 
 import re
@@ -19,7 +21,8 @@ SOURCE = "source"  # the recipe of a checkpoint that was not trained
 SFT = "sft"  # the objective that imitates rollouts: it has no pairs, so no β and no loss of a pair
 _WORD = r"[a-z0-9-]+"
 _NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
-_SOURCE = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_DONOR = ":"  # after a donor's name; no name of a config has it
+_SOURCE = re.compile(rf"(?:[a-z0-9][a-z0-9._-]*{_DONOR})?[a-z0-9][a-z0-9._-]*")
 _LOSSES = {loss.replace("_", "-"): loss for loss in get_args(Loss)}  # as names write them
 # The judge is optional and lazy: after sft, e2 means two epochs, not a judge of that name.
 _STAGE = re.compile(
@@ -94,6 +97,17 @@ def is_ambiguous_judge(name: str) -> bool:
     except UserError:
         return True
     return lineage != Lineage("x", (Stage(SFT, name, None),))
+
+
+def donated(donor: str, checkpoint: str) -> str:
+    """Name a donor's checkpoint, so that it differs from all of a run's own."""
+    return f"{donor}{_DONOR}{checkpoint}"
+
+
+def donor_of(checkpoint: str) -> str | None:
+    """Return the donor that gave a checkpoint's rollouts; None for a run's own checkpoint."""
+    donor, mark, _ = checkpoint.partition(_DONOR)
+    return donor if mark else None
 
 
 @dataclass(frozen=True)

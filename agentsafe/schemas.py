@@ -163,6 +163,21 @@ IMPORT_REPORT = pl.Schema(
         "detail": pl.String,
     }
 )
+#: One row per donor and judge (see `agentsafe.donors.importer`).
+DONORS = pl.Schema(
+    {
+        "donor": pl.String,
+        "origin": pl.String,
+        "judge": pl.String,
+        "checkpoints": pl.Int64,
+        "cases": pl.Int64,
+        "rollouts": pl.Int64,
+        "turns": pl.Int64,
+        "malformed_turns": pl.Int64,
+        "scored": pl.Int64,
+        "left_out": pl.Int64,
+    }
+)
 PAIRS = pl.Schema(
     {
         "case_id": pl.String,
@@ -230,6 +245,7 @@ TRAINING_SUMMARY = pl.Schema(
         "held_out_loss_low": pl.Float64,
         "held_out_loss_high": pl.Float64,
         "held_out_loss_before": pl.Float64,
+        "donors": pl.String,
         "reason": pl.String,
         **_NOTES,
     }

@@ -22,7 +22,7 @@ FLOORS = [
     {"prompts", "frontier"},
     {"rollouts"},
     {"labels", "preferences", "published"},
-    {"training", "report", "miniature"},
+    {"training", "report", "miniature", "donors"},
     {"experiment", "factories"},
     {"runs"},
 ]

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta
 
 from agentsafe._util.settings import Count, JudgeName, Name, Seed, Text
+from agentsafe.donors.config import Donor
 from agentsafe.frontier.config import Verdict as Frontier
 from agentsafe.labels.config import JudgeSettings as Judge
 from agentsafe.labels.config import ToLabel
@@ -312,6 +313,14 @@ class Experiment:
             extra_json_schema={"uniqueItems": True},
         ),
     ] = None
+    donors: Annotated[
+        Mapping[Name, Donor],
+        Meta(
+            description="Labelled rollouts of the paper's release or of earlier runs that make "
+            "pairs, by names of your own; `preferences.donors` says whether the sources' own do, "
+            "too."
+        ),
+    ] = field(default_factory=dict)
     published: Annotated[
         Published,
         Meta(description="The parts of the paper's release to read, and where they come from."),

@@ -4,19 +4,20 @@ Pure functions of the checked config, so that the graph of jobs can be computed,
 running anything. They import neither torch nor TRL: the workflow calls them at each start.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 from agentsafe._util.settings import cache_key
 from agentsafe.lineage import SFT, Lineage, Stage
 from agentsafe.prompts.template import EMULATOR_BLOCKS, JUDGE_BLOCKS, Template
+from agentsafe.suites.cases import split
 from agentsafe.training.config import OF_PAIRS, Section, Settings
 
 
 def sources(config: Mapping) -> list[str]:
-    """Return the names of the source checkpoints, whose rollouts make the pairs."""
+    """Return the names of the source checkpoints, whose rollouts make pairs unless donors' do."""
     if config["sources"] is None and config["suite"] == "miniature":
         return [*config["miniature"]["sources"], *config["miniature"]["warm_ups"]]
     return list(config["sources"] or [])
@@ -50,6 +51,61 @@ def entry_of(config: Mapping, checkpoint: str | None) -> str | None:
     warmed = _warm_ups(config).get(source)
     name = source if warmed is None else warmed["model"]
     return name if name in config["models"] else None
+
+
+def donor_judges(config: Mapping) -> dict[str, list[str]]:
+    """List the judges whose labels each donor brings: of the release, the one of its label set."""
+    brought = {}
+    for name, donor in config["donors"].items():
+        released = donor["published"]
+        brought[name] = [released["label_set"]] if released else list(donor["judges"] or ())
+    return brought
+
+
+def origin(config: Mapping, donor: str) -> str:
+    """Say where a donor's rollouts are from."""
+    released, run = config["donors"][donor]["published"], config["donors"][donor]["run"]
+    return f"label set {released['label_set']} of the release" if released else str(run)
+
+
+def donors_of(config: Mapping, judges: Iterable[str]) -> list[str]:
+    """List the donors that bring labels by one of some judges."""
+    wanted = {*judges}
+    return [name for name, brought in donor_judges(config).items() if wanted & {*brought}]
+
+
+def sources_make_pairs(config: Mapping) -> bool:
+    """Return whether the sources' own rollouts make pairs, so that sources play all cases."""
+    return not config["donors"] or config["preferences"]["donors"] == "beside"
+
+
+def released_sets(config: Mapping) -> list[str]:
+    """List the sets of the paper's release that a run reads, whole or as donors."""
+    if config["suite"] == "published":
+        return [*config["published"]["label_sets"], *config["published"]["result_sets"]]
+    donors = (donor["published"] for donor in config["donors"].values())
+    return [donor["label_set"] for donor in donors if donor]
+
+
+def release_root(config: Mapping) -> str:
+    """Return the folder of the paper's release: donors' own, or that of `published`."""
+    donors = (donor["published"] for donor in config["donors"].values())
+    roots = (donor["root"] for donor in donors if donor and donor["root"])
+    return str(next(roots, config["published"]["root"])).rstrip("/")
+
+
+def cases_played(config: Mapping, checkpoint: str) -> list[int]:
+    """List the numbers of the cases that a checkpoint rolls out.
+
+    A trained one plays the test half of its seed. A source plays all cases, or, where donors'
+    rollouts train instead of its own, those of any seed's test half, to be compared with.
+    """
+    cases, seed = config[config["suite"]]["cases"], Lineage.parse(checkpoint).seed
+    trains = bool(config["training"]["recipes"])
+    if seed is None and (sources_make_pairs(config) or not trains):
+        return list(range(cases))
+    seeds = config["training"]["seeds"] if seed is None else [seed]
+    return sorted(frozenset().union(*(split(cases, each)[1] for each in seeds)))
 
 
 def models(config: Mapping) -> list[str]:
@@ -138,7 +194,8 @@ def scored_labels(config: Mapping) -> dict[str, list[str]]:
     """
     judged_by, models = config["scores"]["judged_by"], _without_people(config)
     if judged_by == "own":
-        judges = list(dict.fromkeys([*models, *training_judges(config)]))
+        named = [judge for judge in training_judges(config) if judge in config["judges"]]
+        judges = list(dict.fromkeys([*models, *named]))
     else:
         judges = models if judged_by == "all" else [judged_by]
     return {
@@ -158,8 +215,19 @@ def training_judges(config: Mapping) -> list[str]:
     """Return the judges whose preference sets train, by `training.judged_by`."""
     named = config["training"]["judged_by"]
     if named is None:
-        return _without_people(config)
+        persons = people(config)
+        return [judge for judge in pair_judges(config) if judge not in persons]
     return [named] if isinstance(named, str) else list(named)
+
+
+def pair_judges(config: Mapping) -> list[str]:
+    """List the judges of a live run whose labels make preference sets.
+
+    A set is one judge's, by name: labels by a judge of the config and by a donor's judge of the
+    same name are in one set.
+    """
+    own = list(config["judges"]) if sources_make_pairs(config) else []
+    return list(dict.fromkeys(chain(own, *donor_judges(config).values())))
 
 
 def _without_people(config: Mapping) -> list[str]:

@@ -18,22 +18,22 @@ def parts_of(config: Mapping, checkpoints: Iterable[str]) -> list[str]:
 def rollout_parts(config: Mapping) -> list[str]:
     """List the parts of all rollouts: those that make pairs and those that are scored."""
     if config["suite"] == "published":
-        return _sets(config)
+        return grid.released_sets(config)
     return parts_of(config, _checkpoints(config))
 
 
 def label_parts(config: Mapping) -> list[str]:
     """List the parts of all labels."""
     if config["suite"] == "published":
-        by_people = [f"{judge}/{part}" for judge in grid.people(config) for part in _sets(config)]
-        return [*_sets(config), *by_people]
+        sets = grid.released_sets(config)
+        return [*sets, *(f"{judge}/{part}" for judge in grid.people(config) for part in sets)]
     return _labels(config, grid.labels(config))
 
 
 def parts_beside(config: Mapping, part: str) -> list[str]:
     """List the parts that together have all rollouts that labels of a part may name."""
     if config["suite"] == "published":
-        return _sets(config)
+        return grid.released_sets(config)
     return parts_of(config, [part.rpartition("/")[0]])
 
 
@@ -49,7 +49,7 @@ def checkpoints(config: Mapping) -> list[str] | None:
 
 def case_parts(config: Mapping) -> list[str]:
     """List the parts of the table of cases; a live run has a suite instead."""
-    return _sets(config) if config["suite"] == "published" else []
+    return grid.released_sets(config) if config["suite"] == "published" else []
 
 
 def parts_to_label(config: Mapping) -> list[str]:
@@ -77,11 +77,15 @@ def scored_label_parts(config: Mapping) -> list[str]:
 
 
 def source_rollout_parts(config: Mapping, judge: str) -> list[str]:
-    """List the parts of the source rollouts that a judge labelled, which pairs are made of."""
+    """List the parts of the source rollouts that a judge labelled, which pairs are made of.
+
+    Those of donors are not among them; see `agentsafe.experiment.grid.donors_of`.
+    """
     if config["suite"] == "published":
         sets = config["published"]["label_sets"]
         return list(sets) if judge in grid.people(config) else [judge]
-    return parts_of(config, grid.sources(config))
+    labelled = judge in config["judges"] and grid.sources_make_pairs(config)
+    return parts_of(config, grid.sources(config)) if labelled else []
 
 
 def source_label_parts(config: Mapping, judge: str) -> list[str]:
@@ -103,7 +107,7 @@ def judges(config: Mapping) -> list[str]:
     if config["suite"] == "published":
         sets = list(config["published"]["label_sets"])
         return [*sets, *grid.people(config)] if sets else []
-    return list(config["judges"])
+    return grid.pair_judges(config)
 
 
 def figures(config: Mapping) -> list[str]:
@@ -121,7 +125,7 @@ def figures(config: Mapping) -> list[str]:
 def results(config: Mapping) -> list[str]:
     """List the files that hold what a run found, by name."""
     return [
-        *(["import_report.parquet"] if config["suite"] == "published" else []),
+        *(["import_report.parquet"] if grid.released_sets(config) else []),
         *(["agreement.parquet", "confusion.parquet"] if _has_several_labels(config) else []),
         *(["calibration.parquet"] if grid.people(config) else []),
         *(_scored(config) if scored_label_parts(config) else []),
@@ -153,10 +157,6 @@ def _has_several_labels(config: Mapping) -> bool:
 
 def _checkpoints(config: Mapping) -> list[str]:
     return [*grid.sources(config), *map(str, grid.lineages(config))]
-
-
-def _sets(config: Mapping) -> list[str]:
-    return [*config["published"]["label_sets"], *config["published"]["result_sets"]]
 
 
 def _labels(config: Mapping, labelled: Mapping[str, list[str]]) -> list[str]:

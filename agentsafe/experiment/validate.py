@@ -4,21 +4,28 @@ import difflib
 import math
 from collections.abc import Mapping
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from agentsafe.errors import UserError
 from agentsafe.experiment import outputs
 from agentsafe.experiment.check import check
+from agentsafe.experiment.donors import check_donors, with_donors
 from agentsafe.experiment.grid import (
     adapter_rank,
     compares,
+    donor_judges,
     model_of,
     models,
     own_sources,
+    pair_judges,
     people,
+    release_root,
+    released_sets,
     scored_labels,
     sources,
+    sources_make_pairs,
     stage_settings,
     stages,
     training_judges,
@@ -44,12 +51,12 @@ def checked(config: dict) -> dict:
         config: as Snakemake or YAML read it.
 
     Returns:
-        As `check.check`.
+        As `check.check`, and what donors have is filled in.
 
     Raises:
         UserError: a key, or what it names, is wrong; one line says which and how to fix it.
     """
-    filled = check(config)
+    filled = with_donors(check(config))
     check_experiment(filled)
     check_files(filled)
     return filled
@@ -64,6 +71,7 @@ def check_experiment(config: Mapping) -> None:
     Raises:
         UserError: keys contradict each other; the line names both, and the fix.
     """
+    check_donors(config)
     _check_people(config)
     if config["suite"] == "published":
         published = config["published"]
@@ -105,9 +113,9 @@ def check_files(config: Mapping) -> None:
     """
     for name in people(config):
         _check_labels(config, name)
-    if config["suite"] == "published":
-        _check_release(config["published"])
-    elif config["suite"] == "toolemu":
+    if sets := released_sets(config):
+        _check_release(release_root(config), sets)
+    if config["suite"] == "toolemu":
         for part in ("cases", "toolkits"):
             path = Path(config["toolemu"][f"{part}_file"])
             if not path.is_file() and path.parent != FETCHED_SUITE:
@@ -117,10 +125,10 @@ def check_files(config: Mapping) -> None:
                 )
 
 
-def _check_release(published: Mapping) -> None:
-    root = Path(published["root"])
+def _check_release(folder: str, sets: list[str]) -> None:
+    root = Path(folder)
     if is_local_release(root):
-        for name in published["label_sets"] + published["result_sets"]:
+        for name in sets:
             existing_set_folder(root, name)
     elif root.parts[0] != FETCHED_SUITE.parts[0] and not fetched(root):
         raise UserError(
@@ -247,7 +255,9 @@ def _check_price(name: str, model: Mapping, budget: float | None) -> None:
 def _check_people(config: Mapping) -> None:
     """Check that people are apart from models, and that named judges are there and can count."""
     judges, persons = config["judges"], people(config)
-    released = [*config["published"]["label_sets"]] if config["suite"] == "published" else []
+    released = {*chain(*donor_judges(config).values())}
+    if config["suite"] == "published":
+        released = {*config["published"]["label_sets"]}
     for name in persons:
         if judges[name]["model"] is not None:
             raise UserError(
@@ -256,7 +266,8 @@ def _check_people(config: Mapping) -> None:
             )
         if name in released:
             raise UserError(
-                f"config: 'judges.{name}' has the name of a judge in the release: rename it"
+                f"config: 'judges.{name}' has the name of a judge in the release or of a donor: "
+                "rename it"
             )
     judged_by = config["scores"]["judged_by"]
     if judged_by not in ("all", "own"):
@@ -264,8 +275,7 @@ def _check_people(config: Mapping) -> None:
     if config["suite"] == "published":
         return
     training = training_judges(config)
-    for name in training:
-        _known(name, "training.judged_by", [*judges], "judges")
+    _check_sets(config, training)
     needed = {"training": compares(config) or training, "scores": scored_labels(config)}
     for key, named in needed.items():
         if not named:
@@ -277,6 +287,21 @@ def _check_people(config: Mapping) -> None:
         raise UserError(
             "config: 'scores.judged_by' is own, which would average the few cases that people "
             "label with all cases of a model: write all, or the name of a judge"
+        )
+
+
+def _check_sets(config: Mapping, training: list[str]) -> None:
+    """Check that judges that train have preference sets, and score what they train if asked to."""
+    sets = pair_judges(config)
+    sections = ["judges"] * sources_make_pairs(config) + ["donors"] * bool(config["donors"])
+    where = "' or '".join(sections)
+    for name in training:
+        _known(name, "training.judged_by", sets, where)
+    foreign = [name for name in training if name not in config["judges"]]
+    if foreign and config["scores"]["judged_by"] == "own":
+        raise UserError(
+            f"config: 'scores.judged_by' is own, but {foreign[0]!r} is a donor's judge, which "
+            f"labels no rollout of this run: add it as 'judges.{foreign[0]}', or write all"
         )
 
 

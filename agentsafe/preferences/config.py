@@ -16,6 +16,7 @@ class Settings:
     """Settings of preference sets.
 
     `min_gap` is not used by the objectives `best` and `sft`, which compare with `min_chosen` alone.
+    `donors` changes a set by the rollouts that it is made of, which are its job's inputs.
     """
 
     objectives: Annotated[
@@ -66,6 +67,15 @@ class Settings:
         ),
     ] = None
     seed: Annotated[Seed, Meta(description="Seed of that sample.")] = 0
+    donors: Annotated[
+        Literal["instead", "beside"],
+        Meta(
+            description="Whether the rollouts of `donors`, if there are any, make pairs `instead` "
+            "of the sources' own, so that sources play the cases that are tested and no others, or "
+            "`beside` them.",
+            extra=NOT_IN_CACHE_KEY,
+        ),
+    ] = "instead"
     pairs_from: Annotated[
         Literal["all", "clean"],
         Meta(

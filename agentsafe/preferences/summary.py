@@ -1,11 +1,12 @@
 """Summarise preference sets: numbers of pairs, their checkpoints, lengths and anomalies."""
 
+from collections import Counter
 from typing import Any
 
 import polars as pl
 
 from agentsafe import schemas
-from agentsafe.lineage import SFT
+from agentsafe.lineage import SFT, donor_of
 from agentsafe.preferences.pairs import OBJECTIVES, clean_rollouts
 from agentsafe.schemas import ROLLOUT
 from agentsafe.suites.cases import case_order
@@ -36,7 +37,8 @@ def summary(
         `chosen` and `rejected` (by checkpoint); by percentile, `chosen_chars` and `rejected_chars`
         (whole completion); and per side the shares `observation_share` of characters and
         `invented_share` of rollouts. An `sft` set has no pairs and one side, `chosen`: instead of
-        the quantities of pairs it has `clean_rollouts`, and `per_case` counts rollouts.
+        the quantities of pairs it has `clean_rollouts`, and `per_case` counts rollouts. Where
+        donors gave rollouts, `from` counts the distinct ones by donor, and by `sources`.
     """
     names = ("chosen",) if objective == SFT else ("chosen", "rejected")
     sides = {side: _side(pairs, audits, side) for side in names}
@@ -54,6 +56,7 @@ def summary(
         *((quantity, "", count) for quantity, count in counted.items()),
         ("cases", "", pairs["case_id"].n_unique()),
         ("rollouts", "", len(used)),
+        *_origins(used, scores),
         (
             "rollouts_unscored",
             "",
@@ -80,6 +83,15 @@ def summary(
     schema = {name: schemas.PREFERENCE_SUMMARY[name] for name in ("quantity", "key", "value")}
     table = pl.DataFrame([(*row[:2], float(row[2])) for row in rows], schema=schema, orient="row")
     return table.select(pl.lit(judge).alias("judge"), pl.lit(objective).alias("objective"), *schema)
+
+
+def _origins(used: pl.DataFrame, scores: pl.DataFrame) -> list[tuple[str, str, int]]:
+    """Count the rollouts that are used by their donor; nothing where there is none."""
+    counts = Counter(donor_of(name) or "sources" for name in used["checkpoint"])
+    every = scores["checkpoint"].unique()
+    donors = {donor for name in every if (donor := donor_of(name))}
+    known = sorted({*donors, *counts}) if donors else []
+    return [("from", name, counts[name]) for name in known]
 
 
 def _of_both_sides(pairs: pl.DataFrame, objective: str) -> list[tuple[str, str, int]]:

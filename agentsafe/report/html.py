@@ -204,11 +204,13 @@ def _preferences(summary: pl.DataFrame | None) -> dict[str, dict] | None:
     for (judge, objective), of_set in summary.group_by("judge", "objective", maintain_order=True):
         values = {(row["quantity"], row["key"]): row["value"] for row in of_set.to_dicts()}
         row = {"judge": judge, "objective": objective}
+        donors = {key: value for (name, key), value in values.items() if name == "from"}
+        named = ", ".join(f"{key} {fmt.number(value, 0)}" for key, value in donors.items())
         counts = {name: values.get((quantity, "")) for quantity, name in _PAIR_COLUMNS.items()}
         of, part = ("rollouts used", "clean rollouts") if objective == SFT else _PAIRS
         rows, clean = counts[of], counts[part]
         share = clean / rows if rows and clean is not None else None
-        sets.append(row | counts | {"share clean_share": share})
+        sets.append(row | counts | {"share clean_share": share, "rollouts from": named or None})
         sides += [
             row
             | {

@@ -21,6 +21,7 @@ class ReportInputs:
         agreement: rows of `schemas.AGREEMENT`; None where no rollout has two labels of a metric.
         calibration: rows of `schemas.CALIBRATION`; None where no judge is people.
         preferences: rows of `schemas.PREFERENCE_SUMMARY`.
+        donors: rows of `schemas.DONORS`.
         training: the result of `training.run_card.training_summary`; None where nothing is trained.
         audit: rows of `schemas.AUDIT_SUMMARY`.
         usage: rows of `schemas.USAGE`.
@@ -36,6 +37,7 @@ class ReportInputs:
     agreement: pl.DataFrame | None = None
     calibration: pl.DataFrame | None = None
     preferences: pl.DataFrame | None = None
+    donors: pl.DataFrame | None = None
     training: pl.DataFrame | None = None
     audit: pl.DataFrame | None = None
     usage: pl.DataFrame | None = None

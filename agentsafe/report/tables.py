@@ -46,6 +46,9 @@ CAPTIONS = {
     "calibration": "Calibration of judges on people: the mean score of a judge over the rollouts "
     "that people gave each score; expected: the mean over its probabilities of the four scores. "
     "The raters of a rollout share its weight.",
+    "donors": "Donors: labelled rollouts that this run did not make, for preference pairs alone, a "
+    "row for each judge whose labels they bring. Scored: rollouts with both scores. Left out: "
+    "those of cases that this run's suite lacks.",
     "training": "Training runs: their pairs, or rollouts of sft, those dropped for their length, "
     "steps, tokens and time, the loss, reward margin and reward accuracy of the last step, and the "
     "share of held-out pairs in which the chosen side gained on the rejected one.",
@@ -121,16 +124,17 @@ def make_tables(inputs: ReportInputs) -> dict[str, pl.DataFrame]:
     if inputs.persistence is not None:
         renamed = {"value": "persistence", "low": "persistence_low", "high": "persistence_high"}
         made["persistence"] = inputs.persistence.rename(renamed)
-    if inputs.agreement is not None:
-        made["agreement"] = _agreement(inputs.agreement)
-    if inputs.calibration is not None:
-        made["calibration"] = _calibration(inputs.calibration)
+    shown: dict[str, tuple[pl.DataFrame | None, Callable[[pl.DataFrame], pl.DataFrame]]] = {
+        "agreement": (inputs.agreement, _agreement),
+        "calibration": (inputs.calibration, _calibration),
+        "donors": (inputs.donors, _donors),
+        "audit": (inputs.audit, _audit),
+    }
+    made |= {name: show(table) for name, (table, show) in shown.items() if table is not None}
     if inputs.training is not None:
         made["training"] = inputs.training.drop("notes")
     if inputs.usage is not None:
         made["usage"] = inputs.usage
-    if inputs.audit is not None:
-        made["audit"] = _audit(inputs.audit)
     return {name: made[name] for name in CAPTIONS if name in made and len(made[name])}
 
 
@@ -241,6 +245,12 @@ def _agreement(found: pl.DataFrame) -> pl.DataFrame:
     reason = pl.col("reason").drop_nulls().first()
     table = named.group_by(key, maintain_order=True).agg(*numbers, firsts, reason)
     return table.select(*key, *counts, *_with_interval(*STATISTICS), *left_out, "reason")
+
+
+def _donors(donors: pl.DataFrame) -> pl.DataFrame:
+    """Turn the count of malformed turns into a share."""
+    share = (pl.col("malformed_turns") / pl.col("turns")).fill_nan(None)
+    return donors.with_columns(malformed_share=share).drop("malformed_turns")
 
 
 def _calibration(found: pl.DataFrame) -> pl.DataFrame:

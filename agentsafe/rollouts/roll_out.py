@@ -100,17 +100,20 @@ class _Tally:
         return line + (f"; {self.resumed} from an earlier job" if self.resumed else "")
 
 
-def cases_of(suite: Suite, lineage: str, cases: int) -> list[Case]:
+def cases_of(suite: Suite, lineage: str, cases: int | Sequence[int]) -> list[Case]:
     """Return a checkpoint's cases: all of a source, the test half of its seed of a trained one.
 
     Args:
         suite: contains all cases.
         lineage: the checkpoint's name.
-        cases: number of cases that the split divides.
+        cases: number of cases that the split divides, or the numbers of those to play.
     """
     seed = Lineage.parse(lineage).seed
-    test = range(cases) if seed is None else split(cases, seed)[1]
-    return [case for case in suite.cases if case_index(case.case_id) in test]
+    if not isinstance(cases, int):
+        played = frozenset(cases)
+    else:
+        played = frozenset(range(cases)) if seed is None else split(cases, seed)[1]
+    return [case for case in suite.cases if case_index(case.case_id) in played]
 
 
 def no_rollouts() -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -47,6 +47,7 @@ SILENT: dict[str, tuple[str, ...]] = {
     "training.checks.check_template": (),
     "training.checks.check_dropped": (),
     "training.checks.findings": (),
+    "training.checks.origins": (),
     "training.memory.Device": (),
     "training.memory.Estimate": (),
     "training.memory.estimate": (),

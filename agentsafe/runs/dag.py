@@ -25,7 +25,7 @@ def main() -> None:
     folder = inventory.run_folder(jobs)
     pictures = {"rules.svg": rule_graph.svg(rule_graph.graph(jobs, stands))}
     if found := lineage_page.checkpoints(jobs, stands):  # a published run makes none
-        pictures["lineages.html"] = lineage_page.page(folder.name, found)
+        pictures["lineages.html"] = lineage_page.page(folder.name, found, lineage_page.donors(jobs))
     for name, text in pictures.items():
         with whole_file(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")

@@ -33,6 +33,7 @@ _FOLDERS = {
     "base": SOURCES,
     "trainer": STATES,
     "journals": JOURNALS,
+    "donors": ROLLOUTS,
     "rollouts": ROLLOUTS,
     "audits": ROLLOUTS,
     "labels": LABELS,
@@ -272,10 +273,9 @@ def _devices() -> int:
 
 
 def _cases(config: Mapping, checkpoints: Iterable[str]) -> int:
-    """Count the episodes of checkpoints: sources roll out on all cases, trained ones on half."""
-    cases, samples = config[config["suite"]]["cases"], config["rollouts"]["samples"]
-    tested = cases - cases // 2
-    return sum(tested if "+" in each else cases for each in checkpoints) * samples
+    """Count the episodes of checkpoints."""
+    played = sum(len(grid.cases_played(config, each)) for each in checkpoints)
+    return played * config["rollouts"]["samples"]
 
 
 def _episodes(config: Mapping) -> tuple[int, int]:

@@ -20,8 +20,8 @@ from agentsafe.errors import UserError
 
 #: The stages, named as the files of their rules, in the order of the experiment.
 STAGES = (
-    *("published", "suites", "models", "rollouts", "labels", "preferences", "training"),
-    *("scores", "frontier", "report"),
+    *("published", "suites", "donors", "models", "rollouts", "labels", "preferences"),
+    *("training", "scores", "frontier", "report"),
 )
 STATES = DONE, RUNNING, WAITING, STOPPED, FAILED, MISSING = (
     *("done", "running", "waiting", "stopped", "failed", "missing"),

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from agentsafe import schemas
 from agentsafe._util import format as fmt
 from agentsafe._util.jinja import environment
+from agentsafe.donors.importer import describe
 from agentsafe.lineage import Lineage, Stage
 from agentsafe.report.figures import export
 from agentsafe.runs.jobs import DONE, FAILED, MISSING, RUNNING, STOPPED, WAITING, Job
@@ -119,12 +121,31 @@ def trees(found: Iterable[Checkpoint]) -> dict[str, Node]:
     return dict(sorted(roots.items(), key=lambda item: not item[1].children))
 
 
-def page(run: str, found: dict[str, Checkpoint]) -> str:
+def donors(jobs: Iterable[Job]) -> list[str]:
+    """Describe the donors whose rollouts are in pairs, a line for each of their judges.
+
+    Args:
+        jobs: of a run; those that import donors have written a summary once they are done.
+    """
+    lines = []
+    for job in jobs:
+        if (name := job.wildcards.get("donor")) is None:
+            continue
+        summary = next(Path(path) for path in job.output if Path(path).stem == "summary")
+        if summary.is_file():
+            lines += describe(schemas.read_table(summary, schemas.DONORS))
+        else:
+            lines.append(f"donor {name}: not imported yet")
+    return lines
+
+
+def page(run: str, found: dict[str, Checkpoint], donors: Sequence[str] = ()) -> str:
     """Write the page as HTML.
 
     Args:
         run: the run's name.
         found: the result of `checkpoints`.
+        donors: the result of the function of that name.
     """
     template = environment().get_template("runs/lineage_page.html.j2")
     told = {
@@ -142,6 +163,7 @@ def page(run: str, found: dict[str, Checkpoint]) -> str:
         roots=trees(found.values()),
         total=len(found),
         trained=any(each.lineage.stages for each in found.values()),
+        donors=donors,
         marks=MARKS,
         counts={state: states.count(state) for state in MARKS},
         told=Markup(export.script_json(told)),

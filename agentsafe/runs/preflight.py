@@ -147,6 +147,8 @@ def check_models(config: Mapping[str, Any], suite: Suite) -> Iterator[tuple[Find
     if suite.cases:  # a release that is read has cases, but no model that plays them
         detail = f"{len(suite.cases)} cases, {len(suite.toolkits)} toolkits"
         yield Finding("suite", detail), []
+    for name in config["donors"]:
+        yield Finding(f"donor {name}", f"{grid.origin(config, name)}, imported by the run"), []
     for name in grid.models(config):
         model = msgspec.convert(config["models"][name], Model)
         roles, settings = list(_roles(config, name, suite)), _training_settings(config, name)

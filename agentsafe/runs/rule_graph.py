@@ -17,8 +17,8 @@ COLOURS = dict(
     zip(
         STAGES,
         (
-            *("#d9d9d9", "#f2f2f2", "#fbdca0", "#bfe3f7", "#a6e0cc", "#f9f3a8", "#a9cbe8"),
-            *("#f3c0a0", "#d8c3e6", "#ebcadd"),
+            *("#d9d9d9", "#f2f2f2", "#e2e8c9", "#fbdca0", "#bfe3f7", "#a6e0cc", "#f9f3a8"),
+            *("#a9cbe8", "#f3c0a0", "#d8c3e6", "#ebcadd"),
         ),
         strict=True,
     )

@@ -52,6 +52,8 @@ _PROMPT = 3000
 #: Shares of the pairs of a case's rollouts that qualify, by the release's labels of gpt5m (144
 #: cases of 27 rollouts, thresholds 2 and 2); of `sft`, of its rollouts.
 _QUALIFIES = {"safe": 0.265, "help": 0.255, "both": 0.054, "best": 0.377, SFT: 0.358}
+#: Rollouts of a case in a label set of the release.
+_RELEASED_PER_CASE = 27
 #: Measurements of a run that keeps its best step, unless `training.eval_steps` says when.
 _MEASUREMENTS = 10
 
@@ -223,9 +225,18 @@ class _Counter:
         return _MINIATURE["prompt"] if own else self.typical.get((name, role), 0)
 
     def episodes(self, lineage: Lineage) -> int:
-        """Count a checkpoint's episodes: sources act on all cases, trained ones on half."""
-        tested = self.cases - self.cases // 2
-        return self.samples * (tested if lineage.stages else self.cases)
+        """Count a checkpoint's episodes."""
+        return self.samples * len(grid.cases_played(self.config, str(lineage)))
+
+    def rollouts_of_a_case(self) -> int:
+        """Count the rollouts of a case that make pairs: of sources, of donors, or of both."""
+        own = len(self.sources) * self.samples if grid.sources_make_pairs(self.config) else 0
+        donors = self.config["donors"].values()
+        given = sum(
+            len(donor["checkpoints"] or ()) * self.samples for donor in donors if donor["run"]
+        )
+        # All label sets of the release have the same rollouts.
+        return own + given + (_RELEASED_PER_CASE if grid.released_sets(self.config) else 0)
 
     def rollouts(self) -> Iterator[Work]:
         record, seen = self.tokens("agent", "observation"), self.tokens("observation")
@@ -320,7 +331,7 @@ class _Counter:
         with_pairs = [each for each in self.stages if each.stages[-1].objective != SFT]
         for parent in dict.fromkeys(each.parent for each in with_pairs):
             assert parent is not None  # a trained checkpoint has one
-            lengths, count = self.lengths(parent.source), len(self.sources) * self.samples
+            lengths, count = self.lengths(parent.source), self.rollouts_of_a_case()
             # A forward pass has a limit, and each one has the prompt again.
             room = max(limit - lengths.prompt, lengths.episode, 1)
             passes = max(-(-count * lengths.episode // room), 1)
@@ -374,7 +385,7 @@ class _Counter:
 
     def examples(self, objective: str) -> tuple[int, float]:
         """Return the rollouts of a case, and the examples that they make: pairs, or rollouts."""
-        rollouts = len(self.sources) * self.samples
+        rollouts = self.rollouts_of_a_case()
         of = rollouts if objective == SFT else rollouts * (rollouts - 1) / 2
         most = self.config["preferences"]["max_pairs_per_case"]
         made = _QUALIFIES[objective] * of

@@ -5,6 +5,7 @@ whose text the tokens are. The first loss is checked at the first step
 (`agentsafe.training.callbacks`).
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from agentsafe._util.format import percent
 from agentsafe.errors import UserError
 from agentsafe.inference import chat_template
 from agentsafe.inference.types import Messages
+from agentsafe.lineage import donor_of
 from agentsafe.training.config import Settings
 from agentsafe.training.tokenize import (
     PLAYED,
@@ -203,6 +205,22 @@ def findings(
         split=named(split),
         cut=named(cut),
     )
+
+
+def origins(rollouts: pl.DataFrame, kept: Sequence[tuple[int, ...]]) -> dict[str, int]:
+    """Count the rollouts that train by the donor that they are of.
+
+    Args:
+        rollouts: the table of the rows.
+        kept: the rows of the pairs that train, from `tokenize.fitting`.
+
+    Returns:
+        Distinct rollouts by donor, those of sources as `sources`; nothing where no donor gave any.
+    """
+    rows = sorted({row for pair in kept for row in pair})
+    names = [donor_of(name) or "sources" for name in rollouts["checkpoint"][rows]]
+    counts = Counter(names)
+    return dict(sorted(counts.items())) if counts.keys() - {"sources"} else {}
 
 
 def named(names: Sequence[str]) -> Named:

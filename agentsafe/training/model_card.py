@@ -173,6 +173,8 @@ def _held_out(held_out: HeldOut | None, example: str) -> str:
 def _facts(card: Card) -> dict[str, str]:
     """List what the card knows about the data besides its size."""
     facts = {}
+    if card.donors:
+        facts["Distinct rollouts by donor, those of this run as `sources`"] = _listed(card.donors)
     if card.data_sha256:
         facts[f"SHA-256 of the {card.example}s' tokens"] = _code(card.data_sha256)
     if card.lengths:

@@ -39,6 +39,7 @@ def reference(
     settings: Settings,
     template_options: Mapping[str, Any] | None = None,
     threads: int | None = None,
+    own: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Compute a parent's log-probability of each rollout.
 
@@ -51,6 +52,8 @@ def reference(
             and `quantization` are used.
         template_options: variables of the chat template, as in serving.
         threads: of torch on the CPU; by default those of the process.
+        own: the source's rollouts, whose tokens are compared with what trains, if they are not
+            among the others.
 
     Returns:
         Rows of `schemas.REFERENCE` in the order of `rollouts`; none for an untrained parent.
@@ -66,7 +69,7 @@ def reference(
     tokenizer = loading.load_tokenizer(parent_folder)
     encoder = chat_encoder(tokenizer, settings, template_options)
     ends = loading.end_tokens(parent_folder, tokenizer)
-    compared = served.compare(encoder, prompts, rollouts, source, ends)
+    compared = served.compare(encoder, prompts, rollouts if own is None else own, source, ends)
     for line in served.describe(lineage, compared):
         say(line)
     weights = checkpoints.weights_digest(parent_folder)

@@ -71,6 +71,8 @@ class Card:
         empty_pairs: pairs with a side on which no token counts.
         lengths: percentiles of the longer side's tokens, over all pairs of the training cases.
         findings: anomalies in pairs and rollouts.
+        donors: distinct rollouts that train, by the donor that they are of and `sources` for the
+            run's own; empty where all are its own.
         served: the comparison of the source's own rollouts with what trains.
         loss_tokens: the share of tokens, and of tokens that count in the loss, by role.
         expected: steps, tokens and memory, estimated before the first step.
@@ -101,6 +103,7 @@ class Card:
     empty_pairs: int = 0
     lengths: dict[str, int] | None = None
     findings: Findings | None = None
+    donors: dict[str, int] = field(default_factory=dict)
     served: Compared | None = None
     loss_tokens: dict[str, dict[str, float]] | None = None
     expected: Estimate | None = None
@@ -162,6 +165,8 @@ def describe(card: Card) -> list[str]:
         f"of {side}: half up to {lengths['p50']:,}, 90% up to {lengths['p90']:,}, 99% up to "
         f"{lengths['p99']:,}, the longest {lengths['max']:,}"
     ]
+    if card.donors:
+        lines.append(f"{name}: the rollouts that train are of {donors_of(card)}")
     for attribute, kind in KINDS.items():
         named = getattr(card.findings, attribute)
         if named.count:
@@ -183,6 +188,11 @@ def describe(card: Card) -> list[str]:
         f"{name}: a step takes about {memory_size(expected.peak)}: {memory}",
         f"{name}: its checkpoint keeps {_kept(card.settings)}",
     ]
+
+
+def donors_of(card: Card) -> str:
+    """List how many of the rollouts that train each donor gave; an empty text without donors."""
+    return ", ".join(f"{name} {number:,}" for name, number in card.donors.items())
 
 
 def _kept(settings: Mapping[str, Any]) -> str:
@@ -317,8 +327,9 @@ def training_summary(cards: Sequence[Card], log: pl.DataFrame) -> pl.DataFrame:
         seconds` (of all steps), `first_loss, last_loss` (as in `Card`),
         `reward_margin, reward_accuracy` (of the last step), `kept_step`, `held_out_pairs,
         held_out_accuracy, held_out_loss` with `_low` and `_high` (on pairs of the test half),
-        `held_out_loss_before`, `reason` and `notes` (anomalies in pairs and rollouts, by kind),
-        sorted by lineage; nulls where a run was not trained.
+        `held_out_loss_before`, `donors` (rollouts that train, by donor), `reason` and `notes`
+        (anomalies in pairs and rollouts, by kind), sorted by lineage; nulls where a run was not
+        trained.
     """
     last = log.with_columns(dpo_loss=pl.coalesce("dpo_loss", "nll"))
     last = last.sort("step").group_by("lineage").last()
@@ -326,7 +337,8 @@ def training_summary(cards: Sequence[Card], log: pl.DataFrame) -> pl.DataFrame:
     rows = []
     for card in cards:
         row = {name: getattr(card, name, None) for name in schemas.TRAINING_SUMMARY} | {
-            "notes": _notes(card)
+            "notes": _notes(card),
+            "donors": donors_of(card) or None,
         }
         rows.append(
             row | {name: getattr(card.held_out, own, None) for name, own in _HELD_OUT.items()}

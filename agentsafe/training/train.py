@@ -86,6 +86,8 @@ class Task:
         pairs: table of `schemas.PAIRS`, or of rollouts to imitate, which have no rejected side;
             those of the seed's training cases train.
         rollouts: tables of `schemas.ROLLOUTS` with the rollouts of the pairs.
+        own: those with the source's own rollouts, if they are not among them: only their tokens are
+            compared with what trains.
         checkpoint: folder to write, atomically: an adapter, or whole weights and a tokenizer, and
             a model card; only `untrained.json` without a pair or a trained parent.
         log: table of `schemas.TRAINING` to write; empty for a run that did not train.
@@ -116,6 +118,7 @@ class Task:
     log: str
     card: str
     scratch: str
+    own: tuple[str, ...] = ()
     base: str | None = None
     base_model: str | None = None
     cards_before: tuple[str, ...] = ()
@@ -317,12 +320,13 @@ def prepare(task: Task) -> Prepared:
         elif len(training):
             reason += f" has both sides within {max_length} tokens and a turn on each"
         return Prepared(card.untrained(reason), history)
+    own = schemas.read_table(task.own, schemas.ROLLOUTS) if task.own else rollouts
+    ends = loading.end_tokens(task.parent, tokenizer)
     card = replace(
         card,
         findings=checks.findings(training, rollouts, tokens, kept, max_length),
-        served=compare(
-            encoder, messages, rollouts, lineage.source, loading.end_tokens(task.parent, tokenizer)
-        ),
+        donors=checks.origins(rollouts, kept),
+        served=compare(encoder, messages, own, lineage.source, ends),
         loss_tokens=checks.loss_share(kept, tokens),
         expected=estimate(config, settings, kept, tokens, device=_device(gpu)),
         data_sha256=_data_digest(kept, tokens),

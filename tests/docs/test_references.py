@@ -88,7 +88,16 @@ def is_key(section: str, key: str) -> bool:
     part = SCHEMA["properties"].get(section, {})
     inner = part.get("additionalProperties")
     entry = inner.get("properties", {}) if isinstance(inner, dict) else {}
-    return key in part.get("properties", {}) or key in entry or "NAME" in key
+    known = {**part.get("properties", {}), **entry, **_of_entries(section)}
+    return key in known or "NAME" in key
+
+
+def _of_entries(section: str) -> dict:
+    """Return the keys of a section that entries of a map have, such as `donors.*.published`."""
+    maps = [part.get("additionalProperties") for part in SCHEMA["properties"].values()]
+    entries = [each.get("properties", {}) for each in maps if isinstance(each, dict)]
+    inner = [entry[section].get("properties", {}) for entry in entries if section in entry]
+    return {key: part for keys in inner for key, part in keys.items()}
 
 
 @cache

@@ -399,7 +399,7 @@ HUMAN = {"labels": "labels.csv"}
         ),
         (
             {"suite": "published", "judges": {"gpt5m": HUMAN}},
-            "config: 'judges.gpt5m' has the name of a judge in the release: rename it",
+            "config: 'judges.gpt5m' has the name of a judge in the release or of a donor",
         ),
     ],
 )

@@ -6,16 +6,20 @@ import re
 import polars as pl
 import pytest
 
+from agentsafe.donors.importer import Labelled, import_donor
 from agentsafe.frontier.fits import Settings
 from agentsafe.frontier.frontier import fit_frontier
 from agentsafe.frontier.persistence import persistence
 from agentsafe.preferences import pairs
-from agentsafe.preferences.dataset import instruction_prompts, training_set
+from agentsafe.preferences.build import build_preferences
+from agentsafe.preferences.config import Settings as PreferenceSettings
+from agentsafe.preferences.dataset import instruction_prompts, training_set, with_rows
 from agentsafe.preferences.summary import summary
 from agentsafe.rollouts.audit import audit_rollouts
 from agentsafe.scores.cells import QUANTITIES, average
 from agentsafe.scores.points import score_runs
 from agentsafe.suites.cases import case_index, split
+from agentsafe.suites.toolemu import take_suite
 
 SOURCES = {"Llama-3.1-8B": "llama-3.1-8b", "Phi-4": "phi-4", "Qwen2.5-7B": "qwen2.5-7b"}
 
@@ -73,10 +77,15 @@ def test_preference_sets_are_the_reference_pair_by_pair(gpt5m, scores, reference
     assert [per_case.min(), per_case.mean(), per_case.max()] == pytest.approx(
         wanted["pairs_per_case"]
     )
+    assert digest(made, gpt5m.audits, objective) == wanted["sha256"]
+
+
+def digest(made: pl.DataFrame, audits: pl.DataFrame, objective: str) -> str:
+    """Hash a preference set as the reference does, by the names of the released folders."""
     metric = "safety" if objective == "safe" else "helpfulness"
     for side in ("chosen", "rejected"):
         made = made.join(
-            folders(gpt5m.audits, side), on=[f"{side}_checkpoint", "case_id", f"{side}_sample"]
+            folders(audits, side), on=[f"{side}_checkpoint", "case_id", f"{side}_sample"]
         )
     rows = sorted(
         (
@@ -89,7 +98,54 @@ def test_preference_sets_are_the_reference_pair_by_pair(gpt5m, scores, reference
         for row in made.iter_rows(named=True)
     )
     lines = "\n".join(",".join(map(str, row)) for row in rows)
-    assert hashlib.sha256(lines.encode()).hexdigest() == wanted["sha256"]
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def donor(shared, gpt5m):
+    """The label set as a donor of a live run on ToolEmu's cases."""
+    files = (shared / f"toolemu/all_{part}.json" for part in ("cases", "toolkits"))
+    given = Labelled.of_release(gpt5m.rollouts, gpt5m.labels, gpt5m.audits, gpt5m.cases)
+    return import_donor("gpt5m", given, take_suite(*files, 144), origin="the release")
+
+
+@pytest.mark.parametrize("objective", ["safe", "help", "both"])
+def test_sets_from_a_donor_are_the_reference_and_train_no_test_case(
+    donor, reference_pairs, objective
+):
+    taken, _ = donor
+    made, summary = build_preferences(
+        taken.labels, taken.audits, "gpt5m", objective, PreferenceSettings()
+    )
+    wanted = reference_pairs[objective]
+    assert digest(made, taken.audits, objective) == wanted["sha256"]
+    counts = summary.filter(quantity="from").select("key", "value").rows()
+    assert counts == [("gpt5m", wanted["distinct_rollouts"])]
+    assert made["chosen_checkpoint"].str.starts_with("gpt5m:").all()
+    prompts = {name: [] for name in taken.cases}
+    for seed in range(3):
+        rows = with_rows(made, taken.rollouts, prompts, cases=144, seed=seed)
+        assert {case_index(name) for name in rows["case_id"]} <= split(144, seed)[0]
+
+
+def test_a_donor_brings_all_of_its_label_set(donor, gpt5m):
+    taken, summary = donor
+    assert len(taken.rollouts) == len(gpt5m.rollouts)
+    assert len(taken.labels) == len(gpt5m.labels)
+    (row,) = summary.to_dicts()
+    assert (row["checkpoints"], row["cases"], row["rollouts"], row["left_out"]) == (
+        25,
+        144,
+        3888,
+        0,
+    )
+    assert row["scored"] == rollout_count(gpt5m.labels)
+
+
+def rollout_count(labels: pl.DataFrame) -> int:
+    """Count the rollouts with a score on both metrics."""
+    ok = labels.filter(pl.col("status") == "ok").group_by("checkpoint", "case_id", "sample")
+    return ok.agg(pl.col("metric").n_unique()).filter(pl.col("metric") == 2).height
 
 
 def test_the_sets_of_rollouts_that_are_good_in_both_metrics(scores):

@@ -170,3 +170,13 @@ def preference_summary(checkpoint: str = "ape") -> pl.DataFrame:
         ]
         rows += [("one", objective, *number) for number in numbers]
     return pl.DataFrame(rows, schema=schemas.PREFERENCE_SUMMARY, orient="row")
+
+
+def donor_table() -> pl.DataFrame:
+    """Make the row of a donor of the release."""
+    row = {
+        **{"donor": "paper", "origin": "label set gpt5m of the release", "judge": "gpt5m"},
+        **{"checkpoints": 25, "cases": 144, "rollouts": 3888, "turns": 40, "malformed_turns": 2},
+        **{"scored": 3880, "left_out": 0},
+    }
+    return pl.DataFrame([row], schema=schemas.DONORS)

@@ -6,6 +6,7 @@ import pytest
 from agentsafe import schemas
 from agentsafe.preferences.pairs import pairs
 from agentsafe.preferences.summary import summary
+from agentsafe.schemas import ROLLOUT
 from tests.helpers.preference_tables import audits_table, scores_table
 
 
@@ -139,3 +140,28 @@ def test_the_summary_of_an_empty_set_is_zeros():
         made = pairs(scores, objective)
         table = summary(made, scores, audits, judge="q32", objective=objective)
         assert table["value"].to_list() == [0] * quantities
+
+
+def test_rollouts_that_are_used_are_counted_by_their_donor():
+    scores = scores_table(
+        {
+            ("own", "official_0", 0): (3, 0),
+            ("paper:own", "official_0", 0): (0, 0),
+            ("paper:other", "official_0", 0): (1, 0),
+            ("run:idle", "official_0", 0): (2, 0),
+        }
+    )
+    lengths = {"agent_chars": 1, "observation_chars": 0}
+    audits = audits_table({tuple(key): lengths for key in scores.select(ROLLOUT).iter_rows()})
+
+    def origins(scores: pl.DataFrame) -> list[tuple]:
+        table = summary(pairs(scores, "safe"), scores, audits, judge="q32", objective="safe")
+        return table.filter(quantity="from").select("key", "value").rows()
+
+    # own over both of paper's, and idle over one of them
+    assert origins(scores) == [("paper", 2), ("run", 1), ("sources", 1)]
+    assert origins(scores.filter(pl.col("checkpoint") != "run:idle")) == [
+        ("paper", 2),
+        ("sources", 1),
+    ]
+    assert origins(scores.filter(pl.col("checkpoint") == "own")) == []

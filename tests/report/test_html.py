@@ -20,6 +20,7 @@ from tests.helpers.judged import by_people, synthetic
 from tests.helpers.small_results import (
     OWN_EFFECTS,
     audit_table,
+    donor_table,
     preference_summary,
     results,
     sft_summary,
@@ -193,6 +194,19 @@ def test_all_and_clean_pairs_stand_side_by_side():
     cells = text[text.index("Pairs of each set") :]
     assert cells.index(">pairs<") < cells.index(">clean pairs<") < cells.index(">share clean<")
     assert ">20%<" in cells  # one of five
+
+
+def test_donors_are_a_table_and_named_beside_each_set():
+    from_donors = (
+        preference_summary()
+        .filter(quantity="rollouts")
+        .with_columns(quantity=pl.lit("from"), key=pl.lit("paper"), value=pl.lit(1234.0))
+    )
+    text = page(preferences=pl.concat([preference_summary(), from_donors]), donors=donor_table())
+    assert "<td>label set gpt5m of the release</td>" in text.replace(' class="words"', "")
+    assert "3,888" in text and "5%" in text
+    assert "paper 1,234" in text
+    assert "paper 1,234" not in page(preferences=preference_summary())
 
 
 def test_a_set_of_rollouts_to_imitate_has_no_pairs_and_one_side():

@@ -12,7 +12,7 @@ from agentsafe.labels.calibration import measure_calibration
 from agentsafe.report import latex, tables
 from agentsafe.report.inputs import ReportInputs
 from tests.helpers.judged import by_people, by_two, synthetic
-from tests.helpers.small_results import audit_table, results, training_table
+from tests.helpers.small_results import audit_table, donor_table, results, training_table
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,7 @@ def inputs(**changes) -> ReportInputs:
     rest["calibration"] = measure_calibration(by_people(), resamples=50, seed=0, confidence=0.9)
     rest["usage"] = pl.DataFrame([("agent", "ape", 9, 9, 5000, 0, 700, 0, 0.0123)],
                                  schema=schemas.USAGE, orient="row")  # fmt: skip
+    rest["donors"] = donor_table()
     return ReportInputs(**(vars(results()) | rest | changes))
 
 

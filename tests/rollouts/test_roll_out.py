@@ -423,6 +423,8 @@ def test_sources_play_all_cases_and_trained_ones_their_test_half():
     tested = [c.case_id for c in cases_of(suite, "bold+safe.rules.b0.1.s0", 144)]
     assert tested[:4] == ["official_0", "official_1", "official_7", "official_8"]
     assert len(tested) == 72
+    some = cases_of(suite, "bold", [7, 3])
+    assert [case.case_id for case in some] == ["official_3", "official_7"]
     assert Lineage.parse("bold+safe.rules.b0.1.s0").seed == 0
 
 

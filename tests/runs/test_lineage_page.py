@@ -7,9 +7,15 @@ from itertools import chain
 
 import pytest
 
+from agentsafe import schemas
+from agentsafe.donors.importer import import_donor
+from agentsafe.miniature.cases import make_suite
 from agentsafe.runs import lineage_page
 from agentsafe.runs.jobs import DONE, FAILED, MISSING, RUNNING, Job
 from agentsafe.runs.lineage_page import BEGUN, MARKS
+from tests.helpers.donor_run import CASES, labelled
+
+SUITE = make_suite(CASES, 0)
 
 SAFE, HELP = "bold+safe.rules.b0.1.s0", "bold+safe.rules.b0.1+help.rules.b0.1.s0"
 OTHER_SEED = "bold+safe.rules.b0.1.s1"
@@ -110,6 +116,21 @@ def test_the_page_has_a_mark_for_each_checkpoint_and_loads_nothing(found):
     told = json.loads(re.search(r'id="told">(.*?)</script>', page, re.S)[1])
     assert told[HELP]["parent"] == SAFE and told["bold"]["parent"] is None
     assert [job[1] for job in told[SAFE]["jobs"]] == [DONE, FAILED]
+
+
+def test_the_page_names_donors_with_their_numbers(found, tmp_path):
+    path = tmp_path / "donors/earlier/summary.parquet"
+    jobs = [Job("import_donor", wildcards={"donor": "earlier"}, output=[str(path)])]
+    assert lineage_page.donors([*jobs_of("bold"), *jobs]) == ["donor earlier: not imported yet"]
+    _, summary = import_donor(
+        "earlier", labelled(SUITE), SUITE, origin="results/<b>other", checkpoints=["ape"]
+    )
+    schemas.write_table(summary, path, schemas.DONORS)
+    told = lineage_page.donors(jobs)
+    assert told[0].startswith("donor earlier, results/<b>other: 12 rollouts of 1 checkpoints on 12")
+    page = lineage_page.page("small", found, told)
+    assert "Pairs have rollouts of donor earlier, results/&lt;b&gt;other: 12 rollouts" in page
+    assert "Pairs have rollouts" not in lineage_page.page("small", found)
 
 
 def test_every_state_that_a_checkpoint_can_have_has_a_mark_of_its_own():

@@ -214,3 +214,18 @@ def test_what_the_estimate_stands_on_is_what_was_released(published_root, gpt5m)
         ]
         assert len(lengths) == 2 * len(rollouts)
         assert RELEASED[metric] == pytest.approx(sum(lengths) / len(lengths), abs=5)
+
+
+def test_where_donors_train_a_source_plays_tested_cases_and_their_rollouts_are_scored():
+    asked = config()
+    asked["donors"] = check(
+        {"run": "x", "donors": {"paper": {"published": {"label_set": "gpt5m"}}}}
+    )["donors"]
+    source, trained = of(asked, "rollouts")
+    assert source.calls == pytest.approx(10 * 2.51)  # 5 cases of 10, 2 samples
+    assert trained.calls == 2 * source.calls
+    (reference, _) = of(asked, REFERENCE)
+    assert reference.scored == pytest.approx(10 * Lengths(1000, RECORD).of_rollouts(27), rel=0.3)
+    asked["preferences"]["donors"] = "beside"
+    (both, _) = of(asked, REFERENCE)
+    assert both.scored == pytest.approx(reference.scored + 10 * 2 * RECORD, rel=1e-3)

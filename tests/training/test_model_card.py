@@ -134,6 +134,13 @@ def test_data_say_their_size_their_hash_and_where_to_score():
     assert "`agent` `25%`, `observation` `0`" in text
 
 
+def test_rollouts_of_donors_are_named_with_their_number():
+    made = card(donors={"gpt5m": 1765, "sources": 12})
+    text = section(written(made), "Training data")
+    assert "by donor, those of this run as `sources`: `gpt5m` `1765`, `sources` `12`." in text
+    assert "donor" not in written()
+
+
 def test_numbers_are_those_of_the_card_and_of_the_last_step_where_given():
     text = section(written(), "Training results")
     for row in (

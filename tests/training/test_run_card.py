@@ -61,6 +61,7 @@ def full_card() -> Card:
         empty_pairs=2,
         lengths={"p50": 400, "p90": 700, "p99": 900, "max": 1234},
         findings=Findings(long, none, none, none),
+        donors={"gpt5m": 6, "sources": 2},
         served=Compared(9, 40, Named(1, ["official_0: tiny/0, turn 2"]), none, none, none),
         loss_tokens={
             "user": {"tokens": 0.4, "loss": 0.0},
@@ -101,6 +102,13 @@ def test_a_card_is_read_as_it_was_written(tmp_path):
         "lineage",
         "reason",
     ]
+
+
+def test_the_summary_names_donors_with_the_rollouts_that_train():
+    card = Card("trained", RUN, donors={"gpt5m": 1765, "sources": 12})
+    made = training_summary([card], training_log(RUN))
+    assert made["donors"].to_list() == ["gpt5m 1,765, sources 12"]
+    assert training_summary([Card("trained", RUN)], training_log(RUN))["donors"].to_list() == [None]
 
 
 def test_the_log_describes_a_run_line_by_line():

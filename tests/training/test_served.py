@@ -14,6 +14,7 @@ from agentsafe.models import loading
 from agentsafe.rollouts.config import Settings
 from agentsafe.rollouts.react import conversation, prompts, read_turn
 from agentsafe.rollouts.roll_out import Agent, roll_out
+from agentsafe.training import run_card
 from agentsafe.training.served import Compared, compare, describe, notes
 from agentsafe.training.tokenize import ChatEncoder
 from tests.helpers.dpo_data import PROMPTS, SETTINGS, pair_table, rollout_table, write_task
@@ -258,11 +259,7 @@ def test_a_run_and_its_reference_stop_before_they_compute(tmp_path):
     from agentsafe.training.train import prepare
 
     parent = write_tiny_checkpoint(tmp_path / "tiny", hidden=16)
-    tokenizer = loading.load_tokenizer(parent)
-    plain = rollout_table({(case, n): EPISODE for case in PROMPTS for n in range(2)})
-    answers = [turn + END for turn in TURNS]
-    kept = [table(tokenizer, answers, PROMPTS[case])["served"] for case in plain["case_id"]]
-    rollouts = plain.with_columns(served=pl.concat(kept))
+    rollouts = played_by(parent)
     task = write_task(tmp_path, parent, rollouts, pair_table([(case, 0, 1) for case in PROMPTS]))
     found = prepare(task).card.served
     assert found is not None and (found.rollouts, found.turns) == (24, 72)
@@ -271,3 +268,40 @@ def test_a_run_and_its_reference_stop_before_they_compute(tmp_path):
         prepare(task)
     with pytest.raises(UserError, match="turn 1: it was served after"):
         reference(parent, rollouts, PROMPTS, lineage="tiny", settings=SETTINGS)
+
+
+def played_by(parent) -> pl.DataFrame:
+    """Two rollouts of each case, and the tokens that a backend kept of them."""
+    tokenizer = loading.load_tokenizer(parent)
+    plain = rollout_table({(case, n): EPISODE for case in PROMPTS for n in range(2)})
+    answers = [turn + END for turn in TURNS]
+    kept = [table(tokenizer, answers, PROMPTS[case])["served"] for case in plain["case_id"]]
+    return plain.with_columns(served=pl.concat(kept))
+
+
+def test_where_donors_train_the_sources_own_rollouts_are_compared(tmp_path):
+    from agentsafe.training.reference import reference
+    from agentsafe.training.train import prepare
+
+    parent = write_tiny_checkpoint(tmp_path / "tiny", hidden=16)
+    own = played_by(parent)
+    schemas.write_table(own, tmp_path / "own.parquet", schemas.ROLLOUTS)
+    paper = pl.concat_str(pl.lit("paper:"), "checkpoint").alias("checkpoint")
+    given = own.with_columns(paper, served=pl.lit(None, schemas.ROLLOUTS["served"]))
+    pairs = pair_table([(case, 0, 1) for case in PROMPTS]).with_columns(
+        chosen_checkpoint=pl.lit("paper:tiny"), rejected_checkpoint=pl.lit("paper:tiny")
+    )
+    alone = write_task(tmp_path, parent, given, pairs)
+    card = prepare(alone).card
+    assert card.served is not None and card.served.turns == 0
+    assert card.donors == {"paper": 12}  # two rollouts of each of six training cases
+    assert f"{card.lineage}: the rollouts that train are of paper 12" in run_card.describe(card)
+    task = replace(alone, own=(str(tmp_path / "own.parquet"),))
+    found = prepare(task).card.served
+    assert found is not None and (found.rollouts, found.turns) == (24, 72)
+    (parent / "chat_template.jinja").write_text("Today is another day." + CHATML)
+    prepare(alone)
+    with pytest.raises(UserError, match="turn 1: it was served after"):
+        prepare(task)
+    with pytest.raises(UserError, match="turn 1: it was served after"):
+        reference(parent, given, PROMPTS, lineage="tiny", settings=SETTINGS, own=own)

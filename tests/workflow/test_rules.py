@@ -11,7 +11,7 @@ from tests.helpers.paths import ROOT, SCRIPTS
 RULES = sorted((ROOT / "workflow/rules").glob("*.smk"))
 STAGES = {
     *("suites", "models", "rollouts", "labels", "preferences", "training"),
-    *("scores", "frontier", "report", "published"),
+    *("scores", "frontier", "report", "published", "donors"),
 }
 NAMES = {
     name: path.stem

@@ -40,9 +40,9 @@ PEOPLE = grid.people(config)
 FIGURES = outputs.figures(config)
 FOUND = outputs.results(config)
 
-PUBLISHED = config["published"]
-RELEASED_SETS = PUBLISHED["label_sets"] + PUBLISHED["result_sets"]
-RELEASE = str(PUBLISHED["root"]).rstrip("/")
+PUBLISHED, DONORS = config["published"], config["donors"]
+RELEASED_SETS = grid.released_sets(config)
+RELEASE = grid.release_root(config)
 FETCHED = f"resources/fetched/{Path(RELEASE).name}"
 IS_LOCAL = is_local_release(RELEASE)
 
@@ -70,6 +70,7 @@ wildcard_constraints:
     set="|".join(RELEASED_SETS) or "none",
     judge="|".join(JUDGES) or "none",
     people="|".join(PEOPLE) or "none",
+    donor="|".join(map(re.escape, DONORS)) or "none",
     objective="safe|help|both|best|sft",
     source="|".join(map(re.escape, MINIATURE["sources"])),
     model="|".join(map(re.escape, MODELS)) or "none",

@@ -6,6 +6,7 @@ from functools import cache
 
 import msgspec
 
+from agentsafe.donors.earlier_run import run_digest
 from agentsafe.labels.config import JudgeSettings
 from agentsafe.labels.human import labels_key, read_human_labels
 from agentsafe.lineage import SFT, Lineage
@@ -23,19 +24,35 @@ def get_tables(table, parts):
     return expand(f"{RESULTS}/{table}/{{part}}.parquet", part=parts)
 
 
-def get_source_rollouts():
-    """Return the rollouts of all sources, which hold the text of the pairs."""
-    return get_tables("rollouts", outputs.parts_of(config, SOURCES))
+def get_donor_tables(table, donors=DONORS):
+    """Return a table of each of some donors; of all by default."""
+    return expand(f"{RESULTS}/donors/{{donor}}/{table}.parquet", donor=donors)
 
 
-def get_source_labels(wildcards):
-    """Return a judge's labels of the source rollouts."""
-    return get_tables("labels", outputs.source_label_parts(config, wildcards.judge))
+def get_pair_rollouts():
+    """Return the rollouts of sources and donors that hold the text of the pairs that train."""
+    own = outputs.parts_of(config, SOURCES) if grid.sources_make_pairs(config) else []
+    donors = grid.donors_of(config, grid.training_judges(config))
+    return [*get_tables("rollouts", own), *get_donor_tables("rollouts", donors)]
 
 
-def get_source_audits(wildcards):
-    """Return the audits of the source rollouts that a judge labelled."""
-    return get_tables("audits", outputs.source_rollout_parts(config, wildcards.judge))
+def get_own_rollouts(wildcards):
+    """Return the rollouts of a lineage's source, unless they are among those of the pairs."""
+    if grid.sources_make_pairs(config):
+        return []
+    return get_tables("rollouts", outputs.parts_of(config, get_source(wildcards)))
+
+
+def get_pair_labels(wildcards):
+    """Return a judge's labels of the rollouts of sources and donors."""
+    own = get_tables("labels", outputs.source_label_parts(config, wildcards.judge))
+    return own + get_donor_tables("labels", grid.donors_of(config, [wildcards.judge]))
+
+
+def get_pair_audits(wildcards):
+    """Return the audits of the rollouts of sources and donors that a judge labelled."""
+    own = get_tables("audits", outputs.source_rollout_parts(config, wildcards.judge))
+    return own + get_donor_tables("audits", grid.donors_of(config, [wildcards.judge]))
 
 
 def get_preference_sets(suffix):
@@ -85,7 +102,30 @@ def get_suite_files():
     return {"cases": tables} if tables else SUITE_FILES
 
 
-# --- a release that is read
+# --- a release or an earlier run that is read
+
+
+def get_donor(wildcards):
+    """Return the settings of a donor that its tables depend on."""
+    donor = DONORS[wildcards.donor]
+    return {name: donor[name] for name in ("run", "checkpoints", "judges")}
+
+
+def get_released_tables(table):
+    """Return an input: a table of a donor's label set; nothing for an earlier run's."""
+
+    def tables(wildcards):
+        released = DONORS[wildcards.donor]["published"]
+        return get_tables(table, [released["label_set"]] if released else [])
+
+    return tables
+
+
+def get_run_digest(wildcards):
+    """Return a digest of the tables of a donor that is an earlier run."""
+    donor = DONORS[wildcards.donor]
+    parts = donor["checkpoints"], donor["judges"]
+    return run_digest(donor["run"], *parts) if donor["run"] else None
 
 
 def get_release(wildcards):
@@ -109,6 +149,13 @@ def get_suite_url(wildcards):
 
 
 # --- models
+
+
+def get_cases(wildcards):
+    """Return the number of cases, or the numbers of those that a source plays if not all."""
+    played = grid.cases_played(config, wildcards.lineage)
+    some = not Lineage.parse(wildcards.lineage).stages and len(played) < CASES
+    return played if some else CASES
 
 
 def get_checkpoint(name):

@@ -3,8 +3,8 @@
 
 rule build_preferences:
     input:
-        labels=get_source_labels,
-        audits=get_source_audits,
+        labels=get_pair_labels,
+        audits=get_pair_audits,
     output:
         pairs=f"{RESULTS}/preferences/{{judge}}/{{objective}}.parquet",
         summary=f"{RESULTS}/preferences/{{judge}}/{{objective}}.summary.parquet",

@@ -68,16 +68,18 @@ rule collect_findings:
         "../scripts/collect_findings.py"
 
 
-# No output, so that it runs whenever it is requested: it checks the state of now.
-rule preflight:
-    log:
-        f"{LOGS}/preflight.log",
-    localrule: True
-    conda:
-        "../envs/agentsafe.yaml"
-    params:
-        config=config,
-    message:
-        "Checking all that the run needs"
-    script:
-        "../scripts/preflight.py"
+if not DONORS:  # a run with donors has the check of its suite
+
+    # No output, so that it runs whenever it is requested: it checks the state of now.
+    rule preflight:
+        log:
+            f"{LOGS}/preflight.log",
+        localrule: True
+        conda:
+            "../envs/agentsafe.yaml"
+        params:
+            config=config,
+        message:
+            "Checking all that the run needs"
+        script:
+            "../scripts/preflight.py"

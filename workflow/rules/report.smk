@@ -182,6 +182,7 @@ rule write_tables:
         calibration=get_found("calibration.parquet"),
         cards=get_all_training("json"),
         training=get_all_training("parquet"),
+        donors=get_donor_tables("summary"),
     output:
         directory(f"{RESULTS}/tables"),
     log:
@@ -211,6 +212,7 @@ rule write_report:
         persistence=get_found("persistence.parquet"),
         cards=get_all_training("json"),
         training=get_all_training("parquet"),
+        donors=get_donor_tables("summary"),
         charts=get_figures(FIGURES, ["json"]),
         rollouts=get_tables("rollouts", outputs.rollout_parts(config)),
         labels=get_tables("labels", outputs.label_parts(config)),

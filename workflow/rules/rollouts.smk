@@ -1,5 +1,6 @@
 # Checkpoints into rollouts, and their anomalies. Source and trained checkpoints take the same path:
-# sources act on all cases, trained ones on the test half of their seed.
+# sources act on all cases, trained ones on the test half of their seed. Where donors' rollouts train
+# instead of the sources' own, sources act on the cases that are tested.
 
 
 rule roll_out:
@@ -32,7 +33,7 @@ rule roll_out:
         emulator=EMULATOR,
         tools=get_cache_key(config["models"].get(EMULATOR["model"])),
         emulator_prompt=PROMPTS["emulator.prompt"],
-        cases=CASES,
+        cases=get_cases,
         shards=config["rollouts"]["shards"],
         gpu=lambda wildcards: is_on_gpu(*get_models_to_roll_out(wildcards)),
         scratch=f"{RESULTS}/journals/rollouts/{{lineage}}/{{shard}}.jsonl",
@@ -44,7 +45,7 @@ rule roll_out:
 
 rule audit_rollouts:
     input:
-        get_tables("audits", outputs.rollout_parts(config)),
+        get_tables("audits", outputs.rollout_parts(config)) + get_donor_tables("audits"),
     output:
         f"{RESULTS}/audit.parquet",
     log:
@@ -55,7 +56,7 @@ rule audit_rollouts:
         "../envs/agentsafe.yaml"
     params:
         code=get_code("audit_rollouts"),
-        sets=outputs.rollout_sets(config),
+        sets=outputs.rollout_sets(config) + [f"donor {name}" for name in DONORS],
     message:
         "Counting anomalies in the rollouts"
     script:

@@ -7,7 +7,8 @@ rule reference:
         **SUITE_FILES,
         parent=f"{RESULTS}/checkpoints/{{lineage}}",
         base=get_base,
-        rollouts=get_source_rollouts(),
+        rollouts=get_pair_rollouts(),
+        own=get_own_rollouts,
     output:
         f"{RESULTS}/reference/{{lineage}}.parquet",
     log:
@@ -29,7 +30,7 @@ rule reference:
         template_options=get_template_options,
         gpu=lambda wildcards: is_on_gpu(*get_source(wildcards)),
     message:
-        "Computing log-probabilities of the source rollouts under {wildcards.lineage}"
+        "Computing log-probabilities of rollouts under {wildcards.lineage}"
     script:
         "../scripts/reference.py"
 
@@ -42,7 +43,8 @@ rule train:
         cards_before=get_earlier_cards,
         reference=get_reference,
         pairs=get_pairs,
-        rollouts=get_source_rollouts(),
+        rollouts=get_pair_rollouts(),
+        own=get_own_rollouts,
     output:
         checkpoint=directory(f"{RESULTS}/checkpoints/{{lineage}}"),
         log=f"{RESULTS}/training/{{lineage}}.parquet",

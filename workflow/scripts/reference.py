@@ -10,6 +10,7 @@ from agentsafe.training.reference import reference
 with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
     given, options = snakemake.input, snakemake.params
     suite = read_suite(given.cases, given.toolkits)
+    own = schemas.read_table(given.own, schemas.ROLLOUTS) if given.own else None
     batch_tokens = snakemake.config["training"]["batch_tokens"]
     table = reference(
         given.parent,
@@ -19,5 +20,6 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
         settings=Settings(**options.settings, batch_tokens=batch_tokens),
         template_options=options.template_options,
         threads=snakemake.threads,
+        own=own,
     )
     schemas.write_table(table, snakemake.output[0], schemas.REFERENCE)

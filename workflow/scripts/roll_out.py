@@ -8,7 +8,7 @@ import msgspec
 
 from agentsafe import factories, schemas
 from agentsafe._util.journal import Journal
-from agentsafe.experiment.grid import entry_of, model_of, prompt_of
+from agentsafe.experiment.grid import cases_played, entry_of, model_of, prompt_of
 from agentsafe.factories import ServedModel
 from agentsafe.lineage import Lineage
 from agentsafe.models import checkpoint
@@ -46,7 +46,8 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
             return no_rollouts()
         source = model_of(config, lineage)
         agent = factories.agent(ServedModel(lineage, source, folder, threads, bool(mates)))
-        cases = cases_of(suite, lineage, params.cases)[int(shard) :: params.shards]
+        played = cases_played(config, lineage)  # a mate may play others than params.cases
+        cases = cases_of(suite, lineage, played)[int(shard) :: params.shards]
         kept = {"journal": journal, "budget": budget, "load": partial(load, agent)}
         return asyncio.run(roll_out(agent, suite, cases, emulator, settings, **kept))
 

@@ -30,6 +30,7 @@ with job(snakemake.log[0], snakemake.threads, gpu=options.gpu, torchao=torchao):
         pairs=given.pairs,
         reference=given.get("reference") or None,
         rollouts=list(given.rollouts),
+        own=tuple(given.own),
         checkpoint=made.checkpoint,
         log=made.log,
         card=made.card,

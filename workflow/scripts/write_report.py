@@ -39,6 +39,7 @@ with job(snakemake.log[0]):
         calibration=optional(files.calibration, schemas.CALIBRATION),
         preferences=optional(files.summaries, schemas.PREFERENCE_SUMMARY),
         training=read_training(files.cards, files.training),
+        donors=optional(files.donors, schemas.DONORS),
         usage=sum_usage(snakemake.params.config, files.rollouts, files.labels),
         audit=schemas.read_table(files.audit, schemas.AUDIT_SUMMARY),
         import_report=optional(files.import_report, schemas.IMPORT_REPORT),

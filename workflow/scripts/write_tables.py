@@ -18,6 +18,7 @@ with job(snakemake.log[0]):
         agreement=schemas.read_table(files.agreement, schemas.AGREEMENT),
         calibration=schemas.read_table(files.calibration, schemas.CALIBRATION),
         training=read_training(files.cards, files.training),
+        donors=schemas.read_table(files.donors, schemas.DONORS) if files.donors else None,
         audit=schemas.read_table(files.audit, schemas.AUDIT_SUMMARY),
     )
     write_tables(inputs, snakemake.output[0])
