@@ -52,7 +52,7 @@ def warm_up(
         threads: of torch on the CPU.
 
     Returns:
-        The card of the run; its lineage is named after the source and `sft.scripted`.
+        The card of the run; its lineage is named after the source and `+sft.scripted`.
 
     Raises:
         UserError: as `agentsafe.training.train.train`.
