@@ -8,7 +8,7 @@ import polars as pl
 
 from agentsafe import factories
 from agentsafe.experiment.check import check
-from agentsafe.experiment.grid import model_of
+from agentsafe.experiment.grid import model_of, prompt_of
 from agentsafe.factories import ServedModel
 from agentsafe.miniature.cases import make_suite
 from agentsafe.miniature.world import MiniatureEmulator
@@ -62,7 +62,8 @@ def expected(made: Project) -> list[pl.DataFrame]:
     """Roll out each lineage with a model of its own."""
     config, results = check(made.config), made.folder / "results/small"
     suite = read_suite(results / "cases.json", results / "toolkits.json")
-    settings, found = Settings(**config["rollouts"]), []
+    settings = Settings(**config["rollouts"] | {"prompt": prompt_of(config, SOURCE)})
+    found = []
     for lineage in LINEAGES:
         # Under another path, so that the process has no model of it yet.
         folder = shutil.copytree(
