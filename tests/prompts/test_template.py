@@ -298,7 +298,7 @@ def test_an_empty_block_is_no_message(own):
 
 def test_a_name_that_is_no_template_is_refused_with_those_there_are(tmp_path):
     line = complaint(lambda: Template("reakt", "rollouts.prompt"), "rollouts.prompt: ", "'reakt'")
-    assert line.endswith("or one of compact, emulator, judge, react")
+    assert line.endswith("or one of brief, compact, emulator, judge, react")
     complaint(lambda: Template(str(tmp_path / "gone.j2"), "judges.j.prompt"), "judges.j", "gone.j2")
     complaint(lambda: Template(str(tmp_path), "emulator.prompt"), "emulator.prompt: ")
 
