@@ -1,4 +1,7 @@
-"""Report how far a long step is: a bar on the terminal, and lines of JSON that `make status` reads.
+"""Report how far a long step is: on the terminal, in the log, and where `make status` reads it.
+
+A step says how it stands from its beginning on, also while its first piece of work is under way:
+its requests that wait for an answer, and the tokens that are read and written meanwhile.
 
 A job sets the environment variable `VARIABLE` to its progress file, so that the processes that it
 starts report there too. A line is appended with a single write, so that several processes never mix
@@ -8,6 +11,7 @@ theirs; a kill leaves half a line at most, which readers skip.
 import logging
 import os
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 from agentsafe._util.atomic_write import whole_file
+from agentsafe._util.format import duration
 from agentsafe._util.usage import METER, Spent
 
 if TYPE_CHECKING:
@@ -28,7 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 VARIABLE = "AGENTSAFE_PROGRESS"
-_EVERY = 5.0  # seconds between two lines of a step
+EVERY = 5.0  # seconds between two lines of a step in the progress file
+LOGGED = 4  # each fourth is in the log, too, and on standard error unless that has the bar
 _TAIL = 20_000  # bytes of a file that are read
 
 
@@ -39,8 +45,13 @@ class Report(msgspec.Struct, omit_defaults=True):
         time: seconds since the epoch.
         step: name of the step, such as `rollouts`.
         done, total: pieces of work, those of earlier jobs included.
+        unit: name of the pieces of work, such as `episodes`.
         rate: pieces of work per minute in this job.
-        tokens: read and written in this job.
+        tokens: read and written for the pieces of this job that are done.
+        waiting: requests to models without an answer yet.
+        answered: requests to models that were answered in this job.
+        read, written: tokens per second in the last 20 seconds, those of requests without an answer
+            yet included where the model runs in this process.
         error, error_kind: the newest error, and one of `errors.ERROR_KINDS`.
         ended: the error ended the job.
         spent: what the job spent on models, and its earlier runs.
@@ -50,12 +61,32 @@ class Report(msgspec.Struct, omit_defaults=True):
     step: str = ""
     done: int = 0
     total: int | None = None
+    unit: str = ""
     rate: float | None = None
     tokens: int = 0
+    waiting: int = 0
+    answered: int = 0
+    read: float = 0.0
+    written: float = 0.0
     error: str | None = None
     error_kind: str | None = None
     ended: bool = False
     spent: list[Spent] = []
+
+
+def describe(report: Report) -> str:
+    """Say how a step stands: what is done, what is under way, how fast, and the time to go."""
+    total = "" if report.total is None else f" of {report.total:,}"
+    parts = [f"{report.done:,}{total} {report.unit or 'done'}"]
+    if report.answered or report.waiting:
+        parts.append(f"{report.answered:,} requests answered")
+        parts.append(f"{report.waiting:,} under way")
+    if report.read or report.written:
+        parts.append(f"{report.read:,.0f} tokens/s in, {report.written:,.0f} out")
+    if report.rate and report.total is not None and report.done < report.total:
+        left = 60 * (report.total - report.done) / report.rate
+        parts.append(f"about {duration(left)} to go")
+    return ", ".join(parts)
 
 
 def progress_file(log_file: str | Path) -> Path:
@@ -126,8 +157,14 @@ class Progress:
     the first of a job's processes reports.
     """
 
-    def __init__(self, name: str, total: int | None = None):
-        """Start to report once the block is entered; `total` is the number of pieces, if known."""
+    def __init__(self, name: str, total: int | None = None, unit: str = "done"):
+        """Start to report once the block is entered.
+
+        Args:
+            name: of the step.
+            total: number of pieces of work, if known.
+            unit: name of the pieces.
+        """
         self._progress = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -140,15 +177,20 @@ class Progress:
             disable=not sys.stderr.isatty(),
         )
         self._task = self._progress.add_task(name, total=total, numbers="")
-        self._file = os.environ.get(VARIABLE) if os.environ.get("RANK", "0") == "0" else None
-        self._report = Report(0.0, name, total=total)
+        self._is_first = os.environ.get("RANK", "0") == "0"
+        self._file = os.environ.get(VARIABLE) if self._is_first else None
+        self._report = Report(0.0, name, total=total, unit=unit)
         self._started = time.monotonic()
         self._new = 0  # pieces of this job
-        self._next = 0.0  # when the next line is due
+        self._before = self._started, METER.tokens()
+        self._answered = METER.answered  # by the steps before
+        self._ended = threading.Event()
+        self._clock = threading.Thread(target=self._keep_writing, name="progress", daemon=True)
 
     def __enter__(self) -> "Progress":
-        """Start to draw."""
+        """Start to draw and to write."""
         self._progress.start()
+        self._clock.start()
         return self
 
     def __exit__(
@@ -158,6 +200,8 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         """Erase the bar, and write the last line."""
+        self._ended.set()
+        self._clock.join()
         self._progress.stop()
         self._write()
 
@@ -192,17 +236,34 @@ class Progress:
             self._report.tokens += tokens
         if error[0] is not None:
             self._report.error_kind, self._report.error = error
-        if time.monotonic() >= self._next:
+
+    def _keep_writing(self) -> None:
+        """Write how the step stands until it ends, whatever the other threads wait for."""
+        lines = 0
+        while not self._ended.wait(EVERY):
             self._write()
+            lines += 1
+            if lines % LOGGED:
+                continue
+            self._before = time.monotonic(), METER.tokens()
+            if self._is_first:
+                line = f"{self._report.step}: {describe(self._report)}"
+                log.info("%s", line)
+                if self._progress.disable:
+                    print(line, file=sys.stderr)
 
     def _write(self) -> None:
-        self._next = time.monotonic() + _EVERY
-        if self._file is None:
-            return
-        seconds = max(time.monotonic() - self._started, 1e-3)
-        self._report.time, self._report.rate = time.time(), 60 * self._new / seconds
-        self._report.spent = METER.spent()
-        append(self._file, self._report)
+        now, tokens = time.monotonic(), METER.tokens()
+        before, seen = self._before
+        seconds, recent = max(now - self._started, 1e-3), max(now - before, 1e-3)
+        report = self._report
+        report.time, report.rate = time.time(), 60 * self._new / seconds
+        report.waiting, report.answered = METER.waiting, METER.answered - self._answered
+        report.read = max(tokens.prompt - seen.prompt, 0) / recent
+        report.written = max(tokens.completion - seen.completion, 0) / recent
+        report.spent = METER.spent()
+        if self._file is not None:
+            append(self._file, report)
 
 
 def trainer_callback(progress: Progress, *names: str) -> "TrainerCallback":

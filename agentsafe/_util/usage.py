@@ -4,7 +4,8 @@ A process counts its requests in `METER`. `agentsafe._util.progress` writes the 
 job's progress file, from which `agentsafe.models.spending` sums them over the jobs of a run.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -72,26 +73,69 @@ class Spent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Meter:
-    """Sums of what a process spends, by role and model."""
+    """Sums of what a process spends, by role and model, and the requests that it waits for.
+
+    Attributes:
+        waiting: requests without an answer yet.
+        answered: requests of this process that were answered.
+    """
 
     def __init__(self) -> None:
         """Start at nothing."""
         self._sums: dict[tuple[str, str, bool], Spent] = {}
+        self._generating: list[Callable[[], Usage]] = []
+        self._done = Usage()
+        self.waiting = self.answered = 0
 
     def reset(self, earlier: Iterable[Spent] = ()) -> None:
         """Start again at what earlier jobs spent."""
         self._sums = {}
         for each in earlier:
-            self.add(each)
+            self._sum(each)
 
     def add(self, spent: Spent) -> None:
-        """Add to the sums."""
-        before = self._sums.get(spent.key)
-        self._sums[spent.key] = spent if before is None else before + spent
+        """Add requests that were answered to the sums."""
+        self._sum(spent)
+        self.count(spent.usage)
+        self.answered += spent.requests
+
+    def count(self, usage: Usage) -> None:
+        """Count tokens, also those that no request takes: of training, and of its reference."""
+        self._done += usage
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Count a request as waiting while the block runs."""
+        self.waiting += 1
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+
+    @contextmanager
+    def generating(self, so_far: Callable[[], Usage]) -> Iterator[None]:
+        """Count the tokens of requests without an answer yet while the block runs.
+
+        Args:
+            so_far: returns them; it is called from another thread.
+        """
+        self._generating.append(so_far)
+        try:
+            yield
+        finally:
+            self._generating.remove(so_far)
+
+    def tokens(self) -> Usage:
+        """Return the tokens of this process, those of requests without an answer yet included."""
+        return sum((so_far() for so_far in list(self._generating)), self._done)
 
     def spent(self) -> list[Spent]:
         """Return the sums."""
         return list(self._sums.values())
+
+    def _sum(self, spent: Spent) -> None:
+        before = self._sums.get(spent.key)
+        self._sums[spent.key] = spent if before is None else before + spent
 
 
 #: What this process spent, and earlier runs of the same job.

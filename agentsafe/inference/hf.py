@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from agentsafe._util.usage import METER, Usage
 from agentsafe.errors import UserError
 from agentsafe.inference.generate import generate, is_supported
 from agentsafe.inference.kv_cache import Prefixes
@@ -297,7 +298,8 @@ class LocalChat:
 
         rows = [row for _, row in batch]
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._worker, generate, self.model, rows, stops)
+        with METER.generating(lambda: _generated(rows)):
+            await loop.run_in_executor(self._worker, generate, self.model, rows, stops)
         for request, row in batch:
             if row.prefix is not None:
                 self._prefixes.put(request.key, row.prefix)
@@ -325,6 +327,13 @@ class LocalChat:
 def _placed(model, device: str):
     """Move a model to a device, unless it is quantised and is there."""
     return (model if getattr(model, "is_quantized", False) else model.to(device)).eval()
+
+
+def _generated(rows: Sequence[Row]) -> Usage:
+    """Count the tokens of a batch under way: prompts count once a token follows them."""
+    begun = [row for row in rows if row.tokens]
+    written = sum(len(row.tokens) for row in begun)
+    return Usage(prompt=sum(len(row.prompt) for row in begun), completion=written)
 
 
 def _room(model) -> int | None:

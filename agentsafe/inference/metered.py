@@ -48,7 +48,8 @@ class MeteredChat:
     async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Generate the model's next turn after `messages`; see `ChatModel.complete`."""
         try:
-            answer = await self.chat.complete(messages, sampling)
+            with METER.request():
+                answer = await self.chat.complete(messages, sampling)
         except RequestFailed as error:
             if error.usage is not None and error.usage.total:
                 self._count(error.usage)
@@ -58,7 +59,8 @@ class MeteredChat:
 
     async def choose(self, messages: Sequence[Message], choices: Sequence[str]) -> Choice:
         """Return the probability of each choice; see `Scorer.choose`."""
-        answer = await cast(Scorer, self.chat).choose(messages, choices)
+        with METER.request():
+            answer = await cast(Scorer, self.chat).choose(messages, choices)
         self._count(answer.usage)
         return answer
 

@@ -47,7 +47,7 @@ def pretrain(folder: str | Path, *, seed: int, steps: int) -> None:
     conversations = demonstrations(CONVERSATIONS, seed, uniform_mixture())
     tokenizer = train_tokenizer(m["content"] for chat in conversations for m in chat)
     model = _new_model(tokenizer)
-    with Progress("pretraining", WARM_UP_STEPS + steps) as progress:
+    with Progress("pretraining", WARM_UP_STEPS + steps, "steps") as progress:
         _learn_to_copy(model, len(tokenizer), seed, progress)
         rows = _rows(tokenizer, conversations)
         _learn_to_act(model, tokenizer.pad_token_id, rows, seed, steps, progress)

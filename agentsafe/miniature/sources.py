@@ -41,7 +41,7 @@ def specialise(
 
     checkpoint.check(base)
     conversations = demonstrations(steps * BATCH, seed + 1, mixture)
-    with TemporaryDirectory() as scratch, Progress(f"training {name}", steps) as progress:
+    with TemporaryDirectory() as scratch, Progress(f"training {name}", steps, "steps") as progress:
         settings = SFTConfig(
             output_dir=scratch,
             max_steps=steps,

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agentsafe._util.format import duration, memory_size, money
+from agentsafe._util.progress import describe
 from agentsafe._util.usage import Spent
 from agentsafe.errors import UserError
 from agentsafe.models.spending import spent_in, total
@@ -28,7 +29,6 @@ from agentsafe.runs.locks import holder
 
 _ERRORS = 5  # that are shown, the newest first
 _SHOWN = 12  # running jobs that are named
-_UNITS = {"roll_out": "episodes", "label_rollouts": "labels", "train": "steps"}
 
 
 class Played(NamedTuple):
@@ -40,8 +40,9 @@ class Played(NamedTuple):
 
 
 class _Row(msgspec.Struct):
-    """The part of an episode's journal entry that is read."""
+    """The part of a journal's entry that is read; only an episode's has a case."""
 
+    case_id: str | None = None
     agent_tokens: int = 0
     emulator_tokens: int = 0
 
@@ -129,8 +130,7 @@ def progress(job: Job) -> str:
     report = inventory.reported(job)
     if report is None or not report.step:
         return ""
-    total = "" if report.total is None else f" of {report.total:,}"
-    return f"{report.done:,}{total} {_UNITS.get(job.rule, 'done')}"
+    return describe(report)
 
 
 def _rollouts(jobs: Iterable[Job]) -> Iterator[Path]:
@@ -140,7 +140,7 @@ def _rollouts(jobs: Iterable[Job]) -> Iterator[Path]:
 
 
 def _in_journal(path: Path) -> Played:
-    """Count the episodes in a journal; half a line does not count."""
+    """Count the whole episodes in a journal; half a line does not count."""
     decode = msgspec.json.Decoder(tuple[str, _Row]).decode
     rows: dict[str, _Row] = {}
     try:
@@ -150,7 +150,8 @@ def _in_journal(path: Path) -> Played:
                     key, row = decode(line)
                 except (msgspec.DecodeError, UnicodeDecodeError):
                     continue
-                rows[key] = row
+                if row.case_id is not None:
+                    rows[key] = row
     except OSError:  # its job has just ended
         pass
     tokens = ((row.agent_tokens, row.emulator_tokens) for row in rows.values())

@@ -24,6 +24,7 @@ from trl import DPOConfig, SFTConfig
 
 from agentsafe._util.atomic_write import whole_file
 from agentsafe._util.progress import Progress, say
+from agentsafe._util.usage import METER, Usage
 from agentsafe.errors import UserError
 from agentsafe.models.checkpoint import check_weights, weights
 from agentsafe.training.config import Settings, is_sharded, process_count
@@ -88,7 +89,7 @@ def fit(trainer: Any, name: str, first: float | None, settings: Settings) -> Fit
         log.info("%s was already trained to its last step", name)
         trainer._load_from_checkpoint(str(resume))
     else:
-        with Progress(f"training {name}") as progress:
+        with Progress(f"training {name}", unit="steps") as progress:
             trainer.add_callback(Watch(name, trainer, progress, first, settings))
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         state = trainer.state
@@ -119,6 +120,7 @@ class Watch(TrainerCallback):
         self.name, self.trainer, self.progress, self.first = name, trainer, progress, first
         self.settings = settings
         self.before = 0.0  # seconds of the run before an interrupt
+        self.tokens = 0  # that the run has trained on
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Resume counting tokens and seconds."""
@@ -126,7 +128,7 @@ class Watch(TrainerCallback):
         self.began = self.saved = time.monotonic()
         if before := [row for row in state.log_history if "loss" in row]:
             last = before[-1]
-            self.trainer._total_train_tokens = int(last["num_tokens"])
+            self.tokens = self.trainer._total_train_tokens = int(last["num_tokens"])
             self.before = last.get("seconds", 0.0)
             log.info("%s resumes after step %d", self.name, state.global_step)
 
@@ -170,6 +172,8 @@ class Watch(TrainerCallback):
         state.log_history[-1]["seconds"] = self.before + time.monotonic() - self.began
         line = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
         log.info("%s step %d/%d: %s", self.name, step, state.max_steps, line)
+        METER.count(Usage(prompt=int(logs["num_tokens"]) - self.tokens))
+        self.tokens = int(logs["num_tokens"])
         self.progress.advance(**shown)
         if not all(map(math.isfinite, (loss, logs.get("grad_norm", 0.0)))):
             raise UserError(

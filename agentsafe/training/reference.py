@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from agentsafe._util.progress import Progress, say
+from agentsafe._util.usage import METER, Usage
 from agentsafe.errors import UserError
 from agentsafe.inference.types import Messages
 from agentsafe.lineage import Lineage
@@ -78,7 +79,7 @@ def reference(
     max_tokens = settings.batch_tokens or 2 * settings.max_length
     rows: dict[int, dict[str, Any]] = {}
     table = rollouts.select(*ROLLOUT, *PLAYED).with_row_index("row")
-    progress = Progress(f"reference log-probabilities of {lineage}", len(table))
+    progress = Progress(f"reference log-probabilities of {lineage}", len(table), "rollouts")
     load = scoring(parent_folder, quantization=settings.quantization, threads=threads)
     with load as model, progress:
         # Case by case: neither all tokens nor all sums are held at once.
@@ -106,6 +107,7 @@ def reference(
                 }
             for row, value in logps(model, tokens, max_tokens).items():
                 rows[row]["logps"] = value
+            METER.count(Usage(prompt=sum(len(each.ids) for each in tokens.values())))
             progress.advance(len(of_case))
     made = pl.DataFrame([rows[row] for row in sorted(rows)], schema=REFERENCE)
     counts = dict(made["status"].value_counts().iter_rows())

@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
-from agentsafe._util.progress import VARIABLE, Progress, Report, append, newest
+from agentsafe._util import progress
+from agentsafe._util.progress import VARIABLE, Progress, Report, append, describe, newest
+from agentsafe._util.usage import METER, Usage
 from tests.helpers.paths import ROOT
 
 
@@ -58,3 +61,39 @@ def test_only_the_first_process_reports_and_a_notebook_needs_no_file(tmp_path, m
         bar.expect(4, done=2)
         bar.advance(2)
     assert newest(tmp_path / "j.jsonl").done == 4
+
+
+def test_a_step_reports_before_its_first_piece_is_done(tmp_path, monkeypatch, caplog, capsys):
+    """A model that writes its first answer shows requests under way, and tokens."""
+    path = tmp_path / "j.jsonl"
+    monkeypatch.setenv(VARIABLE, str(path))
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+    written = iter(range(100, 10**6))
+    with (
+        caplog.at_level("INFO", logger=progress.__name__),
+        METER.request(),
+        METER.generating(lambda: Usage(50, completion=next(written))),
+        Progress("bold", 24, "episodes") as bar,
+    ):
+        deadline = time.monotonic() + 60
+        while "bold: 0 of 24 episodes" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        found = newest(path)
+        assert (found.done, found.total, found.unit, found.waiting) == (0, 24, "episodes", 1)
+        assert found.written > 0
+        bar.advance(6)
+    line = next(line for line in caplog.messages if "bold" in line)
+    assert "0 requests answered, 1 under way" in line and "out" in line and "to go" not in line
+    assert line in capsys.readouterr().err  # which is no terminal
+    assert "about" in describe(newest(path))
+
+
+def test_how_a_step_stands_is_one_line():
+    report = Report(1.0, "bold", 12, 24, "episodes", 2.0, answered=1234, waiting=8)
+    report.read, report.written = 1290.4, 33.2
+    line = "12 of 24 episodes, 1,234 requests answered, 8 under way, "
+    assert describe(report) == line + "1,290 tokens/s in, 33 out, about 6 min 0 s to go"
+    assert describe(Report(1.0, "training", 3, 30, "steps", 60.0, read=170)) == (
+        "3 of 30 steps, 170 tokens/s in, 0 out, about 27 s to go"
+    )
+    assert describe(Report(1.0, "labels")) == "0 done"

@@ -43,3 +43,18 @@ def test_what_had_no_price_stays_without_one():
 
 def test_the_total_is_what_was_read_and_generated():
     assert Usage(100, 40, 20, 5).total == 120
+
+
+def test_requests_and_tokens_count_while_they_are_under_way():
+    meter = Meter()
+    meter.reset([Spent("agent", "a", 7, Usage(70))])  # of an earlier job
+    written = []
+    with meter.request(), meter.generating(lambda: Usage(9, completion=len(written))):
+        assert (meter.waiting, meter.answered) == (1, 0)
+        written += "token", "token"
+        meter.count(Usage(100))
+        assert meter.tokens() == Usage(109, completion=2)
+    meter.add(Spent("agent", "a", 1, Usage(9, completion=2)))
+    assert (meter.waiting, meter.answered) == (0, 1)
+    assert meter.tokens() == Usage(109, completion=2)
+    assert meter.spent() == [Spent("agent", "a", 8, Usage(79, completion=2))]

@@ -57,8 +57,9 @@ def play_some(name: str, episodes: int) -> Path:
     path = status.journal_of(Path(play(name).output[0]))
     journal = Journal(path)
     for number in range(episodes):
+        journal.add(f"turn {number}", {"text": "Thought: I look", "completion_tokens": 50})
         row = {"agent_tokens": 100, "emulator_tokens": 1, "messages": [{"role": "assistant"}]}
-        journal.add(f"key {number}", row)
+        journal.add(f"key {number}", {"case_id": "official_0"} | row)
     journal.close()
     return path
 
@@ -79,7 +80,8 @@ def test_rollouts_in_tables_and_in_journals_are_counted_once():
     play_all("bold", 4)
     journal = play_some("timid", 3)
     with journal.open("a") as file:
-        file.write('["key 1", {"agent_tokens": 100, "emulator_tokens": 1}]\n["key 9", {"agent_tok')
+        again = '["key 1", {"case_id": "a", "agent_tokens": 100, "emulator_tokens": 1}]'
+        file.write(again + '\n["key 9", {"case_id": "a", "agent_tok')
     found = status.played([play("bold"), play("timid"), play("weak")])
     assert found == status.Played(7, 4 * 10 + 3 * 100, 4 * 3 + 3 * 1)
 
@@ -99,7 +101,7 @@ def test_pace_and_progress_are_read_from_what_jobs_report(here, monkeypatch):
     log = Path(play("bold").log[0])
     log.parent.mkdir(parents=True)
     monkeypatch.setenv(VARIABLE, str(progress_file(log)))
-    with Progress("bold", 288) as bar:
+    with Progress("bold", 288, "episodes") as bar:
         for number in range(120):
             bar.advance(resumed=number < 20, tokens=10, error=("server", "status 500"))
         bar._started -= 30
@@ -113,7 +115,7 @@ def test_pace_and_progress_are_read_from_what_jobs_report(here, monkeypatch):
     reports(play("timid"))
     assert status.pace([play("bold"), play("timid")]) == found.rate
     assert status.pace([play("timid"), play("weak")]) is None
-    assert status.progress(play("bold")) == "120 of 288 episodes"
+    assert status.progress(play("bold")).startswith("120 of 288 episodes, about ")
     assert status.progress(play("timid")) == status.progress(play("weak")) == ""
 
 
