@@ -1,13 +1,15 @@
 """Build the agent, emulator and judges of a config: models, or the miniature's rules."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from agentsafe._util.journal import Journal
 from agentsafe.inference.metered import MeteredChat
 from agentsafe.labels.config import JudgeSettings
 from agentsafe.labels.judges import Judge
@@ -110,6 +112,26 @@ def emulator(
 
     chat, fingerprint = served.chat("emulator")
     return LLMEmulator(suite, chat, fingerprint, msgspec.convert(section, EmulatorSettings))
+
+
+def with_kept_turns(journal: Journal, agent: Agent, emulator: Emulator) -> tuple[Agent, Emulator]:
+    """Return players that keep the answers of their models in a journal.
+
+    A job that is killed in the middle of an episode then loses no turn but those under way.
+
+    Args:
+        journal: of the job.
+        agent: its checkpoint is served by any model.
+        emulator: the miniature's rules need no journal.
+    """
+    from agentsafe.inference.recorded import RecordedChat
+    from agentsafe.rollouts.emulators.llm import LLMEmulator
+
+    model = RecordedChat(agent.model, journal, agent.fingerprint)
+    if isinstance(emulator, LLMEmulator):
+        chat, emulator = emulator.model, copy(emulator)
+        emulator.model = chat and RecordedChat(chat, journal, emulator.fingerprint)
+    return replace(agent, model=model), emulator
 
 
 def judge(

@@ -116,7 +116,7 @@ async def label_rollouts(
         )
         if load is not None and any(left):
             load()
-        with Progress(f"labels by {judge.name}", total) as progress:
+        with Progress(f"labels by {judge.name}", total, "labels") as progress:
             await at_once(_AT_ONCE, (one(*each) for each in _labels(judge, rollouts)))
         if budget is not None:
             budget.check("labels")

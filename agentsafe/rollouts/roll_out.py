@@ -1,6 +1,5 @@
 """Roll out a checkpoint on cases: many episodes at once, each a row of rollouts and of audits."""
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,9 +27,6 @@ from agentsafe.rollouts.react import prompts
 from agentsafe.schemas import COUNTS
 from agentsafe.suites.cases import Case, Suite, case_index, case_order, split
 
-log = logging.getLogger(__name__)
-
-_LOG_EVERY = 30.0  # seconds
 _ROWS_AT_ONCE = 256
 
 
@@ -56,7 +52,7 @@ class _Tally:
         self.checkpoint, self.total, self.max_refused = checkpoint, total, max_refused
         self.episodes = self.resumed = self.turns = self.malformed = 0
         self.failed: Counter[str] = Counter()  # by kind
-        self.started = self.logged = time.monotonic()
+        self.started = time.monotonic()
 
     def add(self, row: dict, resumed: bool) -> dict[str, float]:
         """Count an episode, and return the numbers of the progress line."""
@@ -67,10 +63,6 @@ class _Tally:
             self.malformed += row["malformed_turns"]
         if row["stop_reason"] == "error":
             self._count_failure(row["error_kind"], row["error"])
-        now = time.monotonic()
-        if now - self.logged > _LOG_EVERY:
-            self.logged = now
-            log.info("%s", self)
         return {"turns/s": self.turns / self.seconds, "malformed": self.share}
 
     def _count_failure(self, kind: str, error: str) -> None:
@@ -202,7 +194,7 @@ async def roll_out(
         if load is not None and any(_finished(finished, key) is None for key in keys.values()):
             load()
         tally = _Tally(agent.checkpoint, len(keys), settings.max_refused)
-        with Progress(agent.checkpoint, len(keys)) as progress:
+        with Progress(agent.checkpoint, len(keys), "episodes") as progress:
             work = (one(case, sample) for case in cases for sample in range(settings.samples))
             await at_once(settings.batch, work)
         if budget is not None:

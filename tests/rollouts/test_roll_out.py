@@ -14,9 +14,11 @@ import polars as pl
 import pytest
 
 from agentsafe import schemas
+from agentsafe._util.hashing import key_of
 from agentsafe._util.journal import Journal
 from agentsafe._util.usage import Usage
 from agentsafe.errors import ConversationRefused, UserError
+from agentsafe.factories import with_kept_turns
 from agentsafe.inference.served import served
 from agentsafe.inference.types import Completion
 from agentsafe.lineage import Lineage
@@ -585,6 +587,52 @@ def test_a_killed_job_loses_the_episodes_in_flight_and_no_more(tmp_path, turns, 
     whole = play(Scripted(LOOK, DONE), cases=8)
     assert rollouts.drop("seconds").equals(whole[0].drop("seconds"))
     assert audits.equals(whole[1])
+
+
+class Hashing:
+    """An agent and emulator whose texts depend on the request alone; down after `limit` of them."""
+
+    constrains = False
+
+    def __init__(self, limit=None):
+        self.limit, self.asked = limit, 0
+
+    async def complete(self, messages, sampling):
+        if self.asked == self.limit:
+            raise UserError("the server is gone")
+        self.asked += 1
+        await asyncio.sleep(0)
+        draw = random.Random(key_of(messages, sampling))
+        emulates = messages[0]["content"].startswith("You emulate")
+        return Completion(
+            draw.choice(OBSERVATIONS if emulates else [LOOK, LOOK, DONE]), "stop", 9, 9
+        )
+
+
+def play_hashing(path, limit=None):
+    model, suite = Hashing(limit), small_suite(6)
+    journal = Journal(path)
+    players = with_kept_turns(journal, Agent("bold", model, "a"), LLMEmulator(suite, model, "e"))
+    work = roll_out(
+        players[0], suite, suite.cases, players[1], Settings(batch=3, samples=2), journal=journal
+    )
+    try:
+        return asyncio.run(work), model.asked
+    finally:
+        journal.close()
+
+
+@pytest.mark.parametrize("limit", [1, 10, 40])
+def test_a_job_that_stops_loses_no_turn_but_those_under_way(tmp_path, limit):
+    (rollouts, audits), asked = play_hashing(tmp_path / "whole.jsonl")
+    assert asked > 60
+    path = tmp_path / "j.jsonl"
+    with pytest.raises(UserError, match="the server is gone"):
+        play_hashing(path, limit)
+    (again, audits_again), rest = play_hashing(path)
+    assert asked - limit <= rest <= asked - limit + 3  # as many as were under way
+    assert again.drop("seconds").equals(rollouts.drop("seconds"))
+    assert audits_again.equals(audits)
 
 
 class Babbling:

@@ -49,7 +49,8 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
         played = cases_played(config, lineage)  # a mate may play others than params.cases
         cases = cases_of(suite, lineage, played)[int(shard) :: params.shards]
         kept = {"journal": journal, "budget": budget, "load": partial(load, agent)}
-        return asyncio.run(roll_out(agent, suite, cases, emulator, settings, **kept))
+        agent, world = factories.with_kept_turns(journal, agent, emulator)
+        return asyncio.run(roll_out(agent, suite, cases, world, settings, **kept))
 
     with group.own_journal(params.scratch) as journal:
         rollouts, audits = roll_out_one(**own, journal=journal)
