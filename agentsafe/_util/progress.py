@@ -182,6 +182,7 @@ class Progress:
         self._report = Report(0.0, name, total=total, unit=unit)
         self._started = time.monotonic()
         self._new = 0  # pieces of this job
+        self._next = 0.0  # when a line is due
         self._before = self._started, METER.tokens()
         self._answered = METER.answered  # by the steps before
         self._ended = threading.Event()
@@ -236,6 +237,8 @@ class Progress:
             self._report.tokens += tokens
         if error[0] is not None:
             self._report.error_kind, self._report.error = error
+        if time.monotonic() >= self._next:  # at the first piece: other jobs share the budget
+            self._write()
 
     def _keep_writing(self) -> None:
         """Write how the step stands until it ends, whatever the other threads wait for."""
@@ -254,6 +257,7 @@ class Progress:
 
     def _write(self) -> None:
         now, tokens = time.monotonic(), METER.tokens()
+        self._next = now + EVERY
         before, seen = self._before
         seconds, recent = max(now - self._started, 1e-3), max(now - before, 1e-3)
         report = self._report

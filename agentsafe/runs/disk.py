@@ -88,7 +88,8 @@ def needs(config: Mapping[str, Any], written: Mapping[str, float]) -> list[Need]
         LABELS: characters[LABELS] / _CHARACTERS,
         REST: _REPORT + _REFERENCE * of_sources * len(grid.stages(config)),
     }
-    found.append(Need(JOURNALS, 0, 0, sum(characters.values())))
+    # Of rollouts they have each turn, and once more the whole episode.
+    found.append(Need(JOURNALS, 0, 0, 2 * characters[ROLLOUTS] + characters[LABELS]))
     found += [Need(name, size, max(size - there[name], 0)) for name, size in kept.items()]
     return sorted(found, key=lambda need: STAGES.index(need.stage))
 
