@@ -23,3 +23,12 @@ def llama_8b():
     from transformers import LlamaConfig
 
     return LlamaConfig(**SHAPES["Llama"], tie_word_embeddings=False, dtype="bfloat16")
+
+
+def qwen_1b():
+    """Make the config of Qwen2.5-1.5B, which is saved in bfloat16."""
+    from transformers import Qwen2Config
+
+    sizes = {"vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960}
+    layers = {"num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2}
+    return Qwen2Config(**sizes, **layers, tie_word_embeddings=True, dtype="bfloat16")

@@ -168,6 +168,21 @@ def test_the_paper_loads_models_1465_times():
     assert sum(work.jobs for work in found if work.stage == TRAINING) == 180
 
 
+def test_on_one_gpu_only_one_model_plays_and_trains():
+    asked = checked(yaml.safe_load(Path(ROOT, "config/one-gpu.yaml").read_text(encoding="utf-8")))
+    found = works(asked, {})
+    jobs = {(work.stage, work.model): 0 for work in found}
+    for work in found:
+        jobs[work.stage, work.model] += work.jobs
+    assert jobs == {
+        ("rollouts", "mine"): 25,
+        ("emulator", "helper"): 0,  # in the jobs of rollouts
+        ("labels by local", "helper"): 25,
+        ("reference", "mine"): 9,
+        ("training", "mine"): 24,
+    }
+
+
 def test_the_release_is_read_without_models():
     asked = checked(yaml.safe_load(Path(ROOT, "config/published.yaml").read_text(encoding="utf-8")))
     assert works(asked, {}) == []

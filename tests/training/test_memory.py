@@ -7,8 +7,12 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import msgspec
 import pytest
+import yaml
 
+from agentsafe.experiment import grid
+from agentsafe.experiment.check import check
 from agentsafe.training.config import Lora, Settings
 from agentsafe.training.lora import lora_config
 from agentsafe.training.memory import (
@@ -20,7 +24,8 @@ from agentsafe.training.memory import (
     shape_of,
 )
 from agentsafe.training.tokenize import Trajectory
-from tests.helpers.published_shapes import llama_8b
+from tests.helpers.paths import ROOT
+from tests.helpers.published_shapes import llama_8b, qwen_1b
 
 torch = pytest.importorskip("torch")
 from peft import get_peft_model
@@ -152,6 +157,16 @@ def test_eight_billion_weights_train_on_80_gb_in_bfloat16():
     assert needed(**SAFE) < 80
     assert needed() > 130  # 16 bytes a weight
     assert needed(optimizer="adamw_torch_8bit") > 80
+
+
+def test_the_config_for_one_gpu_trains_its_model_on_24_gb():
+    text = (ROOT / "config/one-gpu.yaml").read_text(encoding="utf-8")
+    config = check(yaml.safe_load(text))
+    (stage, *_) = grid.stages(config)
+    values = grid.training_settings(config, stage) | grid.training_conduct(config)
+    settings = msgspec.convert(values, Settings)
+    device = Device(gpu=True)
+    assert largest_step(qwen_1b(), settings, settings.max_length, device=device) < 16e9
 
 
 def test_terms_of_full_tuning_follow_the_optimizer_and_the_dtype():
