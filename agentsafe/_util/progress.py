@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 VARIABLE = "AGENTSAFE_PROGRESS"
 EVERY = 5.0  # seconds between two lines of a step in the progress file
-LOGGED = 4  # each fourth is in the log, too, and on standard error unless that has the bar
+CLOCK = 5.0  # the same where no piece of work ends
+LOGGED = 4  # each fourth of those is in the log, and on standard error unless that has the bar
 _TAIL = 20_000  # bytes of a file that are read
 
 
@@ -243,7 +244,7 @@ class Progress:
     def _keep_writing(self) -> None:
         """Write how the step stands until it ends, whatever the other threads wait for."""
         lines = 0
-        while not self._ended.wait(EVERY):
+        while not self._ended.wait(CLOCK):
             self._write()
             lines += 1
             if lines % LOGGED:

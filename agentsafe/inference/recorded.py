@@ -16,6 +16,9 @@ class RecordedChat:
     An episode that a kill interrupts is played again from its first turn, and every turn that was
     answered costs nothing. That gives the same episode, since a request holds everything that its
     answer depends on: the seed differs by case, sample and turn.
+
+    Attributes:
+        taken: answers that came from the journal.
     """
 
     def __init__(self, chat: ChatModel, journal: Journal, fingerprint: str):
@@ -27,6 +30,7 @@ class RecordedChat:
             fingerprint: hash of everything else that determines the model's answers.
         """
         self.chat, self._journal, self._fingerprint = chat, journal, fingerprint
+        self.taken = 0
 
     @property
     def constrains(self) -> bool:
@@ -38,6 +42,7 @@ class RecordedChat:
         key = key_of("turn", self._fingerprint, messages, sampling)
         kept = self._journal.get(key)
         if kept is not None:
+            self.taken += 1
             return msgspec.convert(kept, Completion)
         answer = await self.chat.complete(messages, sampling)
         self._journal.add(key, asdict(answer))

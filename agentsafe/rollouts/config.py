@@ -91,7 +91,8 @@ class Section(Settings):
         Meta(
             description="Template of the agent's prompt: `compact`, `brief`, `react` or the path "
             "of your own; null takes `react` with `suite: toolemu` and, in the miniature, `brief` "
-            "for language models and `compact` for its own checkpoints."
+            "for language models and `compact` for its own checkpoints.",
+            extra=IN_TABLE_KEY,
         ),
     ] = None  # type: ignore[assignment]
 

@@ -67,7 +67,7 @@ def test_a_step_reports_before_its_first_piece_is_done(tmp_path, monkeypatch, ca
     """A model that writes its first answer shows requests under way, and tokens."""
     path = tmp_path / "j.jsonl"
     monkeypatch.setenv(VARIABLE, str(path))
-    monkeypatch.setattr(progress, "EVERY", 0.01)
+    monkeypatch.setattr(progress, "CLOCK", 0.01)
     written = iter(range(100, 10**6))
     with (
         caplog.at_level("INFO", logger=progress.__name__),

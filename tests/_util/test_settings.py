@@ -23,7 +23,7 @@ def test_a_key_has_the_values_of_its_fields_and_no_other_keys():
 
 def test_results_do_not_depend_on_how_much_is_done_at_once():
     assert left_out(Rollouts) == {"batch", "max_seconds", "max_refused"}
-    assert left_out(Preferences) == {"objectives"}
+    assert left_out(Preferences) == {"objectives", "donors"}
     assert left_out(Judge) == {"max_refused"}
     assert left_out(Emulator) == set()
     patience = {"timeout", "retries", "api_key_env"}

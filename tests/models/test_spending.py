@@ -208,7 +208,7 @@ JOB = """
     from tests.helpers.scripted import Echo, small_suite
 
     name, limit = sys.argv[1], float(sys.argv[2])
-    spending._EVERY = spending._SPARE = progress._EVERY = 0.0
+    spending._EVERY = spending._SPARE = progress.EVERY = 0.0
     with job(f"logs/{name}.log"):
         price = {"input": 1.0, "output": 0.0}
         model = openai.load("cloud", Model("tiny", "openai", base_url_env="CHAT_URL", price=price))

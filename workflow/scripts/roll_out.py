@@ -8,6 +8,7 @@ import msgspec
 
 from agentsafe import factories, schemas
 from agentsafe._util.journal import Journal
+from agentsafe._util.progress import say
 from agentsafe.experiment.grid import cases_played, entry_of, model_of, prompt_of
 from agentsafe.factories import ServedModel
 from agentsafe.lineage import Lineage
@@ -50,7 +51,10 @@ with job(snakemake.log[0], snakemake.threads, gpu=snakemake.params.gpu):
         cases = cases_of(suite, lineage, played)[int(shard) :: params.shards]
         kept = {"journal": journal, "budget": budget, "load": partial(load, agent)}
         agent, world = factories.with_kept_turns(journal, agent, emulator)
-        return asyncio.run(roll_out(agent, suite, cases, world, settings, **kept))
+        tables = asyncio.run(roll_out(agent, suite, cases, world, settings, **kept))
+        if taken := agent.model.taken:
+            say(f"{lineage}: {taken} turns of unfinished episodes from an earlier job")
+        return tables
 
     with group.own_journal(params.scratch) as journal:
         rollouts, audits = roll_out_one(**own, journal=journal)
