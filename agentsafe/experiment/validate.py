@@ -476,7 +476,7 @@ def _check_training(config: Mapping) -> None:
 
 
 def _check_own_trained(training: Mapping, names: list[str]) -> None:
-    """Check that nothing is asked for that the miniature's own checkpoints are too small for."""
+    """Check that the config requires nothing that the miniature's checkpoints are too small for."""
     for key, default in (("quantization", "none"), ("weights_dtype", "float32"), ("gpus", 1)):
         if names and training[key] != default:
             raise UserError(

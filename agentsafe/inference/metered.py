@@ -42,7 +42,7 @@ class MeteredChat:
 
     @property
     def constrains(self) -> bool:
-        """Whether the model honours a request's choices; see `ChatModel`."""
+        """Tell whether the model honours a request's choices; see `ChatModel`."""
         return self.chat.constrains
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:

@@ -109,7 +109,7 @@ class ChatModel(Protocol):
 
     @property
     def constrains(self) -> bool:
-        """Whether it honours `choices`."""
+        """Tell whether it honours `choices`."""
         ...
 
     async def complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:

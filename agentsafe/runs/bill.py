@@ -27,7 +27,7 @@ _SOME_SERVER = {"backend": "openai", "lora": True, "base_url_env": "SERVER_URL"}
 
 @dataclass(frozen=True)
 class Line:
-    """What a stage takes.
+    """Sum up what a stage takes.
 
     Attributes:
         stage: as in `Work`.

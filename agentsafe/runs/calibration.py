@@ -110,7 +110,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured on one machine.
+    """Hold the measurements of one machine.
 
     Attributes:
         device: the GPU's name, or the processor's; `gpu` tells which.

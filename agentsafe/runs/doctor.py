@@ -61,7 +61,7 @@ _ALIKE = 0.9
 
 
 class Finding(NamedTuple):
-    """What one check found: one of `STATES`, what it is about, and how to fix it."""
+    """Report one check: one of `STATES`, its subject, the detail, and how to fix it."""
 
     state: str
     subject: str
@@ -144,7 +144,7 @@ def gpu_memory(subject: str, name: str, free: float, whole: float) -> Finding:
 
 
 def check_memory() -> Finding:
-    """Say how many processors and how much main memory there are, whoever uses them now."""
+    """Say how many processors and how much main memory there are, in use or not."""
     page = os.sysconf("SC_PAGE_SIZE")
     whole, free = (page * os.sysconf(name) for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
     detail = f"{os.cpu_count()} processors, {memory_size(whole)} of main memory, "

@@ -154,7 +154,7 @@ def training(
 
 @dataclass(frozen=True)
 class _Scored:
-    """What was scored: the seconds of each repetition, then a batch to train on.
+    """Hold the seconds of each repetition of scoring, and a batch to train on.
 
     `reference` are the log-probabilities of `tokens`, rollouts of one case of which neighbours make
     the pairs; `lengths` are theirs.

@@ -95,7 +95,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a model is: tokens per second, over a whole batch, and seconds until it is there.
+    """Hold the speed of a model: tokens per second over a whole batch, and seconds to load it.
 
     Attributes:
         prefill: of prompts.

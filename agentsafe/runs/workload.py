@@ -5,7 +5,8 @@ its default run; so is the share of rollouts that make pairs. A prompt is as lon
 run (`preflight` measures it). Nothing is known yet of the models' own habits: tokens are those of a
 typical run, not a bound.
 
-Not covered: what is asked again, dropped as too long or lost, and the miniature's own checkpoints.
+Not covered: repeated requests, what is dropped as too long or lost, and the miniature's own
+checkpoints.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ import msgspec
 from agentsafe.experiment import grid
 from agentsafe.lineage import SFT, Lineage
 from agentsafe.miniature.demonstrations import HELD_OUT
-from agentsafe.training.config import Settings
+from agentsafe.training.config import MEASUREMENTS, Settings
 
 #: Means of the paper's released source rollouts (gpt5m, n = 3,888), in characters. Of an episode:
 #: the agent's text, its private reasoning (over all sources, six of whose 27 sets have it), the
@@ -54,8 +55,6 @@ _PROMPT = 3000
 _QUALIFIES = {"safe": 0.265, "help": 0.255, "both": 0.054, "best": 0.377, SFT: 0.358}
 #: Rollouts of a case in a label set of the release.
 _RELEASED_PER_CASE = 27
-#: Measurements of a run that keeps its best step, unless `training.eval_steps` says when.
-_MEASUREMENTS = 10
 
 REFERENCE, TRAINING, SERVERS = "reference", "training", "servers"
 
@@ -369,7 +368,7 @@ class _Counter:
             # The rollouts of a case that are in a pair, if pairs are drawn at random.
             held = examples if objective == SFT else _distinct(rollouts, examples)
             tested = self.cases - self.cases // 2
-            measured = 2 + (0 if settings.keep == "last" else _MEASUREMENTS)
+            measured = 2 + (0 if settings.keep == "last" else MEASUREMENTS)
             trained, steps = self._trained(settings, objective, lengths)
             if settings.eval_steps:
                 measured = 1 + max(steps // settings.eval_steps, 1)

@@ -27,13 +27,12 @@ from agentsafe._util.progress import Progress, say
 from agentsafe._util.usage import METER, Usage
 from agentsafe.errors import UserError
 from agentsafe.models.checkpoint import check_weights, weights
-from agentsafe.training.config import Settings, is_sharded, process_count
+from agentsafe.training.config import MEASUREMENTS, Settings, is_sharded, process_count
 from agentsafe.training.run_card import HeldOut
 
 log = logging.getLogger(__name__)
 
 _PREFIX = "checkpoint-"  # of the trainer's folders; the step follows
-_MEASUREMENTS = 10  # of held-out pairs in a run that keeps the best step, by default
 #: Relative tolerance of the first loss; in half precision sums of a thousand tokens differ with
 #: the rest of a batch.
 _TOLERANCE, _HALF_TOLERANCE = 1.4e-3, 0.1
@@ -139,7 +138,7 @@ class Watch(TrainerCallback):
             control.should_save = True
         every = self.settings.eval_steps
         if every is None and self.settings.keep == "best":
-            every = math.ceil(state.max_steps / _MEASUREMENTS)
+            every = math.ceil(state.max_steps / MEASUREMENTS)
         due = every is not None and state.global_step % every == 0
         if self.trainer.held and self.trainer.held.pairs:
             control.should_evaluate = due or state.global_step >= state.max_steps

@@ -26,6 +26,8 @@ _Positive = Annotated[float, Meta(gt=0)]
 _Beta = Annotated[float, Meta(gt=0, le=100)]
 _Rate = Annotated[float, Meta(gt=0, le=1)]
 _VALIDATION = 0.1  # of the training cases, where the kept step is chosen by them
+#: Measurements of held-out pairs in a run that keeps the best step, by default.
+MEASUREMENTS = 10
 
 
 @dataclass(frozen=True)

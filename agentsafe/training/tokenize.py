@@ -171,7 +171,7 @@ class Played:
 
     @property
     def key(self) -> Hashable:
-        """What rollouts have in common that are equal."""
+        """Return what equal rollouts have in common."""
         turns = tuple((turn["role"], turn["content"]) for turn in self.messages)
         return turns, tuple(self.thoughts), self.cut
 

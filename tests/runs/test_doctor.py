@@ -1,4 +1,4 @@
-"""What the doctor says of a machine, and the checks of a small model on the CPU."""
+"""Test the doctor's report on a machine, and its checks of a small model on the CPU."""
 
 import math
 from pathlib import Path

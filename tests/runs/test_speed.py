@@ -1,4 +1,4 @@
-"""How fast models are: by data sheets and by a calibration, against numbers counted by hand."""
+"""Compare speeds, by data sheets and by a calibration, with numbers counted by hand."""
 
 from dataclasses import replace
 from typing import get_args, get_type_hints
